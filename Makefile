@@ -1,0 +1,34 @@
+# apikeys: PGXS build. The version stands in apikeys.control alone.
+
+EXTENSION = apikeys
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" apikeys.control)
+
+MODULE_big = apikeys
+# Lowest layer first; src/apikeys.c has the map.
+OBJS = \
+	src/apikeys.o
+
+# The parts of the install script, in the order in which they are joined.
+SQL_PARTS = \
+	src/sql/schema.sql
+
+DATA_built = apikeys--$(EXTVERSION).sql
+EXTRA_CLEAN = apikeys--*.sql
+
+PG_CPPFLAGS = -Isrc
+SHLIB_LINK = -lsodium
+
+REGRESS = \
+	schema
+REGRESS_OPTS = --inputdir=. --load-extension=apikeys
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+# No bitcode: nothing here is small enough to be worth inlining into a plan, and building it needs clang.
+override with_llvm := no
+include $(PGXS)
+
+$(OBJS): $(wildcard src/*.h)
+
+apikeys--$(EXTVERSION).sql: $(SQL_PARTS) apikeys.control
+	{ echo '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(SQL_PARTS); } > $@

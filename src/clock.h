@@ -1,0 +1,18 @@
+/*
+ * clock.h
+ *	  Engine time: nanoseconds since the Unix epoch, immune to steps of the wall clock.
+ */
+#ifndef CLOCK_H
+#define CLOCK_H
+
+#include "c.h"
+
+#define NS_PER_SECOND	INT64CONST(1000000000)
+
+extern int	ClockDebugOffset;	/* setting apikeys.debug_clock_offset, seconds */
+
+extern void ClockInit(void);
+extern int64 ClockNow(void);
+extern int64 ClockWallNow(void);
+
+#endif
