@@ -30,5 +30,5 @@ include $(PGXS)
 
 $(OBJS): $(wildcard src/*.h)
 
-apikeys--$(EXTVERSION).sql: $(SQL_PARTS) apikeys.control
-	{ echo '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(SQL_PARTS); } > $@
+apikeys--$(EXTVERSION).sql: $(SQL_PARTS) apikeys.control Makefile
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(SQL_PARTS); } > $@
