@@ -6,11 +6,17 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" apikeys.contr
 MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
 OBJS = \
+	src/limittext.o \
+	src/limits.o \
+	src/digest.o \
 	src/apikeys.o
 
 # The parts of the install script, in the order in which they are joined.
 SQL_PARTS = \
-	src/sql/schema.sql
+	src/sql/schema.sql \
+	src/sql/limits.sql \
+	src/sql/digest.sql \
+	src/sql/tables.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
 EXTRA_CLEAN = apikeys--*.sql

@@ -13,17 +13,17 @@
 #define LIMIT_CAP_MAX			((int64) PG_UINT32_MAX)
 #define LIMIT_CAP_TOTAL_MAX		((INT64CONST(1) << 53) - 1)
 
-typedef struct Limit
+typedef struct UsageLimit
 {
 	int64		cap;			/* units */
 	uint32		window;			/* seconds, or LIMIT_WINDOW_TOTAL */
-} Limit;
+} UsageLimit;
 
 /* Sorted by window, no window twice. */
 typedef struct LimitSet
 {
 	int			count;
-	Limit		limits[LIMITS_MAX];
+	UsageLimit	limits[LIMITS_MAX];
 } LimitSet;
 
 #define LIMIT_WINDOW_NAME_MAX	32	/* bytes, with the ending NUL */
@@ -32,7 +32,9 @@ typedef struct LimitSet
 
 extern bool LimitTextParse(const char *text, size_t len, LimitSet *set, char *error);
 extern size_t LimitTextFormat(const LimitSet *set, char *out);
-extern bool LimitWindowParse(const char *text, size_t len, uint32 *window);
+extern bool LimitSetAdd(LimitSet *set, int64 cap, uint32 window, char *error);
+extern bool LimitCapParse(const char *text, size_t len, int64 *cap, char *error);
+extern bool LimitWindowParse(const char *text, size_t len, uint32 *window, char *error);
 extern size_t LimitWindowFormat(uint32 window, char *out);
 
 #endif

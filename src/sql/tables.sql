@@ -284,7 +284,17 @@ CREATE TABLE apikeys.usage_total (
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE apikeys.usage_total IS 'All usage so far of each key (k) and account (a). A key with a row here is used: it can never be deleted.';
 
-SELECT pg_catalog.pg_extension_config_dump(c.oid, '')
-FROM pg_catalog.pg_class AS c
-WHERE c.relnamespace = 'apikeys'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p', 'S')
-ORDER BY c.oid;
+-- One call a statement: each updates the extension's own row.
+DO $$
+DECLARE
+    relation pg_catalog.oid;
+BEGIN
+    FOR relation IN
+        SELECT c.oid FROM pg_catalog.pg_class AS c
+        WHERE c.relnamespace = 'apikeys'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p', 'S')
+        ORDER BY c.oid
+    LOOP
+        PERFORM pg_catalog.pg_extension_config_dump(relation, '');
+    END LOOP;
+END
+$$;

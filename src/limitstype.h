@@ -1,9 +1,11 @@
 /*
- * limits.h
+ * limitstype.h
  *	  The SQL type apikeys.limits, for other C files.
+ *
+ * Not called limits.h: in an include path, that would hide the system's.
  */
-#ifndef LIMITS_H
-#define LIMITS_H
+#ifndef LIMITSTYPE_H
+#define LIMITSTYPE_H
 
 #include "postgres.h"
 

@@ -1,0 +1,24 @@
+/*
+ * compat.h
+ *	  Gives the older servers the newer names; the only file that knows PG_VERSION_NUM.
+ */
+#ifndef COMPAT_H
+#define COMPAT_H
+
+#include "postgres.h"
+
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#else
+
+/* Soft errors are not known: every input error is raised. */
+#define ereturn(context, dummy_value, ...) \
+	do { \
+		(void) (context); \
+		ereport(ERROR, __VA_ARGS__); \
+		return dummy_value; \
+	} while (0)
+
+#endif
+
+#endif
