@@ -27,6 +27,13 @@ SHLIB_LINK = -lsodium
 REGRESS = \
 	schema
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
+# Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
+REGRESS_PRELOADED =
+REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
+
+# Tests with several sessions, in test/specs.
+ISOLATION =
+ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -38,3 +45,7 @@ $(OBJS): $(wildcard src/*.h)
 
 apikeys--$(EXTVERSION).sql: $(SQL_PARTS) apikeys.control Makefile
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(SQL_PARTS); } > $@
+
+# The scripts ask for the lists above.
+print-%:
+	@echo $($*)
