@@ -1,0 +1,68 @@
+# What CREATE EXTENSION needs and what it refuses, on servers with and without preload.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $count_objects = q{SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass
+    AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'apikeys') AND deptype = 'e'};
+my $roles = q{SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles WHERE rolname ~ '^apikeys_'};
+my $leftovers = q{SELECT count(*) FROM pg_namespace WHERE nspname = 'apikeys'};
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+
+# Runs SQL that must fail; returns its SQLSTATE.
+sub sqlstate_of
+{
+    my ($database, $sql) = @_;
+    my ($status, $out, $err) = $node->psql($database, "\\set VERBOSITY sqlstate\n$sql", on_error_stop => 1);
+    isnt($status, 0, "refused: $sql");
+    return $err =~ /ERROR:  ([0-9A-Z]{5})/ ? $1 : "none: $err";
+}
+
+foreach my $preload ('', 'apikeys')
+{
+    my $how = $preload ? 'with preload' : 'without preload';
+    $node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'");
+    $node->start;
+    my $database = $preload ? 'preloaded' : 'plain';
+    $node->safe_psql('postgres', "CREATE DATABASE $database");
+
+    $node->safe_psql($database, 'CREATE EXTENSION apikeys');
+    my $objects = $node->safe_psql($database, $count_objects);
+    cmp_ok($objects, '>', 1, "$how: the extension has objects");
+    is($node->safe_psql($database, $roles), 'apikeys_admin apikeys_auditor apikeys_manager apikeys_verifier', "$how: the roles are there");
+
+    $node->safe_psql($database, 'DROP EXTENSION apikeys');
+    is($node->safe_psql($database, $leftovers), '0', "$how: dropped without a trace");
+
+    $node->safe_psql($database, 'CREATE EXTENSION apikeys');
+    is($node->safe_psql($database, $count_objects), $objects, "$how: made again, though the roles exist");
+
+    # A schema that somebody has planted before must not become ours.
+    $node->safe_psql('postgres', "CREATE DATABASE planted_$database");
+    $node->safe_psql("planted_$database", 'CREATE ROLE planter; CREATE SCHEMA apikeys AUTHORIZATION planter');
+    is(sqlstate_of("planted_$database", 'CREATE EXTENSION apikeys'), '42P06', "$how: a planted schema is refused");
+    is($node->safe_psql("planted_$database", $count_objects), '0', "$how: and nothing is made in it");
+    $node->safe_psql("planted_$database", 'DROP OWNED BY planter; DROP ROLE planter');
+    $node->safe_psql("planted_$database", 'CREATE EXTENSION apikeys');
+
+    # Roles that are there already, with rights of their own, stay as they are.
+    $node->safe_psql('postgres', 'ALTER ROLE apikeys_auditor LOGIN');
+    $node->safe_psql("planted_$database", 'DROP EXTENSION apikeys; CREATE EXTENSION apikeys');
+    is($node->safe_psql('postgres', "SELECT rolcanlogin FROM pg_roles WHERE rolname = 'apikeys_auditor'"),
+        't', "$how: an existing role is left as it is");
+    $node->safe_psql('postgres', 'ALTER ROLE apikeys_auditor NOLOGIN');
+
+    # It is not trusted, and it does not move.
+    $node->safe_psql('postgres', "CREATE ROLE owner; CREATE DATABASE owned_$database OWNER owner");
+    is(sqlstate_of("owned_$database", 'SET ROLE owner; CREATE EXTENSION apikeys'), '42501', "$how: an owner of the database is not enough");
+    is(sqlstate_of($database, 'ALTER EXTENSION apikeys SET SCHEMA public'), '0A000', "$how: it does not move");
+    $node->safe_psql('postgres', "DROP DATABASE owned_$database");
+    $node->safe_psql('postgres', 'DROP ROLE owner');
+    $node->stop;
+}
+
+done_testing();
