@@ -7,6 +7,7 @@ MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
 OBJS = \
 	src/limittext.o \
+	src/ring.o \
 	src/limits.o \
 	src/digest.o \
 	src/apikeys.o

@@ -10,12 +10,15 @@
 #define RING_DIVISIONS	128
 #define RING_BUCKETS	(RING_DIVISIONS + 1)
 
+#define RING_NEVER		INT64CONST(-1)	/* instead of a wait: there is nothing to wait for */
+
 typedef struct Ring
 {
-	int64		width;			/* of a bucket, nanoseconds */
-	int64		head;			/* number of the newest bucket since the epoch */
+	int64		width;			/* of a bucket, nanoseconds; a whole one, since W is in seconds */
+	int64		end;			/* of the newest bucket (exclusive), nanoseconds since the epoch */
 	uint64		used;			/* sum of the buckets */
-	uint32		buckets[RING_BUCKETS];	/* bucket n at n % RING_BUCKETS */
+	uint32		newest;			/* index of the newest bucket; the one after it is the oldest */
+	uint32		buckets[RING_BUCKETS];
 } Ring;
 
 extern void RingInit(Ring *ring, uint32 window_seconds, int64 now);
