@@ -8,6 +8,7 @@ MODULE_big = apikeys
 OBJS = \
 	src/limittext.o \
 	src/ring.o \
+	src/clock.o \
 	src/limits.o \
 	src/digest.o \
 	src/apikeys.o

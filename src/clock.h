@@ -1,6 +1,6 @@
 /*
  * clock.h
- *	  Engine time: nanoseconds since the Unix epoch, immune to steps of the wall clock.
+ *	  Engine time: nanoseconds since the Unix epoch, immune to steps of the wall clock.  Pure C.
  */
 #ifndef CLOCK_H
 #define CLOCK_H
@@ -9,7 +9,9 @@
 
 #define NS_PER_SECOND	INT64CONST(1000000000)
 
-extern int	ClockDebugOffset;	/* setting apikeys.debug_clock_offset, seconds */
+#define CLOCK_DEBUG_OFFSET_MAX	1e9 /* seconds, either way; some 31 years */
+
+extern double ClockDebugOffset; /* setting apikeys.debug_clock_offset, seconds */
 
 extern void ClockInit(void);
 extern int64 ClockNow(void);
