@@ -8,6 +8,7 @@ MODULE_big = apikeys
 OBJS = \
 	src/limittext.o \
 	src/ring.o \
+	src/requestid.o \
 	src/clock.o \
 	src/limits.o \
 	src/digest.o \
