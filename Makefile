@@ -6,6 +6,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" apikeys.contr
 MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
 OBJS = \
+	src/keytext.o \
 	src/limittext.o \
 	src/ring.o \
 	src/requestid.o \

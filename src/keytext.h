@@ -7,6 +7,10 @@
 
 #include "c.h"
 
+/* The digits of base62, in GitHub's order. */
+#define KEYTEXT_ALPHABET		"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+#define KEYTEXT_BASE			62
+
 #define KEYTEXT_PREFIX_MAX		24
 #define KEYTEXT_LOCATOR_LEN		3
 #define KEYTEXT_SECRET_LEN		27
@@ -14,9 +18,20 @@
 #define KEYTEXT_BODY_LEN		(KEYTEXT_LOCATOR_LEN + KEYTEXT_SECRET_LEN + KEYTEXT_CHECKSUM_LEN)
 #define KEYTEXT_MAX				(KEYTEXT_PREFIX_MAX + 1 + KEYTEXT_BODY_LEN)
 
-/* A hint is the prefix, "_", an ellipsis (3 bytes of UTF-8) and the last 4 characters. */
+/*
+ * A hint is the prefix, "_", an ellipsis and the last 4 characters.  U+2026
+ * takes 3 bytes in UTF-8; where the encoding is another, three dots stand
+ * for it.
+ */
 #define KEYTEXT_HINT_TAIL		4
-#define KEYTEXT_HINT_MAX		(KEYTEXT_PREFIX_MAX + 1 + 3 + KEYTEXT_HINT_TAIL)
+#define KEYTEXT_ELLIPSIS_LEN	3
+#define KEYTEXT_HINT_MAX		(KEYTEXT_PREFIX_MAX + 1 + KEYTEXT_ELLIPSIS_LEN + KEYTEXT_HINT_TAIL)
+
+/*
+ * A body of which a text shows less than this, and then three dots, is no
+ * secret any more: 18 characters of 27 (107 bits) stay unknown.
+ */
+#define KEYTEXT_CUT_MIN			(KEYTEXT_LOCATOR_LEN + 10)
 
 /* Longest key text that is looked at, whatever its shape. */
 #define KEYTEXT_PRESENTED_MAX	512
@@ -30,10 +45,11 @@ typedef enum KeyTextShape
 
 extern bool KeyTextPrefixIsValid(const char *prefix, size_t len);
 extern KeyTextShape KeyTextClassify(const char *text, size_t len, size_t *prefix_len);
-extern bool KeyTextFind(const char *text, size_t len, size_t from, size_t *start, size_t *key_len);
 extern size_t KeyTextCompose(char *out, const char *prefix, size_t prefix_len, uint16 locator, const char *secret);
-extern size_t KeyTextHint(char *out, const char *text, size_t len, size_t prefix_len);
+extern size_t KeyTextHint(char *out, const char *text, size_t len, size_t prefix_len, bool utf8);
 extern void KeyTextLocatorEncode(uint16 locator, char *out);
 extern int	KeyTextLocatorDecode(const char *in);
+extern bool KeyTextFind(const char *text, size_t len, size_t from, size_t *body, size_t *body_len);
+extern size_t KeyTextRedact(char *text, size_t len, bool utf8);
 
 #endif
