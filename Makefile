@@ -29,7 +29,9 @@ PG_CPPFLAGS = -Isrc
 SHLIB_LINK = -lsodium
 
 REGRESS = \
-	schema
+	schema \
+	limits \
+	digest
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
 REGRESS_PRELOADED =
