@@ -31,7 +31,8 @@ SHLIB_LINK = -lsodium
 REGRESS = \
 	schema \
 	limits \
-	digest
+	digest \
+	tables
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
 REGRESS_PRELOADED =

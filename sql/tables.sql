@@ -1,0 +1,99 @@
+-- The tables: what is dumped, documented and refused.
+SET search_path = pg_catalog;
+
+-- Every table and sequence is dumped, with all its rows.
+SELECT d.objid::regclass AS not_dumped
+FROM pg_depend AS d JOIN pg_class AS c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid JOIN pg_extension AS e ON e.oid = d.refobjid
+WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'apikeys' AND c.relkind IN ('r', 'p', 'S')
+  AND NOT EXISTS (SELECT FROM unnest(e.extconfig, e.extcondition) AS t(relation, condition)
+                  WHERE t.relation = c.oid AND t.condition = '');
+
+-- A restore fires no trigger: none acts on INSERT (those of foreign keys are the server's own).
+SELECT t.tgrelid::regclass AS relation, t.tgname
+FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND t.tgtype & 4 <> 0;
+
+-- Everything that the extension makes by name is documented.
+SELECT pg_describe_object(d.classid, d.objid, 0) COLLATE "C" AS undocumented
+FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'apikeys'
+  AND obj_description(d.objid, d.classid::regclass::name) IS NULL
+  AND d.classid <> 'pg_opfamily'::regclass
+  AND NOT EXISTS (SELECT FROM pg_type AS t WHERE t.oid = d.objid AND (t.typrelid <> 0 OR t.typelem <> 0))
+  AND NOT EXISTS (SELECT FROM pg_depend AS o WHERE o.classid = d.classid AND o.objid = d.objid AND o.deptype = 'i')
+ORDER BY 1;
+
+-- What constraints refuse. First the good rows they are made from.
+INSERT INTO apikeys.tier VALUES ('silver', 2, '1000/day', NULL), ('gold', 3, '', NULL);
+INSERT INTO apikeys.plan (name) VALUES ('basic');
+INSERT INTO apikeys.account (name, plan) VALUES ('alice', 'basic');
+INSERT INTO apikeys.product VALUES ('maps');
+INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
+SELECT 1, account_id, sha256('1')::apikeys.digest, 'ak', 'ak_…1', 'one' FROM apikeys.account;
+INSERT INTO apikeys.upgrade_request (key_id, tier, motivation, due_at) VALUES (1, 'gold', 'more', '2026-01-01');
+SELECT name, key_prefix, limits, allow_unexpiring FROM apikeys.plan;
+SELECT key_id, category, active, rotations, allowed_domains, allowed_ips, scopes, metadata, hash_rule, created_by = SESSION_USER AS mine FROM apikeys.key;
+
+-- Run a statement, undo it, and say which constraint refused it.
+CREATE FUNCTION pg_temp.refusal(statement text, OUT code text, OUT rule text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    RAISE SQLSTATE '00ACC';
+EXCEPTION
+    WHEN SQLSTATE '00ACC' THEN code := 'accepted';
+    WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, rule = CONSTRAINT_NAME;
+END
+$$;
+CREATE TEMP TABLE refused AS
+SELECT t.n, t.relation, t.change, r.code, r.rule
+FROM (VALUES
+    (1, 'tier', 'name = '''''), (2, 'tier', 'rank = NULL'), (3, 'tier', 'rank = 1'), (4, 'tier', 'limits = NULL'),
+    (10, 'plan', 'name = '''''), (11, 'plan', 'key_prefix = ''Ak'''), (12, 'plan', 'key_prefix = ''a__b'''), (13, 'plan', 'key_prefix = ''ak_'''),
+    (14, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwxy'''), (15, 'plan', 'key_prefix = '''''), (16, 'plan', 'max_keys = -1'),
+    (17, 'plan', 'max_lifetime = ''0'''), (18, 'plan', 'lifetimes = ''{1 day,0}'''), (19, 'plan', 'lifetimes = ''{1 day,NULL}'''),
+    (20, 'plan', 'default_lifetime = ''-1 day'''), (21, 'plan', 'default_tier = ''lead'''), (22, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwx'''),
+    (23, 'plan', 'key_prefix = E''ak\n'''),
+    (30, 'account', 'name = '''''), (31, 'account', 'name = repeat(''x'', 513)'), (32, 'account', 'plan = ''none'''), (33, 'account', 'metadata = ''[]'''),
+    (40, 'product', 'name = '''''),
+    (50, 'key', 'key_id = 0'), (51, 'key', 'key_id = 9007199254740992'), (52, 'key', 'account_id = 0'), (53, 'key', 'rotations = -1'),
+    (54, 'key', 'alias = '''''), (55, 'key', 'alias = repeat(''x'', 513)'), (56, 'key', 'category = '''''), (57, 'key', 'tier = ''lead'''),
+    (58, 'key', 'allowed_ips = ''{10.0.0.0/8,NULL}'''), (59, 'key', 'scopes = ''{read,NULL}'''), (60, 'key', 'billing_type = '''''),
+    (61, 'key', 'metadata = ''"x"'''), (62, 'key', 'hash_rule = ''md5'''), (63, 'key', 'previous_digest = digest'),
+    (64, 'key', 'previous_valid_until = now()'), (65, 'key', 'suspended_at = now()'), (66, 'key', 'suspended_reason = ''abuse'''),
+    (67, 'key', 'expires_at = ''infinity'''), (68, 'key', 'digest = NULL'), (69, 'key', 'limits = ''0/day'''),
+    (80, 'upgrade_request', 'motivation = ''  '''), (81, 'upgrade_request', 'expected_requests = -1'), (82, 'upgrade_request', 'expected_users = -1'),
+    (83, 'upgrade_request', 'state = ''lost'', decided_at = now()'), (84, 'upgrade_request', 'limits = ''1/day'''), (85, 'upgrade_request', 'tier = NULL'),
+    (86, 'upgrade_request', 'decided_at = now()'), (87, 'upgrade_request', 'state = ''approved''')
+) AS t(n, relation, change), pg_temp.refusal(format('UPDATE apikeys.%I SET %s %s', relation, change,
+                                                  CASE relation WHEN 'tier' THEN 'WHERE name = ''gold''' ELSE '' END)) AS r
+UNION ALL
+SELECT t.n, t.relation, t.row, r.code, r.rule
+FROM (VALUES
+    (5, 'tier (name, rank, limits)', '''lead'', 2, ''''' ),
+    (70, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, (SELECT account_id FROM apikeys.account), sha256(''2'')::apikeys.digest, ''ak'', '''', ''one'''),
+    (71, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, (SELECT account_id FROM apikeys.account), sha256(''1'')::apikeys.digest, ''ak'', '''', ''two'''),
+    (88, 'upgrade_request (key_id, tier, motivation, due_at)', '1, ''gold'', ''more'', now()'),
+    (90, 'key_product', '1, ''routes'''), (91, 'key_product', '2, ''maps'''), (92, 'member', '''apikeys_manager'', 0'),
+    (93, 'upgrade_rule (reason)', ''''''), (94, 'adjustment (subject, subject_id, limit_window, units, at)', '''x'', 1, ''day'', 1, now()'),
+    (95, 'adjustment (subject, subject_id, limit_window, units, at)', '''k'', 1, ''day'', 0, now()')
+) AS t(n, relation, row), pg_temp.refusal(format('INSERT INTO apikeys.%s VALUES (%s)', relation, row)) AS r;
+SELECT split_part(relation, ' ', 1) AS relation, change, code, rule FROM refused ORDER BY n;
+
+-- No check constraint was left out.
+SELECT conrelid::regclass AS relation, conname AS never_violated
+FROM pg_constraint
+WHERE connamespace = 'apikeys'::regnamespace AND contype = 'c' AND conname NOT IN (SELECT rule FROM refused WHERE rule <> '')
+ORDER BY 1, 2;
+
+-- What refers to a key or an account goes with it, where it is no record.
+INSERT INTO apikeys.key_product VALUES (1, 'maps');
+INSERT INTO apikeys.member SELECT 'apikeys_manager', account_id FROM apikeys.account;
+SELECT pg_temp.refusal('DELETE FROM apikeys.account');
+DELETE FROM apikeys.key;
+DELETE FROM apikeys.account;
+SELECT (SELECT count(*) FROM apikeys.key_product) AS products, (SELECT count(*) FROM apikeys.member) AS members,
+       (SELECT count(*) FROM apikeys.upgrade_request) AS upgrade_requests;
+DELETE FROM apikeys.product;
+DELETE FROM apikeys.plan;
+DELETE FROM apikeys.tier;
