@@ -11,6 +11,7 @@ OBJS = \
 	src/ring.o \
 	src/requestid.o \
 	src/clock.o \
+	src/secret.o \
 	src/limits.o \
 	src/digest.o \
 	src/apikeys.o

@@ -8,6 +8,7 @@
 #include "utils/guc.h"
 
 #include "clock.h"
+#include "secret.h"
 
 PG_MODULE_MAGIC;
 
@@ -34,6 +35,10 @@ defineSettings(void)
 void
 _PG_init(void)
 {
+	if (!SecretInit())
+		ereport(ERROR,
+				errcode(ERRCODE_SYSTEM_ERROR),
+				errmsg("could not initialize libsodium"));
 	ClockInit();
 	defineSettings();
 }
