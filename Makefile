@@ -14,6 +14,7 @@ OBJS = \
 	src/secret.o \
 	src/limits.o \
 	src/digest.o \
+	src/key.o \
 	src/apikeys.o
 
 # The parts of the install script, in the order in which they are joined.
@@ -21,7 +22,10 @@ SQL_PARTS = \
 	src/sql/schema.sql \
 	src/sql/limits.sql \
 	src/sql/digest.sql \
-	src/sql/tables.sql
+	src/sql/tables.sql \
+	src/sql/account.sql \
+	src/sql/key.sql \
+	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
 EXTRA_CLEAN = apikeys--*.sql

@@ -54,14 +54,15 @@ FROM (VALUES
     (17, 'plan', 'max_lifetime = ''0'''), (18, 'plan', 'lifetimes = ''{1 day,0}'''), (19, 'plan', 'lifetimes = ''{1 day,NULL}'''),
     (20, 'plan', 'default_lifetime = ''-1 day'''), (21, 'plan', 'default_tier = ''lead'''), (22, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwx'''),
     (23, 'plan', 'key_prefix = E''ak\n'''),
-    (30, 'account', 'name = '''''), (31, 'account', 'name = repeat(''x'', 513)'), (32, 'account', 'plan = ''none'''), (33, 'account', 'metadata = ''[]'''),
+    (32, 'account', 'plan = ''none'''), (33, 'account', 'metadata = ''[]'''),
     (40, 'product', 'name = '''''),
-    (50, 'key', 'key_id = 0'), (51, 'key', 'key_id = 9007199254740992'), (52, 'key', 'account_id = 0'), (53, 'key', 'rotations = -1'),
+    (53, 'key', 'rotations = -1'),
     (54, 'key', 'alias = '''''), (55, 'key', 'alias = repeat(''x'', 513)'), (56, 'key', 'category = '''''), (57, 'key', 'tier = ''lead'''),
     (58, 'key', 'allowed_ips = ''{10.0.0.0/8,NULL}'''), (59, 'key', 'scopes = ''{read,NULL}'''), (60, 'key', 'billing_type = '''''),
     (61, 'key', 'metadata = ''"x"'''), (62, 'key', 'hash_rule = ''md5'''), (63, 'key', 'previous_digest = digest'),
     (64, 'key', 'previous_valid_until = now()'), (65, 'key', 'suspended_at = now()'), (66, 'key', 'suspended_reason = ''abuse'''),
-    (67, 'key', 'expires_at = ''infinity'''), (68, 'key', 'digest = NULL'), (69, 'key', 'limits = ''0/day'''),
+    (67, 'key', 'suspended_at = now(), suspended_reason = '''''),
+    (68, 'key', 'expires_at = ''infinity'''), (69, 'key', 'digest = NULL'), (70, 'key', 'limits = ''0/day'''),
     (80, 'upgrade_request', 'motivation = ''  '''), (81, 'upgrade_request', 'expected_requests = -1'), (82, 'upgrade_request', 'expected_users = -1'),
     (83, 'upgrade_request', 'state = ''lost'', decided_at = now()'), (84, 'upgrade_request', 'limits = ''1/day'''), (85, 'upgrade_request', 'tier = NULL'),
     (86, 'upgrade_request', 'decided_at = now()'), (87, 'upgrade_request', 'state = ''approved''')
@@ -71,8 +72,12 @@ UNION ALL
 SELECT t.n, t.relation, t.row, r.code, r.rule
 FROM (VALUES
     (5, 'tier (name, rank, limits)', '''lead'', 2, ''''' ),
-    (70, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, (SELECT account_id FROM apikeys.account), sha256(''2'')::apikeys.digest, ''ak'', '''', ''one'''),
-    (71, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, (SELECT account_id FROM apikeys.account), sha256(''1'')::apikeys.digest, ''ak'', '''', ''two'''),
+    (30, 'account (name, plan)', ''''', ''basic'''), (31, 'account (name, plan)', 'repeat(''x'', 513), ''basic'''),
+    (50, 'key (key_id, account_id, digest, prefix, hint, alias)', '0, (SELECT account_id FROM apikeys.account), sha256(''2'')::apikeys.digest, ''ak'', '''', ''two'''),
+    (51, 'key (key_id, account_id, digest, prefix, hint, alias)', '9007199254740992, (SELECT account_id FROM apikeys.account), sha256(''2'')::apikeys.digest, ''ak'', '''', ''two'''),
+    (52, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, 0, sha256(''2'')::apikeys.digest, ''ak'', '''', ''two'''),
+    (71, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, (SELECT account_id FROM apikeys.account), sha256(''2'')::apikeys.digest, ''ak'', '''', ''one'''),
+    (72, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, (SELECT account_id FROM apikeys.account), sha256(''1'')::apikeys.digest, ''ak'', '''', ''two'''),
     (88, 'upgrade_request (key_id, tier, motivation, due_at)', '1, ''gold'', ''more'', now()'),
     (90, 'key_product', '1, ''routes'''), (91, 'key_product', '2, ''maps'''), (92, 'member', '''apikeys_manager'', 0'),
     (93, 'upgrade_rule (reason)', ''''''), (94, 'adjustment (subject, subject_id, limit_window, units, at)', '''x'', 1, ''day'', 1, now()'),
@@ -86,13 +91,15 @@ FROM pg_constraint
 WHERE connamespace = 'apikeys'::regnamespace AND contype = 'c' AND conname NOT IN (SELECT rule FROM refused WHERE rule <> '')
 ORDER BY 1, 2;
 
--- What refers to a key or an account goes with it, where it is no record.
+-- What refers to a key goes with it, where it is no record. A member must be unbound on purpose.
 INSERT INTO apikeys.key_product VALUES (1, 'maps');
 INSERT INTO apikeys.member SELECT 'apikeys_manager', account_id FROM apikeys.account;
 SELECT pg_temp.refusal('DELETE FROM apikeys.account');
 DELETE FROM apikeys.key;
+SELECT pg_temp.refusal('DELETE FROM apikeys.account');
+DELETE FROM apikeys.member;
 DELETE FROM apikeys.account;
-SELECT (SELECT count(*) FROM apikeys.key_product) AS products, (SELECT count(*) FROM apikeys.member) AS members,
+SELECT (SELECT count(*) FROM apikeys.key_product) AS products,
        (SELECT count(*) FROM apikeys.upgrade_request) AS upgrade_requests;
 DELETE FROM apikeys.product;
 DELETE FROM apikeys.plan;

@@ -6,8 +6,10 @@
 
 #include "fmgr.h"
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "clock.h"
+#include "key.h"
 #include "secret.h"
 
 PG_MODULE_MAGIC;
@@ -28,6 +30,24 @@ defineSettings(void)
 							 PGC_SUSET,
 							 GUC_UNIT_S | GUC_NOT_IN_SAMPLE,
 							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("apikeys.create_accounts",
+							 "Makes an account that create_key does not know.",
+							 NULL,
+							 &KeyCreateAccounts,
+							 true,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.expiry_notice",
+							"How long before its expiry a key counts as expiring.",
+							NULL,
+							&KeyExpiryNotice,
+							7 * MINS_PER_HOUR * HOURS_PER_DAY, 0, 366 * MINS_PER_HOUR * HOURS_PER_DAY,
+							PGC_SIGHUP,
+							GUC_UNIT_MIN,
+							NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("apikeys");
 }

@@ -33,7 +33,7 @@ CREATE TABLE apikeys.plan (
     default_lifetime      interval CHECK (default_lifetime > '0'),
     allow_unexpiring      boolean NOT NULL DEFAULT true,
     limits                apikeys.limits NOT NULL DEFAULT '',
-    default_tier          text REFERENCES apikeys.tier,
+    default_tier          text REFERENCES apikeys.tier ON UPDATE CASCADE,
     one_key_per_product   boolean NOT NULL DEFAULT false,
     custom_limits_allowed boolean NOT NULL DEFAULT true,
     billing_types         text[]
@@ -41,10 +41,10 @@ CREATE TABLE apikeys.plan (
 COMMENT ON TABLE apikeys.plan IS 'The rules for accounts: how many keys, which lifetimes, limits of the account as a whole.';
 COMMENT ON COLUMN apikeys.plan.key_prefix IS 'Prefix of new keys: lower-case letters and digits in groups joined by _, at most 24 characters.';
 COMMENT ON COLUMN apikeys.plan.max_keys IS 'How many keys an account may have that are neither inactive nor expired; NULL: any number.';
-COMMENT ON COLUMN apikeys.plan.max_lifetime IS 'Longest lifetime of a key, from its creation or from the edit of its expiry; NULL: no maximum. Lifetimes are seconds: a day is 86,400 s.';
-COMMENT ON COLUMN apikeys.plan.lifetimes IS 'The lifetimes offered, e.g. {7 days,30 days}; NULL: any up to max_lifetime.';
+COMMENT ON COLUMN apikeys.plan.max_lifetime IS 'Longest lifetime of a key, from its creation or from the edit of its expiry; NULL: the longest of lifetimes, if there are any. Lifetimes are seconds: a day is 86,400 s.';
+COMMENT ON COLUMN apikeys.plan.lifetimes IS 'The lifetimes offered to new and rotated keys, e.g. {7 days,30 days}; NULL: any up to max_lifetime.';
 COMMENT ON COLUMN apikeys.plan.default_lifetime IS 'Lifetime of a key that is created without one; NULL: it does not expire, where allow_unexpiring.';
-COMMENT ON COLUMN apikeys.plan.allow_unexpiring IS 'Whether a key may live without an expiry.';
+COMMENT ON COLUMN apikeys.plan.allow_unexpiring IS 'Whether a key may live without an expiry; none may where there is a max_lifetime.';
 COMMENT ON COLUMN apikeys.plan.limits IS 'Limits of each account on this plan that has none of its own, over all its keys together.';
 COMMENT ON COLUMN apikeys.plan.default_tier IS 'Tier of a key that is created with neither tier nor limits; NULL: none, the key has no limits.';
 COMMENT ON COLUMN apikeys.plan.one_key_per_product IS 'Whether a product may be assigned to one key of an account only.';
@@ -93,7 +93,7 @@ CREATE TABLE apikeys.key (
     hint                 text NOT NULL,
     alias                text NOT NULL CHECK (alias <> '' AND pg_catalog.octet_length(alias) <= 512),
     category             text NOT NULL DEFAULT 'production' CHECK (category <> ''),
-    suspended_reason     text,
+    suspended_reason     text CHECK (suspended_reason <> ''),
     tier                 text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits               apikeys.limits,
     allowed_domains      text[] NOT NULL DEFAULT '{}',
@@ -136,9 +136,10 @@ CREATE TABLE apikeys.key_product (
 CREATE INDEX key_product_product_idx ON apikeys.key_product (product);
 COMMENT ON TABLE apikeys.key_product IS 'Which products a key is assigned to; a key with none is good for all.';
 
+-- No ON DELETE CASCADE: who loses the last row is bound no more, and would see all accounts.
 CREATE TABLE apikeys.member (
     role       name,
-    account_id bigint REFERENCES apikeys.account ON DELETE CASCADE,
+    account_id bigint REFERENCES apikeys.account,
     PRIMARY KEY (role, account_id)
 );
 CREATE INDEX member_account_id_idx ON apikeys.member (account_id);

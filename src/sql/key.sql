@@ -1,0 +1,505 @@
+-- Keys: making, rotating, switching, deleting and listing them.
+--
+-- create_key and import_key hand a new row to add_key; it and the UPDATE trigger on table key ask check_key for the rules of
+-- the plan. So a changed row is checked whoever changes it, and a restored one, which was checked before, is not.
+
+CREATE FUNCTION apikeys.shard_hash(key text) RETURNS int
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_shard_hash_text';
+COMMENT ON FUNCTION apikeys.shard_hash(text) IS
+'The 16 bits that lead to the shard of a key, from its text. Imported key texts carry none: the result says nothing about them.';
+
+CREATE FUNCTION apikeys.shard_hash(key_id bigint) RETURNS int
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_shard_hash_id';
+COMMENT ON FUNCTION apikeys.shard_hash(bigint) IS 'The 16 bits that lead to the shard of a key, from its id.';
+
+CREATE FUNCTION apikeys.shard_hash_of_account(name text) RETURNS int
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_shard_hash_account';
+COMMENT ON FUNCTION apikeys.shard_hash_of_account(text) IS
+'The 16 bits that lead to the shard of an account and its keys: the first two bytes of the SHA-256 of its name.';
+
+CREATE FUNCTION apikeys.draw_key(prefix text, account text, OUT key text, OUT digest apikeys.digest, OUT hint text)
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_draw';
+COMMENT ON FUNCTION apikeys.draw_key(text, text) IS 'A new key text with its digest and hint. Internal.';
+
+CREATE FUNCTION apikeys.digest_of(key text, hash_rule text DEFAULT 'sha256') RETURNS apikeys.digest
+LANGUAGE C IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_digest';
+COMMENT ON FUNCTION apikeys.digest_of(text, text) IS
+'Digest of a key text, by a hash rule as in column key.hash_rule. Internal. Errors: 22023 longer than 512 bytes, nothing to hash or unknown rule.';
+
+CREATE FUNCTION apikeys.key_state(active boolean, suspended boolean, expires_at timestamptz) RETURNS text
+LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_key_state';
+COMMENT ON FUNCTION apikeys.key_state(boolean, boolean, timestamptz) IS
+'One word for the state of a key: suspended, inactive, expired, expiring (within apikeys.expiry_notice) or active.';
+
+-- Lists.
+
+CREATE VIEW apikeys.key_list WITH (security_barrier) AS
+SELECT k.key_id, a.name AS account, k.alias, k.category, k.hint,
+       apikeys.key_state(k.active AND a.active, k.suspended_at IS NOT NULL, k.expires_at) AS state,
+       k.tier, coalesce(k.limits, t.limits, '') AS limits,
+       ARRAY(SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = k.key_id ORDER BY kp.product) AS products,
+       k.created_at, k.rotated_at, k.expires_at, u.last_used_at
+FROM apikeys.key AS k
+JOIN apikeys.account AS a ON a.account_id = k.account_id
+LEFT JOIN apikeys.tier AS t ON t.name = k.tier
+LEFT JOIN apikeys.usage_total AS u ON u.subject = 'k' AND u.subject_id = k.key_id
+WHERE (SELECT apikeys.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
+COMMENT ON VIEW apikeys.key_list IS 'All keys that the session''s user may manage, without what is secret.';
+COMMENT ON COLUMN apikeys.key_list.hint IS 'Prefix and last 4 characters of the key text, to recognise it by.';
+COMMENT ON COLUMN apikeys.key_list.state IS 'active, expiring (within apikeys.expiry_notice), expired, inactive (the key or its account) or suspended.';
+COMMENT ON COLUMN apikeys.key_list.limits IS 'The limits in effect: its own, else its tier''s; empty: none.';
+COMMENT ON COLUMN apikeys.key_list.products IS 'The products that it is assigned to; empty: good for all.';
+COMMENT ON COLUMN apikeys.key_list.last_used_at IS 'Time of the last request, admitted or denied; NULL: never used.';
+
+CREATE FUNCTION apikeys.get_key(key_id bigint) RETURNS apikeys.key_list
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    listed apikeys.key_list;
+BEGIN
+    SELECT l.* INTO listed FROM apikeys.key_list AS l WHERE l.key_id = get_key.key_id;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = format('key %s does not exist', coalesce(key_id::text, 'NULL'));
+    END IF;
+    RETURN listed;
+END
+$$;
+COMMENT ON FUNCTION apikeys.get_key(bigint) IS 'The key''s row of the view key_list. Errors: P0002 unknown key.';
+
+CREATE FUNCTION apikeys.find_key(account text, alias text) RETURNS bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys.get_account(account);
+    found_id bigint := (SELECT k.key_id FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = find_key.alias);
+BEGIN
+    IF found_id IS NULL THEN
+        RAISE no_data_found USING MESSAGE = format('account "%s" has no key with the alias "%s"', account, alias);
+    END IF;
+    RETURN found_id;
+END
+$$;
+COMMENT ON FUNCTION apikeys.find_key(text, text) IS 'Id of the key with that alias. Errors: P0002 unknown account or alias.';
+
+-- Rules of the plan.
+
+CREATE FUNCTION apikeys.check_room(candidate apikeys.key, rules apikeys.plan) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present   timestamptz := apikeys.wall_clock();
+    owner     text := (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = candidate.account_id);
+    taken     bigint;
+    collision record;
+BEGIN
+    PERFORM apikeys.lock_account(candidate.account_id);
+    IF rules.max_keys IS NOT NULL THEN
+        SELECT count(*) INTO taken FROM apikeys.key AS k
+        WHERE k.account_id = candidate.account_id AND k.key_id <> candidate.key_id
+          AND k.active AND (k.expires_at IS NULL OR k.expires_at > present);
+        IF taken >= rules.max_keys THEN
+            RAISE configuration_limit_exceeded USING
+                MESSAGE = format('account "%s" has %s of %s keys', owner, taken, rules.max_keys),
+                HINT = format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name);
+        END IF;
+    END IF;
+    IF rules.one_key_per_product THEN
+        SELECT k.alias, theirs.product INTO collision
+        FROM apikeys.key_product AS ours
+        JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
+        JOIN apikeys.key AS k ON k.key_id = theirs.key_id
+        WHERE ours.key_id = candidate.key_id AND k.account_id = candidate.account_id AND k.key_id <> candidate.key_id
+          AND k.active AND (k.expires_at IS NULL OR k.expires_at > present)
+        ORDER BY theirs.product LIMIT 1;
+        IF FOUND THEN
+            RAISE unique_violation USING
+                MESSAGE = format('account "%s" has a key for product "%s" already', owner, collision.product),
+                DETAIL = format('It is the key "%s".', collision.alias);
+        END IF;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_room(apikeys.key, apikeys.plan) IS
+'Whether the plan has room for one more key of the account that is neither inactive nor expired. Locks the account. Internal. Errors: 53400, 23505.';
+
+CREATE FUNCTION apikeys.check_key(candidate apikeys.key, former apikeys.key) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present  timestamptz := apikeys.wall_clock();
+    made     boolean := former.key_id IS NULL;
+    rules    apikeys.plan;
+    longest  interval;
+BEGIN
+    SELECT p.* INTO STRICT rules FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan
+    WHERE a.account_id = candidate.account_id;
+
+    IF made OR candidate.expires_at IS DISTINCT FROM former.expires_at THEN
+        longest := coalesce(rules.max_lifetime, (SELECT max(l.lifetime) FROM unnest(rules.lifetimes) AS l (lifetime)));
+        IF candidate.expires_at IS NULL AND (NOT rules.allow_unexpiring OR rules.max_lifetime IS NOT NULL) THEN
+            RAISE invalid_parameter_value USING
+                MESSAGE = format('plan "%s" does not allow keys that never expire', rules.name),
+                HINT = 'Give the key a lifetime.';
+        ELSIF candidate.expires_at > apikeys.seconds_after(present, longest) THEN
+            RAISE invalid_parameter_value USING
+                MESSAGE = format('plan "%s" allows a lifetime of at most %s', rules.name, longest);
+        END IF;
+    END IF;
+
+    IF candidate.limits IS NOT NULL AND NOT rules.custom_limits_allowed
+       AND candidate.limits::text IS DISTINCT FROM former.limits::text THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('plan "%s" does not allow limits of a key''s own', rules.name),
+            HINT = 'Choose a tier.';
+    END IF;
+
+    IF candidate.billing_type IS DISTINCT FROM former.billing_type AND candidate.billing_type <> ALL (rules.billing_types) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('plan "%s" has no billing type "%s"', rules.name, candidate.billing_type),
+            HINT = format('It has: %s.', array_to_string(rules.billing_types, ', '));
+    END IF;
+
+    IF candidate.active AND (candidate.expires_at IS NULL OR candidate.expires_at > present)
+       AND (made OR NOT former.active OR former.expires_at <= present) THEN
+        PERFORM apikeys.check_room(candidate, rules);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_key(apikeys.key, apikeys.key) IS
+'Whether the plan allows a key as it is: new (former is NULL), or changed from former; what was not changed is not judged again. Internal. Errors: 22023, 53400, 23505.';
+
+CREATE FUNCTION apikeys.check_key_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NEW.key_id <> OLD.key_id OR NEW.account_id <> OLD.account_id THEN
+        RAISE check_violation USING MESSAGE = 'the id and the account of a key never change';
+    END IF;
+    -- A tier granted takes the place of the key's own limits. Where the tier that it had is gone, it was renamed.
+    IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
+       AND (OLD.tier IS NULL OR EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = OLD.tier)) THEN
+        NEW.limits := NULL;
+    END IF;
+    PERFORM apikeys.check_key(NEW, OLD);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_key_update() IS 'Trigger: a changed key obeys the rules of its plan; a tier granted clears its limits.';
+
+CREATE TRIGGER key_check_update BEFORE UPDATE ON apikeys.key
+FOR EACH ROW EXECUTE FUNCTION apikeys.check_key_update();
+COMMENT ON TRIGGER key_check_update ON apikeys.key IS 'A changed key obeys the rules of its plan; a tier granted clears its limits.';
+
+CREATE FUNCTION apikeys.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF lifetime <= '0' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a lifetime must be positive';
+    ELSIF lifetime <> ALL (rules.lifetimes) AND lifetime IS DISTINCT FROM rules.default_lifetime THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('plan "%s" does not offer a lifetime of %s', rules.name, lifetime),
+            HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
+    END IF;
+    RETURN apikeys.seconds_after(apikeys.wall_clock(), lifetime);
+END
+$$;
+COMMENT ON FUNCTION apikeys.expiry_after(interval, apikeys.plan) IS
+'When a key expires that gets this lifetime now; NULL: never. Internal. Errors: 22023 the plan does not offer it.';
+
+-- Making keys.
+
+CREATE TYPE apikeys.issued_key AS (key_id bigint, key text, account text, alias text, expires_at timestamptz);
+COMMENT ON TYPE apikeys.issued_key IS 'A key with its text, as create_key and rotate_key give it: the only time that it is shown.';
+
+CREATE FUNCTION apikeys.free_alias(account_id bigint) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    taken  bigint := 0;
+    free   bigint := 1;
+    middle bigint;
+BEGIN
+    WHILE EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || free) LOOP
+        taken := free;
+        free := 2 * free;
+    END LOOP;
+    WHILE free - taken > 1 LOOP
+        middle := (taken + free) / 2;
+        IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || middle) THEN
+            taken := middle;
+        ELSE
+            free := middle;
+        END IF;
+    END LOOP;
+    RETURN 'key-' || free;
+END
+$$;
+COMMENT ON FUNCTION apikeys.free_alias(bigint) IS
+'An alias key-<n> that no key of the account has, where n is 1 or key-<n-1> is taken. Few look-ups, however many keys there are. Internal.';
+
+CREATE FUNCTION apikeys.account_for_key(name text) RETURNS apikeys.account
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account;
+BEGIN
+    IF apikeys.accounts_are_created() AND apikeys.managed_accounts() IS NULL
+       AND NOT EXISTS (SELECT FROM apikeys.account AS a WHERE a.name = account_for_key.name) THEN
+        PERFORM apikeys.add_account(name, 'default', NULL, NULL, NULL, NULL);
+    END IF;
+    owner := apikeys.get_account(name);
+    PERFORM apikeys.lock_account(owner.account_id);
+    RETURN owner;
+END
+$$;
+COMMENT ON FUNCTION apikeys.account_for_key(text) IS
+'The account that gets a new key, locked. Where it is unknown it is made on plan default, if apikeys.create_accounts is on and the session''s user is not bound to accounts. Internal.';
+
+CREATE FUNCTION apikeys.add_key(
+    owner apikeys.account, rules apikeys.plan, digest apikeys.digest, hash_rule text, prefix text, hint text,
+    alias text, category text, tier text, limits apikeys.limits, lifetime interval, expires_at timestamptz,
+    products text[], allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb)
+RETURNS apikeys.key
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present timestamptz := apikeys.wall_clock();
+    fault   text;
+    made    apikeys.key;
+BEGIN
+    -- The constraints of the table say the same, but with a detail that shows the digest.
+    fault := CASE
+        WHEN octet_length(alias) NOT BETWEEN 1 AND 512 THEN 'an alias must have 1 to 512 bytes'
+        WHEN category = '' THEN 'a category must not be empty'
+        WHEN billing_type = '' THEN 'a billing type must not be empty'
+        WHEN array_position(allowed_ips, NULL) IS NOT NULL THEN 'an allowed address must not be NULL'
+        WHEN array_position(scopes, NULL) IS NOT NULL THEN 'a scope must not be NULL'
+        WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata must be a JSON object'
+        WHEN lifetime IS NOT NULL AND expires_at IS NOT NULL THEN 'a key has a lifetime or an expiry, not both'
+        WHEN expires_at <= present THEN 'the expiry of a new key must lie in the future'
+    END;
+    IF fault IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = fault;
+    END IF;
+    SELECT format('%s "%s" does not exist', wanted.kind, wanted.name) INTO fault
+    FROM (SELECT 'tier', add_key.tier WHERE add_key.tier IS NOT NULL
+          UNION ALL SELECT 'product', p.name FROM unnest(add_key.products) AS p (name)) AS wanted (kind, name)
+    WHERE NOT EXISTS (SELECT FROM apikeys.tier AS t WHERE wanted.kind = 'tier' AND t.name = wanted.name)
+      AND NOT EXISTS (SELECT FROM apikeys.product AS p WHERE wanted.kind = 'product' AND p.name = wanted.name)
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE no_data_found USING MESSAGE = fault;
+    END IF;
+
+    INSERT INTO apikeys.key (
+        key_id, account_id, created_at, expires_at, digest, hash_rule, prefix, hint, alias, category, tier, limits,
+        allowed_domains, allowed_ips, scopes, billing_type, metadata)
+    VALUES (
+        apikeys.shard_hash_of_account(owner.name)::bigint << 37 | nextval('apikeys.key_number_seq'), owner.account_id, present,
+        CASE
+            WHEN add_key.expires_at IS NULL THEN apikeys.expiry_after(coalesce(add_key.lifetime, rules.default_lifetime), rules)
+            ELSE nullif(add_key.expires_at, 'infinity')
+        END,
+        add_key.digest, add_key.hash_rule, add_key.prefix, add_key.hint,
+        coalesce(add_key.alias, apikeys.free_alias(owner.account_id)), coalesce(add_key.category, 'production'),
+        CASE WHEN add_key.limits IS NULL THEN coalesce(add_key.tier, rules.default_tier) ELSE add_key.tier END, add_key.limits,
+        coalesce(add_key.allowed_domains, '{}'), coalesce(add_key.allowed_ips, '{}'), coalesce(add_key.scopes, '{}'),
+        add_key.billing_type, coalesce(add_key.metadata, '{}'))
+    ON CONFLICT DO NOTHING
+    RETURNING * INTO made;
+    IF NOT FOUND THEN
+        RAISE unique_violation USING MESSAGE = CASE
+            WHEN EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = add_key.alias)
+            THEN format('account "%s" has a key with the alias "%s" already', owner.name, add_key.alias)
+            ELSE 'this key exists already'
+        END;
+    END IF;
+    INSERT INTO apikeys.key_product (key_id, product) SELECT DISTINCT made.key_id, p.name FROM unnest(add_key.products) AS p (name);
+    PERFORM apikeys.check_key(made, NULL);
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION apikeys.add_key(apikeys.account, apikeys.plan, apikeys.digest, text, text, text, text, text, text,
+    apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb) IS
+'Check and store a new key of an account that is locked. Internal. Errors: as create_key.';
+
+CREATE FUNCTION apikeys.create_key(
+    account text, alias text DEFAULT NULL, category text DEFAULT NULL, tier text DEFAULT NULL, limits apikeys.limits DEFAULT NULL,
+    lifetime interval DEFAULT NULL, expires_at timestamptz DEFAULT NULL, products text[] DEFAULT NULL,
+    allowed_domains text[] DEFAULT NULL, allowed_ips cidr[] DEFAULT NULL, scopes text[] DEFAULT NULL,
+    billing_type text DEFAULT NULL, metadata jsonb DEFAULT NULL, prefix text DEFAULT NULL)
+RETURNS apikeys.issued_key
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account;
+    rules apikeys.plan;
+    drawn record;
+    made  apikeys.key;
+BEGIN
+    IF coalesce(tier, limits::text) IS NOT NULL AND NOT apikeys.session_is_admin() THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = 'only members of apikeys_admin may choose the tier or the limits of a key',
+            HINT = 'Leave them out: the plan of the account has a default.';
+    END IF;
+    owner := apikeys.account_for_key(account);
+    SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
+    IF rules.lifetimes IS NOT NULL AND isfinite(expires_at) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('plan "%s" offers lifetimes, not dates', rules.name),
+            HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
+    END IF;
+    SELECT d.* INTO drawn FROM apikeys.draw_key(coalesce(prefix, rules.key_prefix), owner.name) AS d;
+    made := apikeys.add_key(
+        owner, rules, drawn.digest, 'sha256', coalesce(prefix, rules.key_prefix), drawn.hint, alias, category, tier, limits,
+        lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata);
+    RETURN ROW(made.key_id, drawn.key, owner.name, made.alias, made.expires_at)::apikeys.issued_key;
+END
+$$;
+COMMENT ON FUNCTION apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[],
+    text[], text, jsonb, text) IS
+'Make a key and show its text, this once. Write SELECT * FROM apikeys.create_key(…): (create_key(…)).* would make a key a column.
+An unknown account is made on plan default, unless apikeys.create_accounts is off. Without them: alias key-<n>, category production, prefix, lifetime and tier of the plan. Members of apikeys_admin alone may give tier or limits (of its own, instead of a tier''s). expires_at => ''infinity'': never. Lists: products, domains (example.com, *.example.com) and networks that it is good for, empty: all; scopes: what it may do.
+Errors: P0002 unknown account, tier or product; 22023 bad argument, or not in the plan; 23505 alias taken, or product has a key; 53400 more keys than the plan has; 42501.';
+
+CREATE FUNCTION apikeys.import_key(
+    account text, key text DEFAULT NULL, digest apikeys.digest DEFAULT NULL, alias text DEFAULT NULL,
+    hash_rule text DEFAULT 'sha256', prefix text DEFAULT '', hint text DEFAULT NULL,
+    category text DEFAULT NULL, tier text DEFAULT NULL, limits apikeys.limits DEFAULT NULL,
+    lifetime interval DEFAULT NULL, expires_at timestamptz DEFAULT NULL, products text[] DEFAULT NULL,
+    allowed_domains text[] DEFAULT NULL, allowed_ips cidr[] DEFAULT NULL, scopes text[] DEFAULT NULL,
+    billing_type text DEFAULT NULL, metadata jsonb DEFAULT NULL)
+RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account;
+    rules apikeys.plan;
+    made  apikeys.key;
+BEGIN
+    IF (key IS NULL) = (digest IS NULL) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'give either the text of the key or its digest';
+    ELSIF coalesce(hash_rule, '') NOT IN ('sha256', 'sha256_after_bar', 'sha256_after_underscore') THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('unknown hash rule "%s"', hash_rule),
+            HINT = 'The rules are sha256, sha256_after_bar and sha256_after_underscore.';
+    END IF;
+    digest := coalesce(digest, apikeys.digest_of(key, hash_rule));
+    IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.previous_digest OPERATOR(apikeys.=) import_key.digest) THEN
+        RAISE unique_violation USING MESSAGE = 'this key exists already';
+    END IF;
+    owner := apikeys.account_for_key(account);
+    SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
+    made := apikeys.add_key(
+        owner, rules, digest, hash_rule, coalesce(prefix, ''),
+        coalesce(hint, concat(nullif(prefix, '') || '_', CASE WHEN getdatabaseencoding() = 'UTF8' THEN chr(8230) ELSE '...' END,
+                              right(key, 4))),
+        alias, category, tier, limits, lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata);
+    RETURN apikeys.get_key(made.key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.import_key(text, text, apikeys.digest, text, text, text, text, text, text, apikeys.limits, interval,
+    timestamptz, text[], text[], cidr[], text[], text, jsonb) IS
+'Take over a key that another system has issued: by its text, of which only the digest is stored, or by its SHA-256 digest. hash_rule says what the digest is made of: sha256 the whole text, sha256_after_bar what follows the last | (Laravel Sanctum), sha256_after_underscore what follows the last _ (prefixed API keys).
+The other arguments are those of create_key. A text that looks like a key of ours, with a prefix that a plan uses, is good only with the right checksum.
+Errors: those of create_key; 22023 neither or both of key and digest, no key text; 23505 the key exists already.';
+
+-- Changing keys.
+
+CREATE FUNCTION apikeys.rotate_key(key_id bigint, grace interval DEFAULT '0', lifetime interval DEFAULT NULL)
+RETURNS apikeys.issued_key
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present timestamptz := apikeys.wall_clock();
+    former  apikeys.key;
+    owner   apikeys.account;
+    rules   apikeys.plan;
+    stem    text;
+    drawn   record;
+    made    apikeys.key;
+BEGIN
+    IF grace IS NULL OR grace < '0' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the grace of a rotation must not be negative';
+    END IF;
+    PERFORM apikeys.get_key(key_id);
+    SELECT k.* INTO STRICT former FROM apikeys.key AS k WHERE k.key_id = rotate_key.key_id FOR UPDATE;
+    SELECT a.* INTO STRICT owner FROM apikeys.account AS a WHERE a.account_id = former.account_id;
+    SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
+    stem := CASE WHEN apikeys.prefix_is_valid(former.prefix) THEN former.prefix ELSE rules.key_prefix END;
+    SELECT d.* INTO drawn FROM apikeys.draw_key(stem, owner.name) AS d;
+    UPDATE apikeys.key AS k
+    SET digest = drawn.digest, hash_rule = 'sha256', prefix = stem, hint = drawn.hint,
+        previous_digest = CASE WHEN grace > '0' THEN former.digest END,
+        previous_valid_until = CASE WHEN grace > '0' THEN apikeys.seconds_after(present, grace) END,
+        rotated_at = present, rotations = k.rotations + 1,
+        expires_at = CASE WHEN lifetime IS NULL THEN k.expires_at ELSE apikeys.expiry_after(lifetime, rules) END
+    WHERE k.key_id = former.key_id
+    RETURNING * INTO made;
+    RETURN ROW(made.key_id, drawn.key, owner.name, made.alias, made.expires_at)::apikeys.issued_key;
+END
+$$;
+COMMENT ON FUNCTION apikeys.rotate_key(bigint, interval, interval) IS
+'Give a key a new text and show it, this once; the id, the settings and the usage stay. The text before it is good for the grace (in seconds; default none), the one before that no more. With a lifetime the key expires so much after now, else when it did.
+An inactive, suspended or expired key can be rotated and stays what it is.
+Errors: P0002 unknown key; 22023 negative grace, or a lifetime that the plan does not offer; 53400 an expired key is extended and there is no room.';
+
+CREATE FUNCTION apikeys.activate_key(key_id bigint) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE apikeys.key AS k SET active = true WHERE k.key_id = activate_key.key_id AND apikeys.may_manage(k.account_id);
+    RETURN apikeys.get_key(key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.activate_key(bigint) IS
+'Let an inactive key be used again. Errors: P0002 unknown key; 53400 more keys than the plan has; 23505 another key has its product.';
+
+CREATE FUNCTION apikeys.deactivate_key(key_id bigint) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE apikeys.key AS k SET active = false WHERE k.key_id = deactivate_key.key_id AND apikeys.may_manage(k.account_id);
+    RETURN apikeys.get_key(key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.deactivate_key(bigint) IS 'Refuse a key from now on, with the verdict inactive. Errors: P0002 unknown key.';
+
+CREATE FUNCTION apikeys.suspend_key(key_id bigint, reason text) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF coalesce(reason, '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a suspension must have a reason';
+    END IF;
+    UPDATE apikeys.key AS k SET suspended_at = coalesce(k.suspended_at, apikeys.wall_clock()), suspended_reason = reason
+    WHERE k.key_id = suspend_key.key_id;
+    RETURN apikeys.get_key(key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.suspend_key(bigint, text) IS
+'Refuse a key from now on, with the verdict suspended; its owner cannot lift that. A second suspension changes the reason. Errors: P0002 unknown key; 22023 no reason.';
+
+CREATE FUNCTION apikeys.unsuspend_key(key_id bigint) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE apikeys.key AS k SET suspended_at = NULL, suspended_reason = NULL WHERE k.key_id = unsuspend_key.key_id;
+    RETURN apikeys.get_key(key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.unsuspend_key(bigint) IS 'Lift the suspension of a key. Errors: P0002 unknown key.';
+
+CREATE FUNCTION apikeys.delete_key(key_id bigint) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    gone apikeys.key_list := apikeys.get_key(key_id);
+BEGIN
+    DELETE FROM apikeys.key AS k WHERE k.key_id = gone.key_id;
+    RETURN gone;
+END
+$$;
+COMMENT ON FUNCTION apikeys.delete_key(bigint) IS
+'Delete a key that was never used; a used one can only be deactivated. Returns the row that was. Errors: P0002 unknown key; 23503 the key was used.';

@@ -1,0 +1,97 @@
+-- Who may do what. PUBLIC nothing; each role what stands here and nothing else: the last part of the script, after all
+-- that it speaks about. Direct INSERT into table key is granted to nobody, nor is reading a digest.
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA apikeys FROM PUBLIC;
+GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
+
+-- The types are for all four: the functions behind their operators, casts, input and output with them.
+DO $$
+DECLARE
+    object text;
+BEGIN
+    FOR object IN
+        SELECT format('TYPE %s', t.oid::regtype) FROM pg_type AS t
+        WHERE t.typnamespace = 'apikeys'::regnamespace AND t.typelem = 0 AND NOT EXISTS (
+            SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+        UNION ALL
+        SELECT format('FUNCTION %s', p.oid::regprocedure) FROM pg_proc AS p
+        WHERE p.pronamespace = 'apikeys'::regnamespace AND (
+            EXISTS (SELECT FROM pg_type AS t WHERE p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend))
+            OR EXISTS (SELECT FROM pg_operator AS o WHERE o.oprcode = p.oid)
+            OR EXISTS (SELECT FROM pg_amproc AS a WHERE a.amproc = p.oid)
+            OR EXISTS (SELECT FROM pg_cast AS c WHERE c.castfunc = p.oid))
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', object);
+        EXECUTE format('GRANT ALL ON %s TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor', object);
+    END LOOP;
+END
+$$;
+
+-- Functions.
+
+GRANT EXECUTE ON FUNCTION
+    apikeys.shard_hash(text), apikeys.shard_hash(bigint), apikeys.shard_hash_of_account(text)
+TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
+
+-- What views, policies and constraints call, they call as the one who uses them.
+GRANT EXECUTE ON FUNCTION
+    apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz)
+TO apikeys_manager, apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]) TO apikeys_admin;
+
+GRANT EXECUTE ON FUNCTION
+    apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text),
+    apikeys.rotate_key(bigint, interval, interval),
+    apikeys.activate_key(bigint),
+    apikeys.deactivate_key(bigint),
+    apikeys.delete_key(bigint),
+    apikeys.get_key(bigint),
+    apikeys.find_key(text, text)
+TO apikeys_manager, apikeys_admin;
+
+GRANT EXECUTE ON FUNCTION
+    apikeys.create_account(text, text, text, text, apikeys.limits, jsonb),
+    apikeys.activate_account(text),
+    apikeys.deactivate_account(text),
+    apikeys.suspend_key(bigint, text),
+    apikeys.unsuspend_key(bigint),
+    apikeys.import_key(text, text, apikeys.digest, text, text, text, text, text, text, apikeys.limits, interval, timestamptz, text[],
+                       text[], cidr[], text[], text, jsonb)
+TO apikeys_admin;
+
+-- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.
+
+GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list
+TO apikeys_manager, apikeys_admin, apikeys_auditor;
+GRANT SELECT (
+    key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,
+    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, created_by)
+ON apikeys.key TO apikeys_manager, apikeys_admin, apikeys_auditor;
+
+GRANT UPDATE (alias, category, allowed_domains, allowed_ips, metadata) ON apikeys.key TO apikeys_manager, apikeys_admin;
+GRANT UPDATE (active, expires_at, tier, limits, scopes, billing_type) ON apikeys.key TO apikeys_admin;
+GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
+GRANT INSERT, UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
+GRANT SELECT, INSERT, DELETE ON apikeys.member TO apikeys_admin;
+
+GRANT SELECT ON
+    apikeys.member, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.adjustment, apikeys.notice,
+    apikeys.quarantine, apikeys.request_log, apikeys.usage_bucket, apikeys.usage_total
+TO apikeys_auditor;
+
+-- Policies.
+
+ALTER TABLE apikeys.account ENABLE ROW LEVEL SECURITY;
+CREATE POLICY account_managed ON apikeys.account
+USING ((SELECT apikeys.managed_accounts()) IS NULL OR account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]));
+COMMENT ON POLICY account_managed ON apikeys.account IS 'The accounts that the session''s user may manage.';
+
+ALTER TABLE apikeys.key ENABLE ROW LEVEL SECURITY;
+CREATE POLICY key_managed ON apikeys.key
+USING ((SELECT apikeys.managed_accounts()) IS NULL OR account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]));
+COMMENT ON POLICY key_managed ON apikeys.key IS 'The keys of the accounts that the session''s user may manage.';
+
+ALTER TABLE apikeys.key_product ENABLE ROW LEVEL SECURITY;
+CREATE POLICY key_product_managed ON apikeys.key_product
+USING (EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_product.key_id));
+COMMENT ON POLICY key_product_managed ON apikeys.key_product IS 'The products of the keys that the session''s user may manage.';
