@@ -148,7 +148,7 @@ LimitWindowParse(const char *text, size_t len, uint32 *window, char *error)
 	int64		number;
 
 	trim(&text, &len);
-	for (int i = 0; i < lengthof(window_names); i++)
+	for (size_t i = 0; i < lengthof(window_names); i++)
 	{
 		if (isName(text, len, window_names[i].name, false))
 		{
@@ -187,7 +187,7 @@ LimitWindowFormat(uint32 window, char *out)
 	char	   *end;
 	int			unit = COUNTABLE_WINDOWS - 1;
 
-	for (int i = 0; i < lengthof(window_names); i++)
+	for (size_t i = 0; i < lengthof(window_names); i++)
 	{
 		if (window == window_names[i].window)
 			return appendText(out, window_names[i].name) - out;
