@@ -9,6 +9,7 @@ OBJS = \
 	src/keytext.o \
 	src/limittext.o \
 	src/ring.o \
+	src/pattern.o \
 	src/requestid.o \
 	src/clock.o \
 	src/secret.o \

@@ -8,8 +8,12 @@
 #include "c.h"
 
 #define PATTERN_HOST_MAX	253
+#define PATTERN_LABEL_MAX	63
 
-/* An address: 4 or 16 bytes, network byte order.  ::ffff:a.b.c.d is the 4-byte address. */
+/*
+ * An address: 4 or 16 bytes, network byte order.  ::ffff:a.b.c.d is the 4-byte
+ * address.  Bytes beyond len are zero, so equal addresses are equal memory.
+ */
 typedef struct PatternAddress
 {
 	uint8		len;			/* 4 or 16 */

@@ -4,16 +4,8 @@
  */
 #include "c.h"
 
+#include "fuzz.h"
 #include "keytext.h"
-
-/* Stops at a property that does not hold. */
-#define REQUIRE(property) \
-	do { \
-		if (!(property)) \
-			__builtin_trap(); \
-	} while (0)
-
-extern int	LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len);
 
 /* A text is well formed if, and only if, composing its parts gives it back. */
 static void

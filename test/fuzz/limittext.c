@@ -4,16 +4,8 @@
  */
 #include "c.h"
 
+#include "fuzz.h"
 #include "limittext.h"
-
-/* Stops at a property that does not hold. */
-#define REQUIRE(property) \
-	do { \
-		if (!(property)) \
-			__builtin_trap(); \
-	} while (0)
-
-extern int	LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len);
 
 static void
 fuzzText(const char *input, size_t len)
