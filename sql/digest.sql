@@ -19,12 +19,10 @@ FROM (VALUES
     (4, repeat('0', 63)), (5, repeat('0', 65)), (6, repeat('0', 63) || 'g'), (7, '\X' || repeat('0', 64)), (8, 'x' || repeat('0', 63)),
     (9, ' ' || repeat('0', 64)), (10, repeat('0', 63) || '/'), (11, repeat('0', 63) || ':'), (12, repeat('0', 63) || '@'), (13, repeat('0', 62) || 'é')
 ) AS t(n, input) ORDER BY n;
-SELECT current_setting('server_version_num')::int >= 160000 AS soft_errors \gset
-\if :soft_errors
-SELECT NOT pg_input_is_valid('x', 'apikeys.digest') AND pg_input_is_valid(repeat('0', 64), 'apikeys.digest') AS soft;
-\else
-SELECT true AS soft;
-\endif
+-- Where the server has soft errors, the type has them too.
+SELECT CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'true'
+            ELSE $$NOT pg_input_is_valid('x', 'apikeys.digest') AND pg_input_is_valid(repeat('0', 64), 'apikeys.digest')$$ END AS soft \gset
+SELECT :soft AS soft;
 
 -- From bytes.
 SELECT '\x01'::bytea::digest;
