@@ -15,7 +15,14 @@ OBJS = \
 	src/secret.o \
 	src/limits.o \
 	src/digest.o \
+	src/catalog.o \
+	src/rules.o \
+	src/lookup.o \
+	src/verdict.o \
+	src/request.o \
+	src/policy.o \
 	src/key.o \
+	src/authenticate.o \
 	src/apikeys.o
 
 # The parts of the install script, in the order in which they are joined.
@@ -24,8 +31,11 @@ SQL_PARTS = \
 	src/sql/limits.sql \
 	src/sql/digest.sql \
 	src/sql/tables.sql \
+	src/sql/rules.sql \
+	src/sql/verdict.sql \
 	src/sql/account.sql \
 	src/sql/key.sql \
+	src/sql/authenticate.sql \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
@@ -38,7 +48,8 @@ REGRESS = \
 	schema \
 	limits \
 	digest \
-	tables
+	tables \
+	authenticate
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
 REGRESS_PRELOADED =

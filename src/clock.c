@@ -23,6 +23,8 @@
 
 #include "clock.h"
 
+#define MICROSECONDS_TO_2000	INT64CONST(946684800000000) /* since the Unix epoch */
+
 /* Where there is no CLOCK_BOOTTIME (macOS), the monotonic clock counts sleep, or there is nothing better. */
 #ifdef CLOCK_BOOTTIME
 #define STEADY_CLOCK	CLOCK_BOOTTIME
@@ -80,4 +82,13 @@ int64
 ClockWallNow(void)
 {
 	return readClock(CLOCK_REALTIME) + debugOffset();
+}
+
+/*
+ * Returns an instant of either clock as PostgreSQL counts: microseconds since 2000, rounded down.
+ */
+int64
+ClockTimestamp(int64 time)
+{
+	return (time < 0 ? (time - 999) / 1000 : time / 1000) - MICROSECONDS_TO_2000;
 }

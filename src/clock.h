@@ -16,5 +16,6 @@ extern double ClockDebugOffset; /* setting apikeys.debug_clock_offset, seconds *
 extern void ClockInit(void);
 extern int64 ClockNow(void);
 extern int64 ClockWallNow(void);
+extern int64 ClockTimestamp(int64 time);
 
 #endif

@@ -21,4 +21,9 @@
 
 #endif
 
+#if PG_VERSION_NUM < 180000
+#define index_beginscan(heap, index, snapshot, instrument, key_count, order_count) \
+	index_beginscan(heap, index, snapshot, key_count, order_count)
+#endif
+
 #endif

@@ -1,0 +1,87 @@
+-- Every verdict that needs no meters, on keys whose texts we know: their digests are inserted by hand.
+INSERT INTO apikeys.tier (name, rank, limits) VALUES ('gold', 1, '1000/day');
+INSERT INTO apikeys.plan (name) VALUES ('default');
+INSERT INTO apikeys.account (account_id, name, plan, active) VALUES (1, 'acme', 'default', true), (2, 'idle', 'default', false);
+INSERT INTO apikeys.product (name) VALUES ('maps'), ('routes');
+
+CREATE FUNCTION add_key(text, id bigint, rule text = 'sha256') RETURNS void LANGUAGE sql AS
+$$ INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias, hash_rule)
+   VALUES (id, 1, sha256(convert_to($1, 'UTF8'))::apikeys.digest, '', '', 'key-' || id, rule) $$;
+SELECT add_key('plain', 11), add_key('suspended', 12), add_key('inactive', 13), add_key('expired', 14), add_key('idle', 15),
+       add_key('office', 16), add_key('web', 17), add_key('maps', 18), add_key('reader', 19),
+       add_key('tail', 20, 'sha256_after_bar'), add_key('long', 21, 'sha256_after_underscore'), add_key('grace', 22);
+UPDATE apikeys.key SET suspended_reason = 'abuse', suspended_at = now() WHERE key_id = 12;
+UPDATE apikeys.key SET active = false WHERE key_id = 13;
+SET session_replication_role = replica;  -- an expiry that has passed: no rule of the plan allows it
+UPDATE apikeys.key SET expires_at = '2001-02-03 04:05:06Z' WHERE key_id = 14;
+UPDATE apikeys.key SET account_id = 2 WHERE key_id = 15;
+RESET session_replication_role;
+UPDATE apikeys.key SET allowed_ips = '{10.0.0.0/8, 2001:db8::/32}' WHERE key_id = 16;
+UPDATE apikeys.key SET allowed_domains = '{example.com, *.example.org}' WHERE key_id = 17;
+INSERT INTO apikeys.key_product VALUES (18, 'maps');
+UPDATE apikeys.key SET scopes = '{read, list}' WHERE key_id = 19;
+UPDATE apikeys.key SET previous_digest = sha256('rotated')::apikeys.digest, previous_valid_until = now() + '1 hour' WHERE key_id = 22;
+
+CREATE VIEW codes AS SELECT NULL::text AS request, NULL::smallint AS status, NULL::text AS code, NULL::text AS message, NULL::bigint AS key_id, NULL::text AS account WHERE false;
+CREATE FUNCTION ask(text, ip inet = NULL, origin text = NULL, product text = NULL, scopes text[] = NULL) RETURNS SETOF codes LANGUAGE sql AS
+$$ SELECT $1, status, code, message, key_id, account FROM apikeys.authenticate($1, NULL, ip, origin, product, scopes) $$;
+
+SELECT * FROM apikeys.authenticate('plain') \gx
+SELECT r.* FROM unnest('{plain,suspended,inactive,expired,idle,office,web,maps,reader,unknown,NULL,""}'::text[]) AS t(k), ask(k) AS r;
+
+-- Addresses: IPv4 written as IPv6 is IPv4, and a key with a list needs an address.
+SELECT ip, code FROM unnest('{10.1.2.3,::ffff:10.1.2.3,11.1.2.3,2001:db8::1,2001:db9::1,NULL}'::inet[]) AS t(ip), ask('office', ip => ip);
+-- Domains: Origin and Referer alike.
+SELECT origin, code FROM unnest('{https://example.com,http://Example.COM:8080/page?x,https://a.example.com,https://a.b.example.org/,example.org,null,NULL}'::text[]) AS t(origin),
+       ask('web', origin => origin);
+-- Products and scopes.
+SELECT product, code FROM unnest('{maps,routes,NULL}'::text[]) AS t(product), ask('maps', product => product);
+SELECT s.scopes, code FROM (VALUES ('{read}'::text[]), ('{list,read}'), ('{read,write}'), ('{}'), (NULL), ('{NULL}')) AS s(scopes), ask('reader', scopes => s.scopes);
+SELECT code FROM ask('plain', scopes => '{read}');
+
+-- Imported keys whose digest is that of a part; the part alone is not the key.
+SELECT r.request, r.code, r.key_id FROM unnest('{17|tail,tail|,|tail,tail,pre_short_long,long,17|long}'::text[]) AS t(k), ask(k) AS r;
+
+-- A rotated key text is good for its grace.
+SELECT code, key_id FROM ask('rotated');
+SET apikeys.debug_clock_offset = 3601;
+SELECT code, key_id FROM ask('rotated');
+RESET apikeys.debug_clock_offset;
+
+-- Our own shape: a wrong checksum, an unknown key, and too long a text are all invalid.
+SELECT length(k) AS length, code FROM (VALUES ('ak_' || repeat('A', 36)), ('ghp_' || repeat('A', 30) || '0uCPlr'), (repeat('x', 512)), (repeat('x', 513))) AS t(k), ask(k);
+SELECT add_key(repeat('x', 512), 23), add_key(repeat('x', 513), 24);
+SELECT length(k) AS length, code FROM (VALUES (repeat('x', 512)), (repeat('x', 513))) AS t(k), ask(k);
+
+-- A change is seen by the next call, whatever the isolation level, and its rollback too.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT code FROM ask('plain');
+UPDATE apikeys.key SET active = false WHERE key_id = 11;
+SELECT code FROM ask('plain');
+ROLLBACK;
+SELECT code FROM ask('plain');
+BEGIN;
+UPDATE apikeys.key SET tier = 'gold' WHERE key_id = 11;
+UPDATE apikeys.tier SET name = 'golden' WHERE name = 'gold';
+SELECT code FROM ask('plain');
+ROLLBACK;
+SELECT code FROM ask('plain');
+
+-- The body of the response.
+SELECT apikeys.error_body(apikeys.authenticate('unknown')), apikeys.error_body(apikeys.authenticate('plain'));
+
+-- Explained, check by check.
+SELECT * FROM apikeys.explain_key(11);
+SET timezone = 'UTC';
+SELECT * FROM apikeys.explain_key(14);
+SELECT "check", passed, code, detail FROM apikeys.explain_key(12) WHERE "check" = 'suspended';
+SELECT "check", passed, code, detail FROM apikeys.explain_key(16, ip => '11.0.0.1') WHERE "check" = 'address';
+SELECT "check", passed, code, detail FROM apikeys.explain_key(17, origin => 'https://evil.example') WHERE "check" = 'domain';
+SELECT "check", passed, code, detail FROM apikeys.explain_key(18, product => 'routes') WHERE "check" = 'product';
+SELECT "check", passed, code, detail FROM apikeys.explain_key(19, scopes => '{write}') WHERE "check" = 'scopes';
+
+-- Errors.
+\set VERBOSITY sqlstate
+SELECT apikeys.authenticate('plain', cost => -1);
+SELECT * FROM apikeys.explain_key(99);
+SELECT * FROM apikeys.explain_key(NULL);

@@ -1,0 +1,400 @@
+/*
+ * lookup.c
+ *	  From the text of a key, or its id, to the rows that decide about it.
+ *
+ * Rows are read with the latest snapshot, whatever the caller's isolation
+ * level: a revocation that has committed is seen by the next call.  No row is
+ * ever cached.  What a backend remembers is where rows were: a table from
+ * digest (or account id) to the TID that the index gave.  Such a hint may be
+ * wrong in every way: the block must lie within the relation, the tuple found
+ * there must be visible and carry the digest, else the index is asked.  So
+ * MVCC holds and nothing has to be invalidated.
+ *
+ * A look-up holds AccessShareLock on the tables (to the end of the
+ * transaction), a registered snapshot and the pins of its two slots between
+ * LookupBegin and LookupEnd; at an error the resource owner gives them back.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "storage/bufmgr.h"
+#include "storage/smgr.h"
+#include "utils/array.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "clock.h"
+#include "digest.h"
+#include "keytext.h"
+#include "limitstype.h"
+#include "lookup.h"
+#include "rules.h"
+
+typedef enum KeyColumn
+{
+	KEY_KEY_ID, KEY_ACCOUNT_ID, KEY_EXPIRES_AT, KEY_PREVIOUS_VALID_UNTIL, KEY_ACTIVE, KEY_DIGEST,
+	KEY_CATEGORY, KEY_SUSPENDED_REASON, KEY_TIER, KEY_LIMITS, KEY_ALLOWED_DOMAINS, KEY_ALLOWED_IPS, KEY_SCOPES,
+	KEY_HASH_RULE
+} KeyColumn;
+
+typedef enum KeyIndex
+{
+	KEY_BY_ID, KEY_BY_DIGEST, KEY_BY_PREVIOUS_DIGEST
+} KeyIndex;
+
+static CatalogTable key_table = {
+	"key",
+	{"key_id", "account_id", "expires_at", "previous_valid_until", "active", "digest",
+		"category", "suspended_reason", "tier", "limits", "allowed_domains", "allowed_ips", "scopes",
+	"hash_rule", NULL},
+	{"key_pkey", "key_digest_key", "key_previous_digest_key"}
+};
+
+typedef enum AccountColumn
+{
+	ACCOUNT_ACCOUNT_ID, ACCOUNT_NAME, ACCOUNT_PLAN, ACCOUNT_LIMITS, ACCOUNT_ACTIVE
+} AccountColumn;
+
+static CatalogTable account_table = {
+	"account",
+	{"account_id", "name", "plan", "limits", "active", NULL},
+	{"account_pkey", NULL}
+};
+
+typedef enum KeyProductColumn
+{
+	KEY_PRODUCT_PRODUCT
+} KeyProductColumn;
+
+static CatalogTable key_product_table = {
+	"key_product",
+	{"product", NULL},
+	{"key_product_pkey", NULL}
+};
+
+/* Where rows were: TIDs by the first 8 bytes of the digest, or by the account id; slot = hash mod size. */
+#define HINTS	32768
+
+typedef struct Hint
+{
+	uint64		tag;
+	ItemPointerData tid;
+} Hint;
+
+static Hint *key_hints = NULL;
+static Hint *account_hints = NULL;
+
+/* Returns the place of a tag in a table of hints, which is made at its first use. */
+static Hint *
+hintSlot(Hint **hints, uint64 tag)
+{
+	if (unlikely(*hints == NULL))
+	{
+		*hints = MemoryContextAlloc(TopMemoryContext, HINTS * sizeof(Hint));
+		for (int i = 0; i < HINTS; i++)
+			ItemPointerSetInvalid(&(*hints)[i].tid);
+	}
+	return &(*hints)[tag % HINTS];
+}
+
+static bool
+blockExists(Relation rel, BlockNumber block)
+{
+	BlockNumber known = RelationGetSmgr(rel)->smgr_cached_nblocks[MAIN_FORKNUM];
+
+	/* What is cached can be too small, and too large only until the lock's invalidations were taken: before us. */
+	return (known != InvalidBlockNumber && block < known) || block < RelationGetNumberOfBlocks(rel);
+}
+
+/* Fetches the visible row at the hint's TID, if there is one; the caller checks that it is the one it wants. */
+static bool
+fetchHinted(const Hint *hint, uint64 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
+{
+	IndexFetchTableData *fetch;
+	ItemPointerData tid = hint->tid;
+	bool		call_again = false;
+	bool		found;
+
+	if (hint->tag != tag || !ItemPointerIsValid(&tid) || !blockExists(rel, ItemPointerGetBlockNumber(&tid)))
+		return false;
+	fetch = table_index_fetch_begin(rel);
+	found = table_index_fetch_tuple(fetch, &tid, snapshot, slot, &call_again, NULL);
+	table_index_fetch_end(fetch);
+	return found;
+}
+
+/* Fetches the row that a unique index has for a value; *tid becomes its place. */
+static bool
+fetchIndexed(const CatalogTable *table, Relation rel, int index, Datum value, Snapshot snapshot,
+			  TupleTableSlot *slot, ItemPointer tid)
+{
+	CatalogScan scan;
+	bool		found;
+
+	CatalogScanBegin(&scan, table, rel, index, snapshot, 1, &value, NULL);
+	found = CatalogScanNext(&scan, slot, tid);
+	CatalogScanEnd(&scan);
+	return found;
+}
+
+/* Starts a look-up with the latest snapshot, after taking notice of all changes of definitions. */
+void
+LookupBegin(Lookup *lookup)
+{
+	AcceptInvalidationMessages();
+	lookup->key = CatalogOpen(&key_table, AccessShareLock);
+	lookup->account = CatalogOpen(&account_table, AccessShareLock);
+	lookup->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	lookup->key_slot = table_slot_create(lookup->key, NULL);
+	lookup->account_slot = table_slot_create(lookup->account, NULL);
+}
+
+/* Ends the look-up; what its KeyRow points to is gone. */
+void
+LookupEnd(Lookup *lookup)
+{
+	ExecDropSingleTupleTableSlot(lookup->key_slot);
+	ExecDropSingleTupleTableSlot(lookup->account_slot);
+	UnregisterSnapshot(lookup->snapshot);
+	table_close(lookup->key, NoLock);
+	table_close(lookup->account, NoLock);
+}
+
+static Datum
+keyColumn(Lookup *lookup, KeyColumn column, bool *isnull)
+{
+	return CatalogColumn(&key_table, lookup->key_slot, column, isnull);
+}
+
+/* Returns the array in a column, NULL if it is empty. */
+static ArrayType *
+keyList(Lookup *lookup, KeyColumn column)
+{
+	bool		isnull;
+	Datum		value = keyColumn(lookup, column, &isnull);
+	ArrayType  *array = isnull ? NULL : DatumGetArrayTypeP(value);
+
+	return array && ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) > 0 ? array : NULL;
+}
+
+static bool
+fetchAccount(Lookup *lookup, int64 account_id)
+{
+	Hint	   *hint = hintSlot(&account_hints, account_id);
+	ItemPointerData tid;
+	bool		isnull;
+
+	if (fetchHinted(hint, account_id, lookup->account, lookup->snapshot, lookup->account_slot) &&
+		DatumGetInt64(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_ACCOUNT_ID, &isnull)) == account_id)
+		return true;
+	if (!fetchIndexed(&account_table, lookup->account, 0, Int64GetDatum(account_id), lookup->snapshot,
+					   lookup->account_slot, &tid))
+		return false;
+	hint->tag = account_id;
+	hint->tid = tid;
+	return true;
+}
+
+/* Fills the KeyRow from the row in the key's slot and its account. */
+static void
+readRow(Lookup *lookup, KeyRow *row)
+{
+	bool		isnull;
+	Datum		value;
+
+	row->key_id = DatumGetInt64(keyColumn(lookup, KEY_KEY_ID, &isnull));
+	row->account_id = DatumGetInt64(keyColumn(lookup, KEY_ACCOUNT_ID, &isnull));
+	row->active = DatumGetBool(keyColumn(lookup, KEY_ACTIVE, &isnull));
+	value = keyColumn(lookup, KEY_EXPIRES_AT, &isnull);
+	row->expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(value);
+	row->category = DatumGetTextPP(keyColumn(lookup, KEY_CATEGORY, &isnull));
+	value = keyColumn(lookup, KEY_SUSPENDED_REASON, &isnull);
+	row->suspended = !isnull;
+	row->suspended_reason = isnull ? NULL : DatumGetTextPP(value);
+	row->allowed_domains = keyList(lookup, KEY_ALLOWED_DOMAINS);
+	row->allowed_ips = keyList(lookup, KEY_ALLOWED_IPS);
+	row->scopes = keyList(lookup, KEY_SCOPES);
+
+	row->limits.count = 0;
+	value = keyColumn(lookup, KEY_LIMITS, &isnull);
+	if (!isnull)
+		LimitsUnpack(value, &row->limits);
+	else
+	{
+		value = keyColumn(lookup, KEY_TIER, &isnull);
+		if (!isnull)
+			RulesTierLimits(DatumGetTextPP(value), &row->limits);
+	}
+
+	/* A foreign key says that the account is there; the snapshot is the same. */
+	if (!fetchAccount(lookup, row->account_id))
+		elog(ERROR, "account " INT64_FORMAT " of key " INT64_FORMAT " is missing", row->account_id, row->key_id);
+	row->account_active = DatumGetBool(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_ACTIVE, &isnull));
+	row->account_name = DatumGetTextPP(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_NAME, &isnull));
+	value = CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_LIMITS, &isnull);
+	if (!isnull)
+		LimitsUnpack(value, &row->account_limits);
+	else
+	{
+		value = CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_PLAN, &isnull);
+		RulesPlanLimits(DatumGetTextPP(value), &row->account_limits);
+	}
+}
+
+/* Tells whether the row in the slot has the digest in a column. */
+static bool
+hasDigest(Lookup *lookup, KeyColumn column, const Digest *digest)
+{
+	bool		isnull;
+	Datum		value = keyColumn(lookup, column, &isnull);
+
+	return !isnull && SecretDigestsEqual(DatumGetDigestP(value), digest);
+}
+
+/* Finds the key by a digest of the text presented, made by one of the rules of the column hash_rule. */
+static bool
+findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *row)
+{
+	uint64		tag;
+	Hint	   *hint;
+	ItemPointerData tid;
+	bool		isnull;
+	text	   *rule;
+
+	memcpy(&tag, digest, sizeof(tag));
+	hint = hintSlot(&key_hints, tag);
+	if (!(fetchHinted(hint, tag, lookup->key, lookup->snapshot, lookup->key_slot) &&
+		  hasDigest(lookup, KEY_DIGEST, digest)))
+	{
+		if (fetchIndexed(&key_table, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest), lookup->snapshot,
+						  lookup->key_slot, &tid))
+		{
+			hint->tag = tag;
+			hint->tid = tid;
+		}
+		else if (fetchIndexed(&key_table, lookup->key, KEY_BY_PREVIOUS_DIGEST, PointerGetDatum(digest), lookup->snapshot,
+							   lookup->key_slot, &tid))
+		{
+			/* After its grace a rotated key text is no key any more. */
+			if (DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) <= ClockTimestamp(ClockWallNow()))
+				return false;
+		}
+		else
+			return false;
+	}
+
+	rule = DatumGetTextPP(keyColumn(lookup, KEY_HASH_RULE, &isnull));
+	if (VARSIZE_ANY_EXHDR(rule) != strlen(hash_rule) || memcmp(VARDATA_ANY(rule), hash_rule, strlen(hash_rule)) != 0)
+		return false;
+	readRow(lookup, row);
+	return true;
+}
+
+/* Finds the key by what follows the last separator in a text that is not of our shape, if there is any. */
+static bool
+findTail(Lookup *lookup, const char *key, size_t len, char separator, const char *hash_rule, KeyRow *row)
+{
+	size_t		start = len;
+	Digest		digest;
+
+	while (start > 0 && key[start - 1] != separator)
+		start--;
+	if (start == 0 || start == len)
+		return false;
+	SecretDigest(&digest, key + start, len - start);
+	return findDigest(lookup, &digest, hash_rule, row);
+}
+
+/*
+ * Finds the key that a text belongs to and fills the row; false: there is
+ * none.  A text of our shape whose checksum is wrong is refused without
+ * touching the key table; other shapes may be imported keys.
+ */
+bool
+LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
+{
+	size_t		prefix_len;
+	KeyTextShape shape;
+	Digest		digest;
+
+	if (len > KEYTEXT_PRESENTED_MAX)
+		return false;
+	shape = KeyTextClassify(key, len, &prefix_len);
+	if (shape == KEYTEXT_BAD_CHECKSUM && RulesPrefixIsKnown(key, prefix_len))
+		return false;
+	SecretDigest(&digest, key, len);
+	if (findDigest(lookup, &digest, "sha256", row))
+		return true;
+	return shape != KEYTEXT_WELL_FORMED &&
+		(findTail(lookup, key, len, '|', "sha256_after_bar", row) ||
+		 findTail(lookup, key, len, '_', "sha256_after_underscore", row));
+}
+
+/* Finds the key with an id and fills the row; false: there is none. */
+bool
+LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
+{
+	if (!fetchIndexed(&key_table, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), lookup->snapshot,
+					   lookup->key_slot, NULL))
+		return false;
+	readRow(lookup, row);
+	return true;
+}
+
+/* Tells what the key's list of products says of one of them (NULL: none was named). */
+ProductStanding
+LookupProduct(Lookup *lookup, int64 key_id, const text *product)
+{
+	Relation	rel = CatalogOpen(&key_product_table, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Datum		value = Int64GetDatum(key_id);
+	ProductStanding standing = PRODUCT_UNRESTRICTED;
+	CatalogScan scan;
+
+	CatalogScanBegin(&scan, &key_product_table, rel, 0, lookup->snapshot, 1, &value, NULL);
+	while (standing != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
+	{
+		bool		isnull;
+		text	   *assigned = DatumGetTextPP(CatalogColumn(&key_product_table, slot, KEY_PRODUCT_PRODUCT, &isnull));
+
+		standing = PRODUCT_NOT_ASSIGNED;
+		if (product && VARSIZE_ANY_EXHDR(assigned) == VARSIZE_ANY_EXHDR(product) &&
+			memcmp(VARDATA_ANY(assigned), VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product)) == 0)
+			standing = PRODUCT_ASSIGNED;
+	}
+	CatalogScanEnd(&scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+	return standing;
+}
+
+/*
+ * Tells whether the key that was found was made by this session's own
+ * transaction, which is still open: nobody else can see it, and a rollback
+ * would take it away.  (A key that this transaction has only changed is seen
+ * by the same snapshot as of the transaction's begin.)
+ */
+bool
+LookupMadeHere(Lookup *lookup, int64 key_id)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(lookup->key_slot, MinTransactionIdAttributeNumber, &isnull);
+	SnapshotData before;
+	TupleTableSlot *slot;
+	bool		found;
+
+	if (likely(!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin))))
+		return false;
+	memcpy(&before, lookup->snapshot, sizeof(before));
+	before.curcid = FirstCommandId;
+	slot = table_slot_create(lookup->key, NULL);
+	found = fetchIndexed(&key_table, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), &before, slot, NULL);
+	ExecDropSingleTupleTableSlot(slot);
+	return !found;
+}

@@ -1,0 +1,38 @@
+/*
+ * policy.h
+ *	  What a key's row and its account's say of a request, in the order of the checks.
+ */
+#ifndef POLICY_H
+#define POLICY_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+#include "lookup.h"
+#include "request.h"
+#include "verdict.h"
+
+/* What a check may look at. */
+typedef struct PolicyCase
+{
+	Lookup	   *lookup;
+	const KeyRow *row;
+	const Request *request;
+	TimestampTz now;			/* wall clock */
+} PolicyCase;
+
+typedef struct PolicyCheck
+{
+	const char *name;
+	VerdictCode failure;
+	bool		(*passes) (const PolicyCase *);
+	void		(*describe) (const PolicyCase *, StringInfo);
+} PolicyCheck;
+
+/* In the order in which they decide; ends with a NULL name. */
+extern const PolicyCheck PolicyChecks[];
+
+extern VerdictCode PolicyDecide(const PolicyCase *policy_case);
+
+#endif

@@ -1,0 +1,194 @@
+/*
+ * rules.c
+ *	  What the C code needs of plans and tiers, cached in the backend.
+ *
+ * Plans and tiers are few and seldom change, and every verdict needs them.
+ * The first need reads both tables whole into a memory context of their own;
+ * any change to either drops the lot: triggers on them send a relcache
+ * invalidation, which reaches every backend before its next verdict
+ * (LookupBegin accepts invalidations) and, after a rollback, this one again.
+ * What is not found in the cache has been added since and is looked for by
+ * reading anew; absence is never cached, so INSERT needs no trigger, which a
+ * restore would fire.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "catalog.h"
+#include "limitstype.h"
+#include "rules.h"
+
+typedef struct Rule
+{
+	struct Rule *next;
+	char	   *name;
+	size_t		name_len;
+	char	   *prefix;			/* plans only */
+	size_t		prefix_len;
+	LimitSet	limits;
+} Rule;
+
+typedef enum RuleColumn
+{
+	RULE_NAME,
+	RULE_LIMITS,
+	RULE_PREFIX					/* plans only */
+} RuleColumn;
+
+static CatalogTable tier_table = {"tier", {"name", "limits", NULL}, {NULL}};
+static CatalogTable plan_table = {"plan", {"name", "limits", "key_prefix", NULL}, {NULL}};
+
+static MemoryContext rules_context = NULL;
+static Rule *tiers;
+static Rule *plans;
+static bool cache_complete = false; /* an error may have cut the reading */
+static bool cache_valid = false;	/* no change has come in since it began */
+
+PG_FUNCTION_INFO_V1(apikeys_rules_changed);
+
+static void
+dropCache(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == tier_table.oid || relid == plan_table.oid)
+		cache_valid = false;
+}
+
+/* Reads one of the tables into a list in rules_context. */
+static Rule *
+readRules(CatalogTable *table)
+{
+	Relation	rel = CatalogOpen(table, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	Rule	   *list = NULL;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		MemoryContext caller = MemoryContextSwitchTo(rules_context);
+		Rule	   *rule = palloc0(sizeof(Rule));
+		bool		isnull;
+
+		rule->name = TextDatumGetCString(CatalogColumn(table, slot, RULE_NAME, &isnull));
+		rule->name_len = strlen(rule->name);
+		LimitsUnpack(CatalogColumn(table, slot, RULE_LIMITS, &isnull), &rule->limits);
+		if (table == &plan_table)
+		{
+			rule->prefix = TextDatumGetCString(CatalogColumn(table, slot, RULE_PREFIX, &isnull));
+			rule->prefix_len = strlen(rule->prefix);
+		}
+		rule->next = list;
+		list = rule;
+		MemoryContextSwitchTo(caller);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return list;
+}
+
+/* Reads both tables, until no change has come in meanwhile. */
+static void
+readCache(void)
+{
+	if (rules_context == NULL)
+	{
+		rules_context = AllocSetContextCreate(TopMemoryContext, "apikeys rules", ALLOCSET_SMALL_SIZES);
+		CacheRegisterRelcacheCallback(dropCache, (Datum) 0);
+	}
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		cache_complete = false;
+		MemoryContextReset(rules_context);
+		tiers = plans = NULL;
+		CatalogResolve(&tier_table);
+		CatalogResolve(&plan_table);
+		cache_valid = true;		/* before reading: a change from here on unsets it */
+		tiers = readRules(&tier_table);
+		plans = readRules(&plan_table);
+		cache_complete = true;
+	} while (!cache_valid);
+}
+
+static const Rule *
+findIn(const Rule *rule, const char *name, size_t len)
+{
+	while (rule && !(rule->name_len == len && memcmp(rule->name, name, len) == 0))
+		rule = rule->next;
+	return rule;
+}
+
+/* Returns the limits of the tier or plan; it exists, says a foreign key. */
+static void
+findLimits(Rule **list, const text *name, LimitSet *limits)
+{
+	const char *bytes = VARDATA_ANY(name);
+	size_t		len = VARSIZE_ANY_EXHDR(name);
+	const Rule *rule = cache_valid && cache_complete ? findIn(*list, bytes, len) : NULL;
+
+	if (unlikely(rule == NULL))
+	{
+		readCache();
+		rule = findIn(*list, bytes, len);
+		if (rule == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("tier or plan \"%.*s\" does not exist", (int) len, bytes),
+					 errhidestmt(true)));
+	}
+	memcpy(limits, &rule->limits, sizeof(LimitSet));
+}
+
+/* Gives the limits of a tier. */
+void
+RulesTierLimits(const text *tier, LimitSet *limits)
+{
+	findLimits(&tiers, tier, limits);
+}
+
+/* Gives the limits of a plan. */
+void
+RulesPlanLimits(const text *plan, LimitSet *limits)
+{
+	findLimits(&plans, plan, limits);
+}
+
+/*
+ * Tells whether some plan uses the prefix.  "No" may be out of date by a plan
+ * just added; its keys are then looked up in vain or in earnest like any
+ * others, with the same verdict.
+ */
+bool
+RulesPrefixIsKnown(const char *prefix, size_t len)
+{
+	if (!cache_valid || !cache_complete)
+		readCache();
+	for (const Rule *rule = plans; rule; rule = rule->next)
+		if (rule->prefix_len == len && memcmp(rule->prefix, prefix, len) == 0)
+			return true;
+	return false;
+}
+
+/* Statement trigger on plan and tier: makes every backend drop its cache. */
+Datum
+apikeys_rules_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function apikeys.rules_changed was not called by a trigger")));
+	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,12 @@
+-- Changes of plans and tiers reach every session's cache at once. Not on INSERT: what is not cached is read.
+
+CREATE FUNCTION apikeys.rules_changed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_rules_changed';
+COMMENT ON FUNCTION apikeys.rules_changed() IS 'Trigger on plan and tier: makes every session read them anew.';
+
+CREATE TRIGGER plan_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.plan
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+CREATE TRIGGER tier_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.tier
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+ALTER TABLE apikeys.plan ENABLE ALWAYS TRIGGER plan_changed;
+ALTER TABLE apikeys.tier ENABLE ALWAYS TRIGGER tier_changed;
