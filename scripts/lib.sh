@@ -40,15 +40,15 @@ as_server() (
 
 # ensure_packages NAME...: asks apt only for what is missing.
 ensure_packages() {
-    local name missing=()
+    local name missing=() output
     for name; do
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=("$name")
     done
     [ ${#missing[@]} = 0 ] && return
     command -v apt-get >/dev/null || die "please install what Debian calls: ${missing[*]}"
     echo "installing ${missing[*]}"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+    output=$(as_root apt-get update -qq 2>&1 && as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qy --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null 2>&1) || die "$output"
 }
 
 # The version of PostgreSQL that apt would install.
@@ -61,7 +61,7 @@ candidate_version() {
 choose_postgres() {
     local version
     if [ -z "${PG_CONFIG:-}" ]; then
-        version=$(find /usr/lib/postgresql -path '*/bin/pg_config' 2>/dev/null | cut -d/ -f5 | sort -n | tail -n 1)
+        version=$({ find /usr/lib/postgresql -path '*/bin/pg_config' 2>/dev/null || true; } | cut -d/ -f5 | sort -n | tail -n 1)
         version=${version:-$(candidate_version)}
         if [ -z "$version" ]; then
             as_root apt-get update -qq
@@ -79,11 +79,11 @@ choose_postgres() {
     [ "$EUID" != 0 ] || id postgres >/dev/null 2>&1 || useradd --system --user-group postgres
 }
 
-# Installs what is built into that PostgreSQL.
+# install_extension COMPILER-OPTIONS: builds the extension afresh, and installs it into that PostgreSQL.
 install_extension() {
     local root=as_root
     [ ! -w "$("$PG_CONFIG" --pkglibdir)" ] || root=
-    $root make -s install PG_CONFIG="$PG_CONFIG"
+    make -s clean && make -s -j"$(nproc)" COPT="$1" && $root make -s install PG_CONFIG="$PG_CONFIG"
 }
 
 # server_folder NAME: prints the path of the server's folder NAME in the checkout, and makes it if need be. Where the server's user cannot
