@@ -150,20 +150,19 @@ RingFreeAfter(Ring *ring, int64 now, uint64 at_most)
 {
 	uint64		used = RingUsed(ring, now);
 	uint32		oldest = ring->newest;
-	int64		leaves = ring->end;
+	int64		left_at = ring->end - ring->width;
 
 	if (used <= at_most)
 		return 0;
 
 	/* The oldest bucket leaves when the newest ends, and each later one a width after the one before it. */
-	for (;;)
+	for (int i = 0; i < RING_BUCKETS && used > at_most; i++)
 	{
 		oldest = nextBucket(oldest);
 		used -= ring->buckets[oldest];
-		if (used <= at_most)	/* at the latest when none is left */
-			return leaves - now;
-		leaves += ring->width;
+		left_at += ring->width;
 	}
+	return left_at - now;
 }
 
 /*
