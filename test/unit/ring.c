@@ -184,32 +184,33 @@ checkResetAfter(Ring *ring, int64 now)
 	}
 }
 
-/* Returns the next reading of a clock that stands still, creeps, jumps, goes back, and likes the edges of buckets and windows. */
+/*
+ * Returns the next reading of the clock: it stands, creeps, jumps, goes back, and likes the edges of buckets and windows.
+ * With a high pace it does little but creep, and the ring gets full.
+ */
 static int64
-nextNow(Ring *ring, int64 now, uint64 cap)
+nextNow(Ring *ring, int64 now, uint64 cap, uint64 pace)
 {
 	int64		nudge = below(3) - 1;
 
-	switch (below(16))
+	if (below(pace) != 0)
+		return oracle.now + below(oracle.lateness);
+
+	switch (below(12))
 	{
 		case 0:
 		case 1:
-		case 2:
 			return now;
-		case 3:
-		case 4:
+		case 2:
 			return oracle.now + below(1000);
-		case 5:
-		case 6:
-		case 7:
-		case 8:
+		case 3:
 			return oracle.now + below(oracle.lateness);
-		case 9:
+		case 4:
 			return oracle.now + below(oracle.window);
-		case 10:
+		case 5:
 			return (floorDivide(oracle.now, oracle.lateness) + 1 + below(3)) * oracle.lateness + nudge;
-		case 11:				/* when some units leave the window, or had to be given back, or are */
-		case 12:
+		case 6:					/* when some units leave the window, or had to be given back, or are */
+		case 7:
 			if (oracle.first < oracle.count)
 			{
 				Record	   *record = &oracle.records[oracle.first + below(oracle.count - oracle.first)];
@@ -218,20 +219,14 @@ nextNow(Ring *ring, int64 now, uint64 cap)
 				return Max(oracle.now, edges[below(lengthof(edges))] + nudge);
 			}
 			return now;
-		case 13:				/* when a call was told to come back */
+		case 8:					/* when a call was told to come back */
 			return oracle.now + RingFreeAfter(ring, oracle.now, below(cap + 1)) - below(2);
-		case 14:
+		case 9:
+			return oracle.now + (128 + below(3)) * oracle.lateness + nudge;
+		case 10:
 			return oracle.now - below(2 * oracle.window);
 		default:
-			switch (below(10))
-			{
-				case 0:
-					return oracle.now + below(20 * YEAR);
-				case 1:
-					return oracle.now + (128 + below(3)) * oracle.lateness + nudge;
-				default:
-					return oracle.now;
-			}
+			return below(16) == 0 ? oracle.now + below(20 * YEAR) : oracle.now - 1;
 	}
 }
 
@@ -246,6 +241,8 @@ step(Ring *ring, int64 now, uint64 cap)
 		uint64		units = below(cap / 4 + 2);
 		int64		at = now - below(oracle.window + 2 * oracle.lateness) + below(oracle.lateness);
 
+		if (below(2))			/* stored usage likes round times */
+			at = floorDivide(at, oracle.lateness) * oracle.lateness;
 		if (used + units <= PG_UINT32_MAX)	/* buckets that overflow are tested apart */
 		{
 			RingLoad(ring, now, at, units);
@@ -254,7 +251,7 @@ step(Ring *ring, int64 now, uint64 cap)
 	}
 	else
 	{
-		uint64		cost = 1 + (below(4) == 0 ? below(cap + 1) : below(cap / 64 + 1));
+		uint64		cost = 1 + (below(64) == 0 ? below(cap + 1) : below(cap / 128 + 1));
 
 		if (used + cost <= cap)
 		{
@@ -273,9 +270,11 @@ runEpisode(uint64 seed)
 {
 	static const uint32 windows[] = {1, 2, 3, 59, 60, 3600, 86400, 604800, 30 * 86400, 366 * 86400};
 	static const uint64 caps[] = {0, 1, 2, 3, 10, 100, 1000, 100000, PG_UINT32_MAX};
+	static const uint64 paces[] = {1, 8, 64, 512};
 	static const int64 starts[] = {0, 1, -1, -30 * YEAR, 56 * YEAR};
 	uint32		window;
 	uint64		cap;
+	uint64		pace;
 	int64		now;
 	int			operations = 0;
 	Ring		ring;
@@ -284,13 +283,14 @@ runEpisode(uint64 seed)
 	pg_prng_seed(&prng, seed);
 	window = below(2) ? windows[below(lengthof(windows))] : 1 + below(366 * 86400);
 	cap = caps[below(lengthof(caps))];
+	pace = paces[below(lengthof(paces))];
 	now = starts[below(lengthof(starts))] + below(2) * below(YEAR);
 
 	oracleInit(window, now);
 	RingInit(&ring, window, now);
 	for (; operations < EPISODE_OPERATIONS && oracle.now < LATEST && broken == NULL; operations++)
 	{
-		now = nextNow(&ring, now, cap);
+		now = nextNow(&ring, now, cap, pace);
 		oracleAdvance(now);
 		checkUsed(&ring, now);
 		step(&ring, now, cap);
