@@ -74,8 +74,8 @@ testDebugOffset(void)
 	}			offsets[] = {
 		{1, 1000000000},
 		{-1, -1000000000},
-		{0.29, 290000000},		/* 0.29 * 1e9 is a little less in binary */
-		{-0.29, -290000000},
+		{1.001, 1001000000},	/* 1.001 * 1e9 is a little less in binary */
+		{-1.001, -1001000000},
 		{0.000000001, 1},
 		{86400.000001, INT64CONST(86400000001000)},
 		{CLOCK_DEBUG_OFFSET_MAX, INT64CONST(1000000000000000000)},
