@@ -49,6 +49,8 @@ REGRESS = \
 	limits \
 	digest \
 	tables \
+	account \
+	key \
 	authenticate
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.

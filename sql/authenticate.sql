@@ -20,7 +20,7 @@ UPDATE apikeys.key SET allowed_ips = '{10.0.0.0/8, 2001:db8::/32}' WHERE key_id 
 UPDATE apikeys.key SET allowed_domains = '{example.com, *.example.org}' WHERE key_id = 17;
 INSERT INTO apikeys.key_product VALUES (18, 'maps');
 UPDATE apikeys.key SET scopes = '{read, list}' WHERE key_id = 19;
-UPDATE apikeys.key SET previous_digest = sha256('rotated')::apikeys.digest, previous_valid_until = now() + '1 hour' WHERE key_id = 22;
+UPDATE apikeys.key SET previous_digest = sha256('rotated')::apikeys.digest, previous_hash_rule = 'sha256', previous_valid_until = now() + '1 hour' WHERE key_id = 22;
 
 CREATE VIEW codes AS SELECT NULL::text AS request, NULL::smallint AS status, NULL::text AS code, NULL::text AS message, NULL::bigint AS key_id, NULL::text AS account WHERE false;
 CREATE FUNCTION ask(text, ip inet = NULL, origin text = NULL, product text = NULL, scopes text[] = NULL) RETURNS SETOF codes LANGUAGE sql AS

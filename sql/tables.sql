@@ -62,6 +62,8 @@ FROM (VALUES
     (61, 'key', 'metadata = ''"x"'''), (62, 'key', 'hash_rule = ''md5'''), (63, 'key', 'previous_digest = digest'),
     (64, 'key', 'previous_valid_until = now()'), (65, 'key', 'suspended_at = now()'), (66, 'key', 'suspended_reason = ''abuse'''),
     (67, 'key', 'suspended_at = now(), suspended_reason = '''''),
+    (73, 'key', 'previous_digest = digest, previous_hash_rule = ''md5'', previous_valid_until = now()'),
+    (74, 'key', 'allowed_domains = ''{"a b"}'''),
     (68, 'key', 'expires_at = ''infinity'''), (69, 'key', 'digest = NULL'), (70, 'key', 'limits = ''0/day'''),
     (80, 'upgrade_request', 'motivation = ''  '''), (81, 'upgrade_request', 'expected_requests = -1'), (82, 'upgrade_request', 'expected_users = -1'),
     (83, 'upgrade_request', 'state = ''lost'', decided_at = now()'), (84, 'upgrade_request', 'limits = ''1/day'''), (85, 'upgrade_request', 'tier = NULL'),

@@ -12,8 +12,10 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -22,6 +24,7 @@
 #include "digest.h"
 #include "key.h"
 #include "keytext.h"
+#include "pattern.h"
 #include "secret.h"
 
 #define KEY_NUMBER_BITS	37		/* of a key id; the locator stands above them */
@@ -34,6 +37,7 @@ PG_FUNCTION_INFO_V1(apikeys_key_digest);
 PG_FUNCTION_INFO_V1(apikeys_key_state);
 PG_FUNCTION_INFO_V1(apikeys_accounts_are_created);
 PG_FUNCTION_INFO_V1(apikeys_clock_wall);
+PG_FUNCTION_INFO_V1(apikeys_domains_check);
 PG_FUNCTION_INFO_V1(apikeys_shard_hash_text);
 PG_FUNCTION_INFO_V1(apikeys_shard_hash_id);
 PG_FUNCTION_INFO_V1(apikeys_shard_hash_account);
@@ -191,6 +195,25 @@ Datum
 apikeys_clock_wall(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_TIMESTAMPTZ(read_wall_clock());
+}
+
+/* domains_are_valid: whether each element is a domain or a pattern of one. */
+Datum
+apikeys_domains_check(PG_FUNCTION_ARGS)
+{
+	Datum	   *domains;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &domains, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		text	   *domain = nulls[i] ? NULL : DatumGetTextPP(domains[i]);
+
+		if (domain == NULL || !PatternIsValid(VARDATA_ANY(domain), VARSIZE_ANY_EXHDR(domain)))
+			PG_RETURN_BOOL(false);
+	}
+	PG_RETURN_BOOL(true);
 }
 
 /*

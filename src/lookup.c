@@ -40,7 +40,7 @@ typedef enum KeyColumn
 {
 	KEY_KEY_ID, KEY_ACCOUNT_ID, KEY_EXPIRES_AT, KEY_PREVIOUS_VALID_UNTIL, KEY_ACTIVE, KEY_DIGEST,
 	KEY_CATEGORY, KEY_SUSPENDED_REASON, KEY_TIER, KEY_LIMITS, KEY_ALLOWED_DOMAINS, KEY_ALLOWED_IPS, KEY_SCOPES,
-	KEY_HASH_RULE
+	KEY_HASH_RULE, KEY_PREVIOUS_HASH_RULE
 } KeyColumn;
 
 typedef enum KeyIndex
@@ -52,7 +52,7 @@ static CatalogTable key_table = {
 	"key",
 	{"key_id", "account_id", "expires_at", "previous_valid_until", "active", "digest",
 		"category", "suspended_reason", "tier", "limits", "allowed_domains", "allowed_ips", "scopes",
-	"hash_rule", NULL},
+	"hash_rule", "previous_hash_rule", NULL},
 	{"key_pkey", "key_digest_key", "key_previous_digest_key"}
 };
 
@@ -261,6 +261,7 @@ hasDigest(Lookup *lookup, KeyColumn column, const Digest *digest)
 static bool
 findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *row)
 {
+	KeyColumn	rule_column = KEY_HASH_RULE;
 	uint64		tag;
 	Hint	   *hint;
 	ItemPointerData tid;
@@ -284,12 +285,13 @@ findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *
 			/* After its grace a rotated key text is no key any more. */
 			if (DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) <= ClockTimestamp(ClockWallNow()))
 				return false;
+			rule_column = KEY_PREVIOUS_HASH_RULE;
 		}
 		else
 			return false;
 	}
 
-	rule = DatumGetTextPP(keyColumn(lookup, KEY_HASH_RULE, &isnull));
+	rule = DatumGetTextPP(keyColumn(lookup, rule_column, &isnull));
 	if (VARSIZE_ANY_EXHDR(rule) != strlen(hash_rule) || memcmp(VARDATA_ANY(rule), hash_rule, strlen(hash_rule)) != 0)
 		return false;
 	readRow(lookup, row);

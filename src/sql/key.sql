@@ -273,6 +273,7 @@ BEGIN
         WHEN octet_length(alias) NOT BETWEEN 1 AND 512 THEN 'an alias must have 1 to 512 bytes'
         WHEN category = '' THEN 'a category must not be empty'
         WHEN billing_type = '' THEN 'a billing type must not be empty'
+        WHEN NOT apikeys.domains_are_valid(allowed_domains) THEN 'an allowed domain must look like example.com or *.example.com'
         WHEN array_position(allowed_ips, NULL) IS NOT NULL THEN 'an allowed address must not be NULL'
         WHEN array_position(scopes, NULL) IS NOT NULL THEN 'a scope must not be NULL'
         WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata must be a JSON object'
@@ -432,6 +433,7 @@ BEGIN
     UPDATE apikeys.key AS k
     SET digest = drawn.digest, hash_rule = 'sha256', prefix = stem, hint = drawn.hint,
         previous_digest = CASE WHEN grace > '0' THEN former.digest END,
+        previous_hash_rule = CASE WHEN grace > '0' THEN former.hash_rule END,
         previous_valid_until = CASE WHEN grace > '0' THEN apikeys.seconds_after(present, grace) END,
         rotated_at = present, rotations = k.rotations + 1,
         expires_at = CASE WHEN lifetime IS NULL THEN k.expires_at ELSE apikeys.expiry_after(lifetime, rules) END

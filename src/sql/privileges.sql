@@ -33,10 +33,15 @@ GRANT EXECUTE ON FUNCTION
     apikeys.shard_hash(text), apikeys.shard_hash(bigint), apikeys.shard_hash_of_account(text)
 TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
 
+GRANT EXECUTE ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], int) TO apikeys_verifier;
+GRANT EXECUTE ON FUNCTION apikeys.error_body(apikeys.verdict) TO apikeys_verifier;
+GRANT EXECUTE ON FUNCTION apikeys.explain_key(bigint, text, inet, text, text, text[], int) TO apikeys_admin;
+
 -- What views, policies and constraints call, they call as the one who uses them.
 GRANT EXECUTE ON FUNCTION
     apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz)
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]) TO apikeys_manager, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]) TO apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
@@ -65,7 +70,7 @@ GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, ap
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
     key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,
-    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, created_by)
+    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by)
 ON apikeys.key TO apikeys_manager, apikeys_admin, apikeys_auditor;
 
 GRANT UPDATE (alias, category, allowed_domains, allowed_ips, metadata) ON apikeys.key TO apikeys_manager, apikeys_admin;

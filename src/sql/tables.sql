@@ -14,6 +14,11 @@ RETURN NOT EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
                    WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval);
 COMMENT ON FUNCTION apikeys.lifetimes_are_valid(interval[]) IS 'Whether every lifetime of a list is known and positive.';
 
+CREATE FUNCTION apikeys.domains_are_valid(domains text[]) RETURNS boolean
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_domains_check';
+COMMENT ON FUNCTION apikeys.domains_are_valid(text[]) IS
+'Whether every element of a list is a domain such as example.com or, for all below it, *.example.com.';
+
 CREATE TABLE apikeys.tier (
     name        text PRIMARY KEY CHECK (name <> ''),
     rank        int NOT NULL UNIQUE,
@@ -96,16 +101,17 @@ CREATE TABLE apikeys.key (
     suspended_reason     text CHECK (suspended_reason <> ''),
     tier                 text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits               apikeys.limits,
-    allowed_domains      text[] NOT NULL DEFAULT '{}',
+    allowed_domains      text[] NOT NULL DEFAULT '{}' CHECK (apikeys.domains_are_valid(allowed_domains)),
     allowed_ips          cidr[] NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(allowed_ips, NULL) IS NULL),
     scopes               text[] NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(scopes, NULL) IS NULL),
     billing_type         text CHECK (billing_type <> ''),
     metadata             jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
     hash_rule            text NOT NULL DEFAULT 'sha256' CHECK (hash_rule IN ('sha256', 'sha256_after_bar', 'sha256_after_underscore')),
+    previous_hash_rule   text CHECK (previous_hash_rule IN ('sha256', 'sha256_after_bar', 'sha256_after_underscore')),
     created_by           text NOT NULL DEFAULT SESSION_USER,
     CONSTRAINT key_account_id_alias_key UNIQUE (account_id, alias),
     CONSTRAINT key_digest_key UNIQUE (digest),
-    CONSTRAINT key_previous_check CHECK ((previous_digest IS NULL) = (previous_valid_until IS NULL)),
+    CONSTRAINT key_previous_check CHECK (num_nulls(previous_digest, previous_hash_rule, previous_valid_until) IN (0, 3)),
     CONSTRAINT key_suspended_check CHECK ((suspended_at IS NULL) = (suspended_reason IS NULL)),
     CONSTRAINT key_expires_at_check CHECK (pg_catalog.isfinite(expires_at))
 );
@@ -127,6 +133,7 @@ COMMENT ON COLUMN apikeys.key.allowed_domains IS 'Domains it may be used from, e
 COMMENT ON COLUMN apikeys.key.allowed_ips IS 'Addresses it may be used from; empty: any.';
 COMMENT ON COLUMN apikeys.key.scopes IS 'What it may do; a request that asks for a scope outside is refused.';
 COMMENT ON COLUMN apikeys.key.hash_rule IS 'How the digest is made of the key text: SHA-256 of the whole text, or (imported keys) of what follows its last | or _.';
+COMMENT ON COLUMN apikeys.key.previous_hash_rule IS 'How previous_digest was made: a rotated key that was imported had another rule.';
 
 CREATE TABLE apikeys.key_product (
     key_id  bigint REFERENCES apikeys.key ON DELETE CASCADE,
