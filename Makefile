@@ -21,6 +21,7 @@ OBJS = \
 	src/verdict.o \
 	src/request.o \
 	src/policy.o \
+	src/guard.o \
 	src/key.o \
 	src/authenticate.o \
 	src/apikeys.o
@@ -31,6 +32,7 @@ SQL_PARTS = \
 	src/sql/limits.sql \
 	src/sql/digest.sql \
 	src/sql/tables.sql \
+	src/sql/guard.sql \
 	src/sql/rules.sql \
 	src/sql/verdict.sql \
 	src/sql/account.sql \
@@ -49,6 +51,7 @@ REGRESS = \
 	limits \
 	digest \
 	tables \
+	guard \
 	account \
 	key \
 	authenticate
@@ -58,7 +61,8 @@ REGRESS_PRELOADED =
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.
-ISOLATION =
+ISOLATION = \
+	guard
 ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config

@@ -124,22 +124,3 @@ CREATE FUNCTION apikeys.deactivate_account(account text) RETURNS apikeys.account
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN apikeys.set_account_active(account, false);
 COMMENT ON FUNCTION apikeys.deactivate_account(text) IS 'Refuse all keys of an account, with the verdict inactive. Errors: P0002 unknown account.';
-
--- A foreign key's cascade sets plan only.
-CREATE FUNCTION apikeys.keep_account_name() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF NEW.account_id <> OLD.account_id OR NEW.name <> OLD.name THEN
-        RAISE check_violation USING
-            MESSAGE = 'the id and the name of an account never change',
-            HINT = 'The locators of its keys are made of the name. Make another account, and keys for it.';
-    END IF;
-    RETURN NEW;
-END
-$$;
-COMMENT ON FUNCTION apikeys.keep_account_name() IS 'Trigger: an account keeps its id and its name.';
-
-CREATE TRIGGER account_keep_name BEFORE UPDATE OF account_id, name ON apikeys.account
-FOR EACH ROW EXECUTE FUNCTION apikeys.keep_account_name();
-COMMENT ON TRIGGER account_keep_name ON apikeys.account IS 'An account keeps its id and its name.';

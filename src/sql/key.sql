@@ -172,9 +172,6 @@ CREATE FUNCTION apikeys.check_key_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NEW.key_id <> OLD.key_id OR NEW.account_id <> OLD.account_id THEN
-        RAISE check_violation USING MESSAGE = 'the id and the account of a key never change';
-    END IF;
     -- A tier granted takes the place of the key's own limits. Where the tier that it had is gone, it was renamed.
     IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
        AND (OLD.tier IS NULL OR EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = OLD.tier)) THEN

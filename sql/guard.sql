@@ -1,0 +1,114 @@
+-- The guard: a used key is never deleted, an identity never changes, by whichever way.
+SET search_path = pg_catalog;
+
+INSERT INTO apikeys.plan (name) VALUES ('basic');
+INSERT INTO apikeys.account (account_id, name, plan) VALUES (7, 'alice', 'basic'), (8, 'bob', 'basic');
+INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
+SELECT n, 7, sha256(n::text::bytea)::apikeys.digest, 'ak', '', 'key ' || n FROM generate_series(1, 2000) AS n;
+-- Key 1000 is used; account 5 is no key.
+INSERT INTO apikeys.usage_total VALUES
+    ('k', 1000, 1, 0, 1, 0, 0, '2026-01-01', '2026-01-01'),
+    ('a', 5, 1, 0, 1, 0, 0, '2026-01-01', '2026-01-01');
+
+-- Deleting it, by every way there is.
+DELETE FROM apikeys.key WHERE key_id = 1000;
+\echo :LAST_ERROR_SQLSTATE
+DELETE FROM apikeys.key WHERE key_id BETWEEN 999 AND 1001;
+DELETE FROM apikeys.key WHERE key_id BETWEEN 500 AND 1999;
+DELETE FROM apikeys.key WHERE key_id IN (SELECT key_id FROM apikeys.key ORDER BY key_id DESC);
+WITH gone AS (DELETE FROM apikeys.key WHERE key_id = 1000 RETURNING key_id) SELECT * FROM gone;
+MERGE INTO apikeys.key AS k USING (VALUES (1000)) AS v(id) ON k.key_id = v.id WHEN MATCHED THEN DELETE;
+\echo :LAST_ERROR_SQLSTATE
+TRUNCATE apikeys.key CASCADE;
+\echo :LAST_ERROR_SQLSTATE
+TRUNCATE apikeys.account CASCADE;
+TRUNCATE apikeys.plan CASCADE;
+TRUNCATE apikeys.usage_total, apikeys.key CASCADE;
+SET session_replication_role = replica;
+DELETE FROM apikeys.key WHERE key_id = 1000;
+TRUNCATE apikeys.key CASCADE;
+UPDATE apikeys.key SET key_id = 3000 WHERE key_id = 1000;
+UPDATE apikeys.account SET name = 'carol' WHERE name = 'alice';
+RESET session_replication_role;
+BEGIN;
+ALTER TABLE apikeys.key DROP CONSTRAINT key_account_id_fkey,
+    ADD FOREIGN KEY (account_id) REFERENCES apikeys.account ON DELETE CASCADE;
+DELETE FROM apikeys.account WHERE name = 'alice';
+ROLLBACK;
+BEGIN ISOLATION LEVEL SERIALIZABLE;
+DELETE FROM apikeys.key WHERE key_id = 1000;
+ROLLBACK;
+-- Planted objects of the same names change nothing.
+CREATE TEMP TABLE usage_total (subject "char", subject_id bigint);
+SET search_path = pg_temp, pg_catalog;
+DELETE FROM apikeys.key WHERE key_id = 1000;
+SET search_path = pg_catalog;
+BEGIN;
+DROP OWNED BY apikeys_manager, apikeys_admin;
+SELECT count(*) FROM apikeys.key;
+ROLLBACK;
+
+-- Keys that nobody used go, and what is said of other subjects is not said of them.
+DELETE FROM apikeys.key WHERE key_id IN (5, 6) RETURNING key_id;
+
+-- One lock a key, up to a thousand in a transaction; then one on the whole table. All go with their savepoint.
+CREATE VIEW pg_temp.guard_locks AS
+SELECT CASE objsubid WHEN 3 THEN 'table' WHEN 4 THEN 'key' END AS of, mode, count(*)
+FROM pg_locks
+WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (objsubid = 4 OR objsubid = 3 AND classid = 'apikeys.key'::regclass)
+GROUP BY objsubid, mode;
+BEGIN;
+DELETE FROM apikeys.key WHERE key_id = 10;
+SELECT * FROM pg_temp.guard_locks ORDER BY of;
+SAVEPOINT many;
+DELETE FROM apikeys.key WHERE key_id < 1000;
+SELECT * FROM pg_temp.guard_locks ORDER BY of;
+DELETE FROM apikeys.key WHERE key_id BETWEEN 1001 AND 1500;
+SELECT * FROM pg_temp.guard_locks ORDER BY of;
+ROLLBACK TO many;
+SELECT * FROM pg_temp.guard_locks ORDER BY of;
+COMMIT;
+SELECT * FROM pg_temp.guard_locks ORDER BY of;
+SELECT count(*), min(key_id) FILTER (WHERE key_id > 8) AS next FROM apikeys.key;
+-- The lock's name holds all 53 bits of the id.
+INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
+SELECT 9007199254740991, 7, sha256('last')::apikeys.digest, 'ak', '', 'last';
+BEGIN;
+DELETE FROM apikeys.key WHERE key_id = 9007199254740991;
+SELECT classid, objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 4 AND pid = pg_backend_pid();
+COMMIT;
+
+-- What never changes; what may.
+UPDATE apikeys.key SET key_id = 3000 WHERE key_id = 1;
+\echo :LAST_ERROR_SQLSTATE
+UPDATE apikeys.key SET account_id = 8 WHERE key_id = 1;
+UPDATE apikeys.key SET created_at = created_at - interval '1 year' WHERE key_id = 1;
+UPDATE apikeys.account SET name = 'carol' WHERE name = 'alice';
+\echo :LAST_ERROR_SQLSTATE
+UPDATE apikeys.account SET account_id = 9 WHERE name = 'bob';
+INSERT INTO apikeys.account (name, plan) VALUES ('bob', 'basic') ON CONFLICT (name) DO UPDATE SET name = 'carol';
+UPDATE apikeys.key SET key_id = key_id, account_id = account_id, created_at = created_at, alias = 'one' WHERE key_id = 1 RETURNING key_id, account_id, alias;
+UPDATE apikeys.account SET name = name, display_name = 'Alice' WHERE name = 'alice' RETURNING account_id, name, display_name;
+
+-- The triggers' functions are nothing else.
+SELECT apikeys.guard_delete();
+CREATE TEMP TABLE other (key_id bigint);
+CREATE TRIGGER misused_delete BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION apikeys.guard_delete();
+INSERT INTO other VALUES (1);
+\echo :LAST_ERROR_SQLSTATE
+CREATE TRIGGER misused_truncate BEFORE DELETE ON other FOR EACH STATEMENT EXECUTE FUNCTION apikeys.guard_truncate();
+DELETE FROM other;
+CREATE TRIGGER misused_change BEFORE UPDATE ON other FOR EACH STATEMENT EXECUTE FUNCTION apikeys.guard_change();
+UPDATE other SET key_id = 1;
+DROP TABLE other;
+
+-- Without a used key, the table can be emptied.
+DELETE FROM apikeys.usage_total;
+BEGIN;
+TRUNCATE apikeys.key CASCADE;
+SELECT * FROM pg_temp.guard_locks ORDER BY of;
+COMMIT;
+SELECT count(*) FROM apikeys.key;
+DELETE FROM apikeys.account;
+DELETE FROM apikeys.plan;
