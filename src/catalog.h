@@ -2,8 +2,8 @@
  * catalog.h
  *	  The extension's tables and indexes, resolved by name.
  */
-#ifndef CATALOG_H
-#define CATALOG_H
+#ifndef APIKEYS_CATALOG_H
+#define APIKEYS_CATALOG_H
 
 #include "postgres.h"
 

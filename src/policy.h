@@ -2,8 +2,8 @@
  * policy.h
  *	  What a key's row and its account's say of a request, in the order of the checks.
  */
-#ifndef POLICY_H
-#define POLICY_H
+#ifndef APIKEYS_POLICY_H
+#define APIKEYS_POLICY_H
 
 #include "postgres.h"
 
