@@ -121,7 +121,7 @@ fetchHinted(const Hint *hint, uint64 tag, Relation rel, Snapshot snapshot, Tuple
 	bool		call_again = false;
 	bool		found;
 
-	if (hint->tag != tag || !ItemPointerIsValid(&tid) || !blockExists(rel, ItemPointerGetBlockNumber(&tid)))
+	if (!ItemPointerIsValid(&tid) || hint->tag != tag || !blockExists(rel, ItemPointerGetBlockNumber(&tid)))
 		return false;
 	fetch = table_index_fetch_begin(rel);
 	found = table_index_fetch_tuple(fetch, &tid, snapshot, slot, &call_again, NULL);
