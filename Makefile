@@ -54,7 +54,8 @@ REGRESS = \
 	guard \
 	account \
 	key \
-	authenticate
+	authenticate \
+	privileges
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
 REGRESS_PRELOADED =

@@ -30,7 +30,7 @@ $$;
 -- Functions.
 
 GRANT EXECUTE ON FUNCTION
-    apikeys.shard_hash(text), apikeys.shard_hash(bigint), apikeys.shard_hash_of_account(text)
+    apikeys.shard_hash(text), apikeys.shard_hash(bigint), apikeys.shard_hash_of_account(text), apikeys.limits_items(apikeys.limits)
 TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
 
 GRANT EXECUTE ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], int) TO apikeys_verifier;

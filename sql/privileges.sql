@@ -1,0 +1,238 @@
+-- Who may do what: every object, role and action; then what each role meets when it tries more.
+SET search_path = pg_catalog;
+\set SHOW_CONTEXT never
+CREATE ROLE regress_verifier IN ROLE apikeys_verifier;
+CREATE ROLE regress_manager IN ROLE apikeys_manager;
+CREATE ROLE regress_bound IN ROLE apikeys_manager;
+CREATE ROLE regress_admin IN ROLE apikeys_admin;
+CREATE ROLE regress_auditor IN ROLE apikeys_auditor;
+CREATE ROLE regress_nobody;
+
+-- The roles' columns show what each may do; regress_nobody has what PUBLIC has.
+CREATE FUNCTION pg_temp.letters(role text, relation oid, col smallint) RETURNS text LANGUAGE sql AS $$
+    SELECT coalesce(string_agg(p.letter, '' ORDER BY p.n), '')
+    FROM (VALUES (1, 'r', 'SELECT'), (2, 'a', 'INSERT'), (3, 'w', 'UPDATE'), (4, 'd', 'DELETE'), (5, 'D', 'TRUNCATE'), (6, 'x', 'REFERENCES'),
+                 (7, 't', 'TRIGGER')) AS p(n, letter, name)
+    WHERE CASE WHEN col IS NULL THEN has_table_privilege(role, relation, p.name)
+               WHEN p.letter IN ('r', 'a', 'w', 'x') THEN has_column_privilege(role, relation, col, p.name) END
+$$;
+CREATE TEMP VIEW relations AS
+SELECT c.oid, c.relname, c.relkind FROM pg_class AS c WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f');
+SELECT relname, pg_temp.letters('regress_verifier', oid, NULL) AS verifier, pg_temp.letters('regress_manager', oid, NULL) AS manager,
+       pg_temp.letters('regress_admin', oid, NULL) AS admin, pg_temp.letters('regress_auditor', oid, NULL) AS auditor,
+       pg_temp.letters('regress_nobody', oid, NULL) AS nobody
+FROM relations ORDER BY relname COLLATE "C";
+
+-- Columns of the tables where they differ.
+SELECT r.relname, a.attname, c.verifier, c.manager, c.admin, c.auditor, c.nobody
+FROM relations AS r JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped,
+     LATERAL (SELECT pg_temp.letters('regress_verifier', r.oid, a.attnum) AS verifier, pg_temp.letters('regress_manager', r.oid, a.attnum) AS manager,
+                     pg_temp.letters('regress_admin', r.oid, a.attnum) AS admin, pg_temp.letters('regress_auditor', r.oid, a.attnum) AS auditor,
+                     pg_temp.letters('regress_nobody', r.oid, a.attnum) AS nobody) AS c
+WHERE EXISTS (SELECT FROM pg_attribute AS g WHERE g.attrelid = r.oid AND g.attacl IS NOT NULL)
+ORDER BY r.relname COLLATE "C", a.attname COLLATE "C";
+
+-- Sequences: none for anybody.
+SELECT c.relname, r.role FROM pg_class AS c, (VALUES ('regress_verifier'), ('regress_manager'), ('regress_admin'), ('regress_auditor'), ('regress_nobody')) AS r(role)
+WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind = 'S' AND has_sequence_privilege(r.role, c.oid, 'USAGE, SELECT, UPDATE');
+
+-- Functions.
+SELECT replace(p.oid::regprocedure::text, 'apikeys.', '') COLLATE "C" AS function,
+       CASE WHEN has_function_privilege('regress_verifier', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS verifier,
+       CASE WHEN has_function_privilege('regress_manager', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS manager,
+       CASE WHEN has_function_privilege('regress_admin', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS admin,
+       CASE WHEN has_function_privilege('regress_auditor', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS auditor,
+       CASE WHEN has_function_privilege('regress_nobody', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS nobody
+FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace ORDER BY 1;
+
+-- The schema and its types.
+SELECT r.role, has_schema_privilege(r.role, 'apikeys', 'USAGE') AS usage, has_schema_privilege(r.role, 'apikeys', 'CREATE') AS make,
+       (SELECT string_agg(t.typname, ' ' ORDER BY t.typname COLLATE "C") FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid
+        WHERE t.typnamespace = 'apikeys'::regnamespace AND t.typelem = 0 AND coalesce(c.relkind, 'c') = 'c' AND has_type_privilege(r.role, t.oid, 'USAGE')) AS types
+FROM (VALUES (1, 'regress_verifier'), (2, 'regress_manager'), (3, 'regress_admin'), (4, 'regress_auditor'), (5, 'regress_nobody')) AS r(n, role) ORDER BY n;
+
+-- Nothing else is granted to anybody, and nobody may pass on what he has.
+SELECT g.object, a.grantee::regrole, a.privilege_type, a.is_grantable
+FROM (SELECT c.oid::regclass::text, c.relacl, c.relowner FROM pg_class AS c WHERE c.relnamespace = 'apikeys'::regnamespace
+      UNION ALL SELECT p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace
+      UNION ALL SELECT n.nspname, n.nspacl, n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'apikeys') AS g(object, acl, owner),
+     aclexplode(g.acl) AS a
+WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::regrole::text NOT IN ('apikeys_verifier', 'apikeys_manager', 'apikeys_admin', 'apikeys_auditor'));
+
+--
+-- What a catalog can tell of traps
+--
+-- Functions with others' rights, or in a language that looks names up as it runs, must have their search_path set.
+SELECT p.oid::regprocedure AS path_not_set FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+WHERE p.pronamespace = 'apikeys'::regnamespace AND (p.prosecdef OR l.lanname = 'plpgsql' OR l.lanname = 'sql' AND p.prosqlbody IS NULL)
+  AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
+-- Views must not let a function in a WHERE clause see the rows that they hide.
+SELECT relname AS no_barrier FROM pg_class WHERE relnamespace = 'apikeys'::regnamespace AND relkind = 'v' AND NOT coalesce('security_barrier=true' = ANY (reloptions), false);
+-- Where managers may read a table with accounts' rows, policies hide those of others.
+SELECT c.relname AS not_hidden FROM pg_class AS c
+WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p') AND has_any_column_privilege('apikeys_manager', c.oid, 'SELECT') AND NOT c.relrowsecurity
+  AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname IN ('account_id', 'key_id', 'subject_id'));
+-- Triggers, policies and rules of ours only.
+SELECT t.tgrelid::regclass, t.tgname FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
+WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND p.pronamespace <> 'apikeys'::regnamespace;
+
+--
+-- What each role meets
+--
+INSERT INTO apikeys.tier VALUES ('bronze', 1, '10/day'), ('gold', 2, '1000/day');
+INSERT INTO apikeys.product VALUES ('maps');
+INSERT INTO apikeys.plan (name) VALUES ('default');
+SELECT set_config('regress.acme', key_id::text, false) IS NOT NULL AS made FROM apikeys.create_key('acme', 'ours', products => '{maps}', tier => 'bronze');
+SELECT set_config('regress.rival', key_id::text, false) IS NOT NULL AS made FROM apikeys.create_key('rival', 'theirs', products => '{maps}');
+CREATE FUNCTION pg_temp.acme() RETURNS bigint LANGUAGE sql AS $$ SELECT current_setting('regress.acme')::bigint $$;
+CREATE FUNCTION pg_temp.rival() RETURNS bigint LANGUAGE sql AS $$ SELECT current_setting('regress.rival')::bigint $$;
+-- Two are bound to acme; for a member of apikeys_admin that has no effect.
+INSERT INTO apikeys.member SELECT r.role, a.account_id FROM apikeys.account AS a, (VALUES ('regress_bound'), ('regress_admin')) AS r(role) WHERE a.name = 'acme';
+
+CREATE TEMP TABLE attempt (n serial, statement text);
+GRANT SELECT ON attempt TO PUBLIC;
+INSERT INTO attempt (statement) VALUES
+    ('SELECT digest FROM apikeys.key'), ('SELECT previous_digest FROM apikeys.key'), ('SELECT * FROM apikeys.key'), ('SELECT k FROM apikeys.key AS k'),
+    ('SELECT FROM apikeys.key WHERE digest OPERATOR(apikeys.=) sha256('''')::apikeys.digest'),
+    ('SELECT alias FROM apikeys.key'), ('SELECT * FROM apikeys.key_list'), ('SELECT * FROM apikeys.account'), ('SELECT * FROM apikeys.key_product'),
+    ('SELECT * FROM apikeys.plan'), ('SELECT * FROM apikeys.member'), ('SELECT * FROM apikeys.request_log'), ('SELECT * FROM apikeys.usage_total'),
+    ('SELECT apikeys.find_key(''acme'', ''ours'')'), ('SELECT apikeys.find_key(''rival'', ''theirs'')'),
+    ('SELECT apikeys.get_key(pg_temp.rival())'), ('SELECT apikeys.rotate_key(pg_temp.rival())'), ('SELECT apikeys.activate_key(pg_temp.rival())'),
+    ('SELECT apikeys.deactivate_key(pg_temp.rival())'), ('SELECT apikeys.delete_key(pg_temp.rival())'),
+    ('SELECT apikeys.create_key(''rival'')'), ('SELECT apikeys.create_key(''stranger'')'), ('SELECT apikeys.create_key(''acme'', ''mine'')'),
+    ('SELECT apikeys.create_key(''acme'', tier => ''gold'')'), ('SELECT apikeys.create_key(''acme'', limits => '''')'),
+    ('SELECT apikeys.import_key(''acme'', ''text'')'), ('SELECT apikeys.create_account(''friend'')'), ('SELECT apikeys.deactivate_account(''rival'')'),
+    ('SELECT apikeys.suspend_key(pg_temp.acme(), ''x'')'), ('SELECT apikeys.unsuspend_key(pg_temp.acme())'), ('SELECT apikeys.explain_key(pg_temp.acme())'),
+    ('SELECT apikeys.authenticate(''x'')'), ('SELECT apikeys.draw_key(''ak'', ''acme'')'), ('SELECT apikeys.digest_of(''x'')'),
+    ('SELECT apikeys.add_account(''x'', ''default'', NULL, NULL, NULL, NULL)'),
+    ('UPDATE apikeys.key SET alias = alias || ''!'''), ('UPDATE apikeys.key SET category = ''x'', allowed_domains = ''{a.example}'', allowed_ips = ''{10.0.0.0/8}'', metadata = ''{"a": 1}'''),
+    ('UPDATE apikeys.key SET alias = ''x'' WHERE key_id = pg_temp.rival()'), ('UPDATE apikeys.key SET limits = ''9/day'''), ('UPDATE apikeys.key SET tier = ''gold'''),
+    ('UPDATE apikeys.key SET active = true'), ('UPDATE apikeys.key SET expires_at = NULL'), ('UPDATE apikeys.key SET suspended_at = NULL, suspended_reason = NULL'),
+    ('UPDATE apikeys.key SET digest = sha256('''')::apikeys.digest'), ('UPDATE apikeys.key SET account_id = account_id'),
+    ('INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias) VALUES (1, 1, sha256('''')::apikeys.digest, '''', '''', ''x'')'),
+    ('DELETE FROM apikeys.key'), ('TRUNCATE apikeys.key CASCADE'), ('INSERT INTO apikeys.key_product VALUES (pg_temp.acme(), ''maps'')'),
+    ('INSERT INTO apikeys.plan (name) VALUES (''own'')'), ('UPDATE apikeys.plan SET max_keys = 9'), ('DELETE FROM apikeys.tier WHERE name = ''gold'''),
+    ('UPDATE apikeys.account SET plan = plan'), ('UPDATE apikeys.account SET name = name'), ('INSERT INTO apikeys.account (name, plan) VALUES (''x'', ''default'')'),
+    ('DELETE FROM apikeys.member'), ('INSERT INTO apikeys.usage_total VALUES (''k'', 1, 1, 1, 1, 1, 1, now(), now())'), ('DELETE FROM apikeys.audit_log'),
+    ('SELECT nextval(''apikeys.key_number_seq'')'), ('CREATE TABLE apikeys.x ()'), ('CREATE TRIGGER x BEFORE DELETE ON apikeys.key EXECUTE FUNCTION apikeys.rules_changed()');
+
+-- Each attempt of each role, undone at once: the number of rows, or the SQLSTATE.
+CREATE TEMP TABLE outcome (role text, n int, result text);
+GRANT INSERT ON outcome TO PUBLIC;
+CREATE PROCEDURE pg_temp.try_all() LANGUAGE plpgsql AS $$
+DECLARE
+    attempted record;
+    rows bigint;
+    result text;
+BEGIN
+    FOR attempted IN SELECT * FROM attempt ORDER BY n LOOP
+        BEGIN
+            EXECUTE attempted.statement;
+            GET DIAGNOSTICS rows = ROW_COUNT;
+            RAISE SQLSTATE '00UND';
+        EXCEPTION
+            WHEN SQLSTATE '00UND' THEN result := rows || ' rows';
+            WHEN OTHERS THEN result := SQLSTATE;
+        END;
+        INSERT INTO outcome VALUES (SESSION_USER, attempted.n, result);
+    END LOOP;
+END
+$$;
+SET SESSION AUTHORIZATION regress_verifier;
+CALL pg_temp.try_all();
+SET SESSION AUTHORIZATION regress_bound;
+CALL pg_temp.try_all();
+SET SESSION AUTHORIZATION regress_manager;
+CALL pg_temp.try_all();
+SET SESSION AUTHORIZATION regress_admin;
+CALL pg_temp.try_all();
+SET SESSION AUTHORIZATION regress_auditor;
+CALL pg_temp.try_all();
+SET SESSION AUTHORIZATION regress_nobody;
+CALL pg_temp.try_all();
+RESET SESSION AUTHORIZATION;
+SELECT a.statement, max(result) FILTER (WHERE role = 'regress_verifier') AS verifier, max(result) FILTER (WHERE role = 'regress_bound') AS bound,
+       max(result) FILTER (WHERE role = 'regress_manager') AS manager, max(result) FILTER (WHERE role = 'regress_admin') AS admin,
+       max(result) FILTER (WHERE role = 'regress_auditor') AS auditor, max(result) FILTER (WHERE role = 'regress_nobody') AS nobody
+FROM outcome AS o JOIN attempt AS a USING (n) GROUP BY a.n, a.statement ORDER BY a.n;
+
+-- A bound manager sees acme alone, also with a function that is called before the rows are hidden, and as another role.
+SET SESSION AUTHORIZATION regress_bound;
+CREATE FUNCTION pg_temp.peek(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE NOTICE 'seen: %', $1; RETURN true; END $$;
+SELECT account, alias, products FROM apikeys.key_list WHERE pg_temp.peek(alias);
+SELECT alias FROM apikeys.key WHERE pg_temp.peek(alias);
+SELECT name FROM apikeys.account WHERE pg_temp.peek(name);
+SELECT key_id = pg_temp.acme() AS ours FROM apikeys.key_product WHERE pg_temp.peek((key_id = pg_temp.rival())::text);
+SET ROLE apikeys_manager;
+SELECT account FROM apikeys.key_list;
+SELECT alias FROM apikeys.key;
+RESET ROLE;
+RESET SESSION AUTHORIZATION;
+-- Who becomes an admin is bound no more.
+GRANT apikeys_admin TO regress_bound;
+SET SESSION AUTHORIZATION regress_bound;
+SELECT account FROM apikeys.key_list ORDER BY account;
+RESET SESSION AUTHORIZATION;
+REVOKE apikeys_admin FROM regress_bound;
+
+--
+-- Names that hide ours: nothing of it is called or read
+--
+CREATE SCHEMA shadow;
+CREATE FUNCTION shadow.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$;
+CREATE FUNCTION shadow.refuse_text(text, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$;
+CREATE FUNCTION shadow.refuse_bigint(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$;
+CREATE FUNCTION shadow.octet_length(text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$;
+CREATE FUNCTION shadow.concat(VARIADIC text[]) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$;
+CREATE FUNCTION shadow.array_position(text[], text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$;
+CREATE FUNCTION shadow.pg_has_role(name, text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION shadow.nextval(regclass) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$;
+CREATE OPERATOR shadow.= (LEFTARG = text, RIGHTARG = text, FUNCTION = shadow.refuse_text);
+CREATE OPERATOR shadow.<> (LEFTARG = text, RIGHTARG = text, FUNCTION = shadow.refuse_text);
+CREATE OPERATOR shadow.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = shadow.refuse_bigint);
+CREATE OPERATOR shadow.<> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = shadow.refuse_bigint);
+GRANT USAGE ON SCHEMA shadow TO PUBLIC;
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOR name IN SELECT relname FROM relations ORDER BY relname LOOP
+        EXECUTE format('CREATE TEMP TABLE %1$I (LIKE apikeys.%1$I)', name);
+        EXECUTE format('CREATE TRIGGER shadowed BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON pg_temp.%I EXECUTE FUNCTION shadow.refuse()', name);
+    END LOOP;
+END
+$$;
+SET search_path = shadow, pg_temp, pg_catalog;
+SELECT 1::bigint = 1::bigint;  -- it hides indeed
+SELECT a.name FROM apikeys.create_account('shadowy') AS a;
+SELECT a.active FROM apikeys.deactivate_account('shadowy') AS a;
+SELECT a.active FROM apikeys.activate_account('shadowy') AS a;
+SELECT k.alias FROM apikeys.create_key('shadowy', tier => 'bronze', products => '{maps}', allowed_domains => '{a.example}', allowed_ips => '{10.0.0.0/8}', scopes => '{s}') AS k;
+SELECT k.alias, k.hint FROM apikeys.import_key('shadowy', 'shadowy', lifetime => '1 day') AS k;
+SELECT k.alias FROM apikeys.rotate_key(apikeys.find_key('shadowy', 'key-2'), grace => '1 day', lifetime => '30 days') AS k;
+SELECT k.state FROM apikeys.deactivate_key(apikeys.find_key('shadowy', 'key-2')) AS k;
+SELECT k.state FROM apikeys.activate_key(apikeys.find_key('shadowy', 'key-2')) AS k;
+SELECT k.state FROM apikeys.suspend_key(apikeys.find_key('shadowy', 'key-2'), 'x') AS k;
+SELECT k.state FROM apikeys.unsuspend_key(apikeys.find_key('shadowy', 'key-2')) AS k;
+UPDATE apikeys.key SET tier = 'gold', expires_at = NULL;
+SELECT k.alias FROM apikeys.delete_key(apikeys.find_key('shadowy', 'key-2')) AS k;
+SELECT k.code FROM apikeys.authenticate('shadowy') AS k;
+SET SESSION AUTHORIZATION regress_bound;
+SELECT k.alias FROM apikeys.create_key('acme') AS k;
+SELECT k.alias FROM apikeys.create_key('rival') AS k;
+SELECT k.account, k.alias FROM apikeys.key_list AS k;
+UPDATE apikeys.key SET category = 'seen';
+RESET SESSION AUTHORIZATION;
+RESET search_path;
+SELECT account, alias, category FROM apikeys.key_list ORDER BY account, alias;
+
+DISCARD TEMP;
+SET client_min_messages = warning;
+DROP SCHEMA shadow CASCADE;
+DELETE FROM apikeys.key;
+DELETE FROM apikeys.member;
+DELETE FROM apikeys.account;
+DELETE FROM apikeys.plan;
+DELETE FROM apikeys.tier;
+DELETE FROM apikeys.product;
+DROP ROLE regress_verifier, regress_manager, regress_bound, regress_admin, regress_auditor, regress_nobody;
