@@ -101,8 +101,9 @@ server_folder() {
         fi
         [ "$EUID" != 0 ] || chown postgres: "$folder/"
     fi
-    as_server test -w "$folder/" || die "$folder belongs to somebody else"
-    readlink -f "$folder"
+    folder=$(readlink -f "$folder")
+    as_server test -w "$folder" || die "$folder belongs to somebody else"
+    echo "$folder"
 }
 
 # server_make FOLDER SETTINGS: a new, empty server with these further lines of postgresql.conf. Its superuser is postgres.
