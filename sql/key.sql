@@ -198,6 +198,8 @@ SELECT state FROM apikeys.get_key(pg_temp.id('own'));
 -- A used key shows when it was used last.
 INSERT INTO apikeys.usage_total VALUES ('k', pg_temp.id('own'), 1, 0, 1, 0, 0, '2026-01-01 12:00Z', '2026-01-02 12:00Z');
 SELECT alias, last_used_at AT TIME ZONE 'UTC' AS last_used_at FROM apikeys.key_list WHERE last_used_at IS NOT NULL;
+SELECT f.code FROM pg_temp.failure($$SELECT apikeys.delete_key(pg_temp.id('own'))$$) AS f;
+SELECT alias, state FROM apikeys.get_key(pg_temp.id('own'));
 DELETE FROM apikeys.usage_total;
 
 --

@@ -52,7 +52,7 @@ FROM (VALUES
     (10, 'plan', 'name = '''''), (11, 'plan', 'key_prefix = ''Ak'''), (12, 'plan', 'key_prefix = ''a__b'''), (13, 'plan', 'key_prefix = ''ak_'''),
     (14, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwxy'''), (15, 'plan', 'key_prefix = '''''), (16, 'plan', 'max_keys = -1'),
     (17, 'plan', 'max_lifetime = ''0'''), (18, 'plan', 'lifetimes = ''{1 day,0}'''), (19, 'plan', 'lifetimes = ''{1 day,NULL}'''),
-    (20, 'plan', 'default_lifetime = ''-1 day'''), (21, 'plan', 'default_tier = ''lead'''), (22, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwx'''),
+    (24, 'plan', 'lifetimes = ''{}'''), (20, 'plan', 'default_lifetime = ''-1 day'''), (21, 'plan', 'default_tier = ''lead'''), (22, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwx'''),
     (23, 'plan', 'key_prefix = E''ak\n'''),
     (32, 'account', 'plan = ''none'''), (33, 'account', 'metadata = ''[]'''),
     (40, 'product', 'name = '''''),

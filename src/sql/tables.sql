@@ -10,9 +10,10 @@ COMMENT ON FUNCTION apikeys.prefix_is_valid(text) IS
 
 CREATE FUNCTION apikeys.lifetimes_are_valid(lifetimes interval[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN NOT EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
-                   WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval);
-COMMENT ON FUNCTION apikeys.lifetimes_are_valid(interval[]) IS 'Whether every lifetime of a list is known and positive.';
+RETURN pg_catalog.cardinality(lifetimes) OPERATOR(pg_catalog.>) 0
+    AND NOT EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
+                    WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval);
+COMMENT ON FUNCTION apikeys.lifetimes_are_valid(interval[]) IS 'Whether a list has lifetimes, all of them known and positive.';
 
 CREATE FUNCTION apikeys.domains_are_valid(domains text[]) RETURNS boolean
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_domains_check';
