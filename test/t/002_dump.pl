@@ -1,0 +1,142 @@
+# A dump of a database in use, restored into an empty server, is the same service: same rows, same verdicts, ids that go on.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+sub start_server
+{
+    my ($name) = @_;
+    my $node = PostgreSQL::Test::Cluster->new($name);
+    $node->init;
+    $node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'");
+    $node->start;
+    $node->safe_psql('postgres', 'CREATE DATABASE service');
+    return $node;
+}
+
+# All relations with rows of ours, partitions included.
+sub tables_of
+{
+    my ($node) = @_;
+    return split /\n/, $node->safe_psql('service', q{SELECT relname FROM pg_class
+        WHERE relnamespace = 'apikeys'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1});
+}
+
+sub rows_of
+{
+    my ($node, $table) = @_;
+    return $node->safe_psql('service', qq{SELECT t::text FROM apikeys."$table" AS t ORDER BY t::text COLLATE "C"});
+}
+
+# How far each sequence is.
+sub sequences_of
+{
+    my ($node) = @_;
+    return $node->safe_psql('service', q{SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'apikeys' ORDER BY 1});
+}
+
+my $source = start_server('source');
+$source->safe_psql('service', q{
+    CREATE EXTENSION apikeys;
+    INSERT INTO apikeys.tier VALUES ('silver', 1, '100/minute', NULL), ('gold', 2, '1000/minute, 5000000/total', 'for the big ones');
+    INSERT INTO apikeys.plan (name, key_prefix, max_keys, lifetimes, default_lifetime, limits, default_tier)
+        VALUES ('pro', 'live', 20, '{1 second,30 days}', '30 days', '50000/day', 'silver');
+    INSERT INTO apikeys.product VALUES ('maps', 'Tiles'), ('routes', NULL);
+    SELECT apikeys.create_key('founder');
+    INSERT INTO apikeys.account (name, plan, limits, metadata) VALUES ('acme', 'pro', '9/second', '{"team": "geo"}');
+    CREATE ROLE clerk IN ROLE apikeys_manager;
+});
+
+# Key texts with the fate of each key.
+my @presented = ('ak_' . '0' x 36, 'nobody issued this');
+my $number = 0;
+
+sub issue
+{
+    my ($arguments, $fate) = @_;
+    $number++;
+    my ($id, $text) = split /\|/, $source->safe_psql('service', "SELECT key_id, key FROM apikeys.create_key('acme', 'n$number'$arguments)");
+    push @presented, $text;
+    $source->safe_psql('service', sprintf($fate, $id)) if $fate;
+    return $id;
+}
+
+my $used = issue('');
+issue(q{, tier => 'gold', products => '{maps,routes}', scopes => '{read,write}', metadata => '{"a": [1, null]}'});
+issue(q{, limits => '', allowed_ips => '{192.0.2.0/24,2001:db8::/32}', allowed_domains => '{*.acme.example}'});
+issue('', 'SELECT apikeys.deactivate_key(%s)');
+issue('', q{SELECT apikeys.suspend_key(%s, 'unpaid: "double" \' || chr(9) || '\')});
+my $expired = issue(q{, lifetime => '1 second'});
+my $rotated = issue('');
+push @presented, $source->safe_psql('service', "SELECT key FROM apikeys.rotate_key($rotated, grace => '1 day')");
+push @presented, 'unkey_3ZKzTZqDcsEfMhMvMn7UmtbN';
+$source->safe_psql('service', "SELECT apikeys.import_key('acme', '$presented[-1]')");
+$source->poll_query_until('service', "SELECT expires_at < clock_timestamp() FROM apikeys.key WHERE key_id = $expired") or die 'never expired';
+
+# What the other parts of a service in use leave behind.
+$source->safe_psql('service', qq{
+    INSERT INTO apikeys.member SELECT 'clerk', account_id FROM apikeys.account WHERE name = 'acme';
+    INSERT INTO apikeys.upgrade_request (key_id, tier, motivation, due_at) VALUES ($used, 'gold', 'more maps', now() + interval '5 days');
+    INSERT INTO apikeys.upgrade_rule (purpose, reason) VALUES ('spam', 'no');
+    INSERT INTO apikeys.audit_log (action, object, object_id, new) VALUES ('update', 'key', '$used', '{"tier": "gold"}');
+    INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, at) VALUES ('k', $used, 'day', -5, now());
+    INSERT INTO apikeys.notice (kind, key_id) VALUES ('expiring', $used);
+    INSERT INTO apikeys.quarantine (reason, event) VALUES ('poison', '{"cost": -1}');
+    INSERT INTO apikeys.usage_bucket VALUES ('k', $used, '2026-01-01', 1, 1, 3, 0, 0);
+    INSERT INTO apikeys.usage_total VALUES ('k', $used, 1, 1, 3, 0, 0, '2026-01-01', '2026-01-02');
+    CREATE TABLE apikeys.request_log_20260101 (LIKE apikeys.request_log INCLUDING ALL);
+    CREATE INDEX ON apikeys.request_log_20260101 (key_id, at);
+    ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.request_log_20260101 FOR VALUES FROM ('2026-01-01 00:00+00') TO ('2026-01-02 00:00+00');
+    INSERT INTO apikeys.request_log SELECT timestamptz '2026-01-01 12:00+00' + n * interval '1 s', $used, 1, gen_random_uuid(), 'valid', 200, '/v1/x', 1.5,
+        '192.0.2.1', 3, NULL, 'production' FROM generate_series(1, 100) AS n;
+    GRANT SELECT ON apikeys.key_list TO clerk;
+});
+
+my @tables = tables_of($source);
+my %rows = map { $_ => rows_of($source, $_) } @tables;
+isnt($rows{$_}, '', "$_ has rows to lose") foreach @tables;
+my $sequences = sequences_of($source);
+
+# Verdicts with everything that a restricted key wants to know of a request.
+my $list = join ', ', map { "('$_')" } @presented;
+my $ask = qq{SELECT v.* FROM (VALUES $list) AS p (text), LATERAL apikeys.authenticate(
+    p.text, ip => '192.0.2.7', origin => 'https://www.acme.example', product => 'maps', scopes => '{}') AS v};
+my $verdicts = $source->safe_psql('service', $ask);
+like($verdicts, qr/\|$_\|/, "one of the verdicts is $_") foreach qw(valid invalid inactive suspended expired);
+
+my $dumps = $source->backup_dir;
+mkdir $dumps;
+$source->command_ok(['pg_dump', '-f', "$dumps/plain.sql", 'service'], 'pg_dump');
+$source->command_ok(['pg_dump', '-Fc', '-f', "$dumps/custom", 'service'], 'pg_dump -Fc');
+unlike(slurp_file("$dumps/plain.sql"), qr/\Q$_\E/, 'the dump has no key text: ' . substr($_, 0, 6) . '…') foreach grep { /^live_/ } @presented;
+
+# The next ids, which the copies must give too.
+my $make_next = q{SELECT a.account_id, k.key_id FROM apikeys.create_key('later') AS k JOIN apikeys.account AS a ON a.name = k.account};
+my $next = $source->safe_psql('service', $make_next);
+
+my %restore = (
+    'psql' => sub { ['psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $_[0]->connstr('service'), '-f', "$dumps/plain.sql"] },
+    'pg_restore -1 -e' => sub { ['pg_restore', '-1', '-e', '-d', $_[0]->connstr('service'), "$dumps/custom"] });
+
+foreach my $how (sort keys %restore)
+{
+    my $copy = start_server($how =~ /(\w+)/);
+    $copy->safe_psql('postgres', 'CREATE ROLE clerk');
+    command_ok($restore{$how}->($copy), "$how restores");
+
+    is_deeply([ tables_of($copy) ], \@tables, "$how: the same tables");
+    is(rows_of($copy, $_), $rows{$_}, "$how: the same rows in $_") foreach @tables;
+    is(sequences_of($copy), $sequences, "$how: the same sequences");
+    is($copy->safe_psql('service', $ask), $verdicts, "$how: the same verdicts");
+    is($copy->safe_psql('service', $make_next), $next, "$how: ids go on");
+
+    my ($status, undef, $err) = $copy->psql('service', "\\set VERBOSITY sqlstate\nDELETE FROM apikeys.key WHERE key_id = $used");
+    like($err, qr/23503/, "$how: a used key is still safe from deletion");
+    is($copy->safe_psql('service', q{SELECT has_table_privilege('clerk', 'apikeys.key_list', 'SELECT'), has_table_privilege('clerk', 'apikeys.key', 'SELECT')}),
+        't|f', "$how: a right that was granted is there, and no other");
+    $copy->stop;
+}
+
+done_testing();
