@@ -24,6 +24,7 @@ OBJS = \
 	src/guard.o \
 	src/key.o \
 	src/authenticate.o \
+	src/redact.o \
 	src/apikeys.o
 
 # The parts of the install script, in the order in which they are joined.

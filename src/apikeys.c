@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "key.h"
+#include "redact.h"
 #include "secret.h"
 
 PG_MODULE_MAGIC;
@@ -61,4 +62,5 @@ _PG_init(void)
 				errmsg("could not initialize libsodium"));
 	ClockInit();
 	defineSettings();
+	RedactInit();
 }

@@ -260,6 +260,7 @@ KeyTextRedact(char *text, size_t len, bool utf8)
 			written += KEYTEXT_HINT_TAIL;
 		}
 	}
-	memmove(text + written, text + read, len - read);
+	if (read > 0)
+		memmove(text + written, text + read, len - read);
 	return written + len - read;
 }
