@@ -13,6 +13,8 @@ OBJS = \
 	src/requestid.o \
 	src/clock.o \
 	src/secret.o \
+	src/meter.o \
+	src/queue.o \
 	src/limits.o \
 	src/digest.o \
 	src/catalog.o \
@@ -25,6 +27,13 @@ OBJS = \
 	src/key.o \
 	src/authenticate.o \
 	src/redact.o \
+	src/usage.o \
+	src/verify.o \
+	src/stats.o \
+	src/batch.o \
+	src/maintain.o \
+	src/writer.o \
+	src/launcher.o \
 	src/apikeys.o
 
 # The parts of the install script, in the order in which they are joined.
@@ -39,6 +48,8 @@ SQL_PARTS = \
 	src/sql/account.sql \
 	src/sql/key.sql \
 	src/sql/authenticate.sql \
+	src/sql/verify.sql \
+	src/sql/stats.sql \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql

@@ -1,25 +1,190 @@
 /*
  * apikeys.c
- *	  The library: its settings.
+ *	  The library: its settings, its hooks, and a map of its files.
+ *
+ * Pure C, knows nothing of the server:
+ *	keytext		the text of a key: shape, checksum, hint, locator
+ *	limittext	the text of limits
+ *	ring		units used in one trailing window
+ *	pattern		domains, origins, addresses, networks
+ *	requestid	the id of a request: a UUIDv7 that finds its row
+ *	clock		engine time and the wall clock
+ *	secret		libsodium: random secrets, digests, comparison, wiping
+ *
+ * Shared memory, never SPI or catalogs:
+ *	meter		counters of keys and accounts: pinned, loaded, asked, evicted
+ *	queue		events on their way to the writer
+ *
+ * The server:
+ *	limits		the type limits			digest		the type digest
+ *	catalog		the tables by name		rules		plans and tiers, cached
+ *	lookup		from key text to rows	verdict		codes, texts and the type verdict
+ *	request		arguments				policy		the checks that need no meters
+ *	authenticate					all checks but the meters
+ *	guard		used keys stay			key			what the management functions need
+ *	usage		meters from the tables	verify		the whole protocol of a request
+ *	batch		events become rows		maintain	partitions, retention, merging
+ *	writer		the worker that writes	launcher	the worker that starts writers
+ *	stats		the operator's view		redact		no key text in the server's log
+ *
+ * Each module declares its settings in its header; they are defined here.
  */
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "batch.h"
 #include "clock.h"
 #include "key.h"
+#include "launcher.h"
+#include "maintain.h"
+#include "meter.h"
+#include "queue.h"
 #include "redact.h"
 #include "secret.h"
+#include "verdict.h"
+#include "verify.h"
+#include "writer.h"
 
 PG_MODULE_MAGIC;
 
 PGDLLEXPORT void _PG_init(void);
 
-/*
- * Defines the settings that every process may read.
- */
+static shmem_request_hook_type next_shmem_request = NULL;
+static shmem_startup_hook_type next_shmem_startup = NULL;
+
+/* Defines the settings that size shared memory: only while the server starts. */
+static void
+defineStartSettings(void)
+{
+	DefineCustomIntVariable("apikeys.meter_memory",
+							"Shared memory for the meters of keys and accounts.",
+							"Some 2 kB each; subjects that do not fit are loaded from the tables when they come.",
+							&MeterMemory,
+							64 * 1024, 256, MAX_KILOBYTES,
+							PGC_POSTMASTER,
+							GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.queue_size",
+							"Shared memory for the events that wait to be written, for each database.",
+							NULL,
+							&QueueSize,
+							8 * 1024, 64, 1024 * 1024,
+							PGC_POSTMASTER,
+							GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.max_databases",
+							"How many databases of the server can verify keys at the same time.",
+							NULL,
+							&QueueMaxDatabases,
+							4, 1, LAUNCHER_DATABASES_MAX,
+							PGC_POSTMASTER,
+							0,
+							NULL, NULL, NULL);
+}
+
+/* Defines the settings of verify and the writer. */
+static void
+defineEngineSettings(void)
+{
+	static const struct config_enum_entry overload_rules[] = {
+		{"deny", OVERLOAD_DENY, false}, {"allow", OVERLOAD_ALLOW, false}, {NULL, 0, false}
+	};
+	static const struct config_enum_entry address_rules[] = {
+		{"full", ADDRESS_FULL, false}, {"network", ADDRESS_NETWORK, false}, {"none", ADDRESS_NONE, false}, {NULL, 0, false}
+	};
+
+	DefineCustomBoolVariable("apikeys.writer_enabled",
+							 "Writes queued events to the tables.",
+							 "Off: no writer runs, and requests are denied when the queue is full.",
+							 &WriterEnabled,
+							 true,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.flush_interval",
+							"Time between two batches of the writer.",
+							NULL,
+							&WriterFlushInterval,
+							200, 1, 60 * 1000,
+							PGC_SIGHUP,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("apikeys.log_requests",
+							 "Writes a row into the request log for each request.",
+							 "Usage is counted either way.",
+							 &BatchLogRequests,
+							 true,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("apikeys.log_address",
+							 "How client addresses are logged: full, network (/24 or /48) or none.",
+							 NULL,
+							 &BatchLogAddress,
+							 ADDRESS_FULL, address_rules,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.log_retention",
+							"Days for which the request log is kept; 0: for ever.",
+							NULL,
+							&MaintainRetention,
+							0, 0, 36500,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("apikeys.on_overload",
+							 "What becomes of requests that cannot be recorded: deny, or allow without a record.",
+							 "The first use of a key is always recorded or denied.",
+							 &VerifyOnOverload,
+							 OVERLOAD_DENY, overload_rules,
+							 PGC_SIGHUP,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.quota_status",
+							"HTTP status of the verdict quota_exceeded.",
+							NULL,
+							&QuotaStatus,
+							401, 400, 499,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("apikeys.synchronous_usage",
+							 "Gives a verdict only when its record would survive a crash of the server.",
+							 NULL,
+							 &VerifySynchronous,
+							 false,
+							 PGC_SUSET,
+							 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.queue_timeout",
+							"How long a request may wait in all before its verdict is overloaded.",
+							NULL,
+							&VerifyTimeout,
+							5000, 1, 3600 * 1000,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+/* Defines the settings of the rest. */
 static void
 defineSettings(void)
 {
@@ -49,8 +214,26 @@ defineSettings(void)
 							PGC_SIGHUP,
 							GUC_UNIT_MIN,
 							NULL, NULL, NULL);
+}
 
-	MarkGUCPrefixReserved("apikeys");
+static void
+requestShmem(void)
+{
+	if (next_shmem_request)
+		next_shmem_request();
+	MeterShmemRequest();
+	QueueShmemRequest();
+}
+
+static void
+startShmem(void)
+{
+	if (next_shmem_startup)
+		next_shmem_startup();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	MeterShmemInit();
+	QueueShmemInit();
+	LWLockRelease(AddinShmemInitLock);
 }
 
 void
@@ -63,4 +246,17 @@ _PG_init(void)
 	ClockInit();
 	defineSettings();
 	RedactInit();
+	defineEngineSettings();
+
+	/* The rest is for a preloaded library: loaded later, it cannot have shared memory. */
+	if (process_shared_preload_libraries_in_progress)
+	{
+		defineStartSettings();
+		next_shmem_request = shmem_request_hook;
+		shmem_request_hook = requestShmem;
+		next_shmem_startup = shmem_startup_hook;
+		shmem_startup_hook = startShmem;
+		LauncherRegister();
+	}
+	MarkGUCPrefixReserved("apikeys");
 }

@@ -92,3 +92,14 @@ ClockTimestamp(int64 time)
 {
 	return (time < 0 ? (time - 999) / 1000 : time / 1000) - MICROSECONDS_TO_2000;
 }
+
+/*
+ * Returns how many milliseconds of engine time are left until a deadline, rounded up; 0 if it is over.
+ */
+long
+ClockMillisecondsUntil(int64 deadline)
+{
+	int64		left = deadline - ClockNow();
+
+	return left <= 0 ? 0 : (long) ((left + NS_PER_MILLISECOND - 1) / NS_PER_MILLISECOND);
+}

@@ -7,6 +7,7 @@
 
 #include "c.h"
 
+#define NS_PER_MILLISECOND	INT64CONST(1000000)
 #define NS_PER_SECOND	INT64CONST(1000000000)
 
 #define CLOCK_DEBUG_OFFSET_MAX	1e9 /* seconds, either way; some 31 years */
@@ -17,5 +18,6 @@ extern void ClockInit(void);
 extern int64 ClockNow(void);
 extern int64 ClockWallNow(void);
 extern int64 ClockTimestamp(int64 time);
+extern long ClockMillisecondsUntil(int64 deadline);
 
 #endif

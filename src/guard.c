@@ -38,6 +38,7 @@
 
 #include "catalog.h"
 #include "guard.h"
+#include "meter.h"
 
 #define LOCK_CLASS_TABLE	3
 #define LOCK_CLASS_KEY		4
@@ -166,6 +167,21 @@ isUsed(const int64 *key_id)
 	return used;
 }
 
+/*
+ * Tell whether events of a key (NULL: any) wait to be written.  To be asked before isUsed: what waits no more then has
+ * been committed, and a snapshot taken later sees it.
+ */
+static bool
+isPending(const int64 *key_id)
+{
+	MeterSubject subject;
+
+	if (key_id == NULL)
+		return MeterAnyPending(key_table.oid);
+	MeterSubjectSet(&subject, key_table.oid, METER_KEY, *key_id);
+	return MeterHasPending(&subject);
+}
+
 PG_FUNCTION_INFO_V1(apikeys_guard_delete);
 PG_FUNCTION_INFO_V1(apikeys_guard_truncate);
 PG_FUNCTION_INFO_V1(apikeys_guard_change);
@@ -202,7 +218,7 @@ apikeys_guard_delete(PG_FUNCTION_ARGS)
 										RelationGetDescr(trigger->tg_relation), &isnull));
 
 	lockForDelete(key_id);
-	if (isUsed(&key_id))
+	if (isPending(&key_id) || isUsed(&key_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
 				 errmsg("key %lld has been used", (long long) key_id),
@@ -227,7 +243,7 @@ apikeys_guard_truncate(PG_FUNCTION_ARGS)
 	CatalogResolve(&key_table);
 	tag = tableTag();
 	(void) LockAcquire(&tag, AccessExclusiveLock, false, false);
-	if (isUsed(NULL))
+	if (isPending(NULL) || isUsed(NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_FOREIGN_KEY_VIOLATION),
 				 errmsg("keys have been used"),

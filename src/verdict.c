@@ -41,9 +41,8 @@ static const struct
 /* The columns of apikeys.verdict. */
 typedef enum VerdictColumn
 {
-	VERDICT_ALLOWED, VERDICT_STATUS, VERDICT_CODE, VERDICT_MESSAGE, VERDICT_KEY_ID, VERDICT_ACCOUNT,
-	VERDICT_REQUEST_ID, VERDICT_LIMIT_WINDOW, VERDICT_LIMIT_CAP, VERDICT_REMAINING, VERDICT_RESET_AFTER,
-	VERDICT_RETRY_AFTER, VERDICT_COLUMNS
+	COLUMN_ALLOWED, COLUMN_STATUS, COLUMN_CODE, COLUMN_MESSAGE, COLUMN_KEY_ID, COLUMN_ACCOUNT, COLUMN_REQUEST_ID,
+	COLUMN_LIMIT_WINDOW, COLUMN_LIMIT_CAP, COLUMN_REMAINING, COLUMN_RESET_AFTER, COLUMN_RETRY_AFTER
 } VerdictColumn;
 
 /* Returns the code as the SQL type has it. */
@@ -120,6 +119,42 @@ formInterval(int64 nanoseconds, bool *isnull)
 	return IntervalPGetDatum(interval);
 }
 
+/* Gives the verdict's columns; both arrays have VERDICT_COLUMNS places. */
+void
+VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
+{
+	char		message[128];
+	char		window[LIMIT_WINDOW_NAME_MAX];
+
+	memset(nulls, true, VERDICT_COLUMNS * sizeof(bool));
+	memset(values, 0, VERDICT_COLUMNS * sizeof(Datum));
+	nulls[COLUMN_ALLOWED] = nulls[COLUMN_STATUS] = nulls[COLUMN_CODE] = nulls[COLUMN_MESSAGE] = false;
+	values[COLUMN_ALLOWED] = BoolGetDatum(verdict->code == VERDICT_VALID);
+	values[COLUMN_STATUS] = Int16GetDatum(VerdictStatus(verdict->code));
+	values[COLUMN_CODE] = CStringGetTextDatum(VerdictName(verdict->code));
+	values[COLUMN_MESSAGE] = PointerGetDatum(cstring_to_text_with_len(message, VerdictMessage(verdict, message, sizeof(message))));
+	if (verdict->key_id)
+	{
+		nulls[COLUMN_KEY_ID] = nulls[COLUMN_ACCOUNT] = false;
+		values[COLUMN_KEY_ID] = Int64GetDatum(verdict->key_id);
+		values[COLUMN_ACCOUNT] = PointerGetDatum(verdict->account);
+	}
+	if (verdict->recorded)
+	{
+		nulls[COLUMN_REQUEST_ID] = false;
+		values[COLUMN_REQUEST_ID] = UUIDPGetDatum(&verdict->request_id);
+	}
+	if (verdict->limited)
+	{
+		nulls[COLUMN_LIMIT_WINDOW] = nulls[COLUMN_LIMIT_CAP] = nulls[COLUMN_REMAINING] = false;
+		values[COLUMN_LIMIT_WINDOW] = PointerGetDatum(cstring_to_text_with_len(window, LimitWindowFormat(verdict->limit.window, window)));
+		values[COLUMN_LIMIT_CAP] = Int64GetDatum(verdict->limit.cap);
+		values[COLUMN_REMAINING] = Int64GetDatum(verdict->remaining);
+		values[COLUMN_RESET_AFTER] = formInterval(verdict->reset_after, &nulls[COLUMN_RESET_AFTER]);
+		values[COLUMN_RETRY_AFTER] = formInterval(verdict->retry_after, &nulls[COLUMN_RETRY_AFTER]);
+	}
+}
+
 /* Returns the verdict as a value of the SQL type, for a function that returns that type. */
 Datum
 VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo)
@@ -127,8 +162,6 @@ VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo)
 	TupleDesc	desc = fcinfo->flinfo->fn_extra;
 	Datum		values[VERDICT_COLUMNS];
 	bool		nulls[VERDICT_COLUMNS];
-	char		message[128];
-	char		window[LIMIT_WINDOW_NAME_MAX];
 
 	if (desc == NULL)
 	{
@@ -140,32 +173,6 @@ VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo)
 		fcinfo->flinfo->fn_extra = desc;
 		MemoryContextSwitchTo(caller);
 	}
-
-	memset(nulls, true, sizeof(nulls));
-	nulls[VERDICT_ALLOWED] = nulls[VERDICT_STATUS] = nulls[VERDICT_CODE] = nulls[VERDICT_MESSAGE] = false;
-	values[VERDICT_ALLOWED] = BoolGetDatum(verdict->code == VERDICT_VALID);
-	values[VERDICT_STATUS] = Int16GetDatum(VerdictStatus(verdict->code));
-	values[VERDICT_CODE] = CStringGetTextDatum(VerdictName(verdict->code));
-	values[VERDICT_MESSAGE] = PointerGetDatum(cstring_to_text_with_len(message, VerdictMessage(verdict, message, sizeof(message))));
-	if (verdict->key_id)
-	{
-		nulls[VERDICT_KEY_ID] = nulls[VERDICT_ACCOUNT] = false;
-		values[VERDICT_KEY_ID] = Int64GetDatum(verdict->key_id);
-		values[VERDICT_ACCOUNT] = PointerGetDatum(verdict->account);
-	}
-	if (verdict->recorded)
-	{
-		nulls[VERDICT_REQUEST_ID] = false;
-		values[VERDICT_REQUEST_ID] = UUIDPGetDatum(&verdict->request_id);
-	}
-	if (verdict->limited)
-	{
-		nulls[VERDICT_LIMIT_WINDOW] = nulls[VERDICT_LIMIT_CAP] = nulls[VERDICT_REMAINING] = false;
-		values[VERDICT_LIMIT_WINDOW] = PointerGetDatum(cstring_to_text_with_len(window, LimitWindowFormat(verdict->limit.window, window)));
-		values[VERDICT_LIMIT_CAP] = Int64GetDatum(verdict->limit.cap);
-		values[VERDICT_REMAINING] = Int64GetDatum(verdict->remaining);
-		values[VERDICT_RESET_AFTER] = formInterval(verdict->reset_after, &nulls[VERDICT_RESET_AFTER]);
-		values[VERDICT_RETRY_AFTER] = formInterval(verdict->retry_after, &nulls[VERDICT_RETRY_AFTER]);
-	}
+	VerdictColumns(verdict, values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }

@@ -31,6 +31,8 @@ typedef enum VerdictCode
 
 #define VERDICT_CODES	(VERDICT_OVERLOADED + 1)
 
+#define VERDICT_COLUMNS	12		/* of apikeys.verdict */
+
 #define VERDICT_NEVER	INT64CONST(-1)
 
 /* Start from VERDICT_EMPTY. */
@@ -57,6 +59,7 @@ extern const char *VerdictName(VerdictCode code);
 extern VerdictCode VerdictOfLimit(bool of_account, uint32 window);
 extern int	VerdictStatus(VerdictCode code);
 extern int	VerdictMessage(const Verdict *verdict, char *out, size_t size);
+extern void VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls);
 extern Datum VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo);
 
 #endif

@@ -33,8 +33,16 @@ GRANT EXECUTE ON FUNCTION
     apikeys.shard_hash(text), apikeys.shard_hash(bigint), apikeys.shard_hash_of_account(text), apikeys.limits_items(apikeys.limits)
 TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
 
-GRANT EXECUTE ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], int) TO apikeys_verifier;
-GRANT EXECUTE ON FUNCTION apikeys.error_body(apikeys.verdict) TO apikeys_verifier;
+GRANT EXECUTE ON FUNCTION
+    apikeys.verify(text, text, inet, text, text, text[], int),
+    apikeys.verify_many(text[], text[], inet[], int[]),
+    apikeys.complete(uuid, int, real, bigint),
+    apikeys.complete_many(uuid[], int[], real[], bigint[]),
+    apikeys.authenticate(text, text, inet, text, text, text[], int),
+    apikeys.error_body(apikeys.verdict)
+TO apikeys_verifier;
+GRANT EXECUTE ON FUNCTION apikeys.stats() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.explain_key(bigint, text, inet, text, text, text[], int) TO apikeys_admin;
 
 -- What views, policies and constraints call, they call as the one who uses them.

@@ -253,7 +253,8 @@ CREATE TABLE apikeys.request_log (
     ip          inet,
     cost        int NOT NULL,
     credits     bigint,
-    category    text NOT NULL
+    category    text NOT NULL,
+    completed   boolean NOT NULL
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE apikeys.request_log IS 'One row a request that named a key, admitted or denied; a partition a day (UTC).';
 COMMENT ON COLUMN apikeys.request_log.code IS 'The verdict''s code.';
@@ -261,6 +262,7 @@ COMMENT ON COLUMN apikeys.request_log.status IS 'HTTP status: the verdict''s, th
 COMMENT ON COLUMN apikeys.request_log.duration_ms IS 'Time to the first byte of the response, in milliseconds, as given to complete().';
 COMMENT ON COLUMN apikeys.request_log.cost IS 'Units that the request asked for.';
 COMMENT ON COLUMN apikeys.request_log.credits IS 'What is billed for the request, as given to complete(); without effect on limits.';
+COMMENT ON COLUMN apikeys.request_log.completed IS 'Whether complete() has told how the request ended; the first call wins.';
 COMMENT ON COLUMN apikeys.request_log.category IS 'The key''s category at the time of the request.';
 
 CREATE TABLE apikeys.usage_bucket (

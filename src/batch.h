@@ -1,0 +1,34 @@
+/*
+ * batch.h
+ *	  Events become rows.
+ */
+#ifndef BATCH_H
+#define BATCH_H
+
+#include "postgres.h"
+
+#include "queue.h"
+
+typedef enum AddressRule
+{
+	ADDRESS_FULL,
+	ADDRESS_NETWORK,
+	ADDRESS_NONE
+} AddressRule;
+
+/* Whole events, one behind the other. */
+typedef struct Batch
+{
+	const char *events;
+	uint64		size;			/* bytes */
+	uint64		position;		/* in the queue, behind the last */
+	const char *quarantine_reason;	/* NULL: log them; else they go to quarantine, and count all the same */
+} Batch;
+
+extern bool BatchLogRequests;	/* setting apikeys.log_requests */
+extern int	BatchLogAddress;	/* setting apikeys.log_address, an AddressRule */
+
+extern const Event *BatchNext(const Batch *batch, const Event *event);
+extern void BatchWrite(const Batch *batch);
+
+#endif

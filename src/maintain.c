@@ -1,0 +1,219 @@
+/*
+ * maintain.c
+ *	  The partitions of the request log, and the other care for what is stored.
+ *
+ * request_log has a partition a day (UTC), request_log_<yyyymmdd>.  They are
+ * made by LIKE and ATTACH, which locks the parent no more than its readers and
+ * writers allow (CREATE ... PARTITION OF would take ACCESS EXCLUSIVE), some
+ * days ahead and whenever an event needs one.  They are dropped when their
+ * last day has passed apikeys.log_retention, and only if nobody reads them.
+ *
+ * All functions but MaintainHasPartition and MaintainForget run SPI inside a
+ * transaction of the writer's, as the owner of request_log.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/timestamp.h"
+
+#include "maintain.h"
+
+#define DAYS_AHEAD		3
+#define MERGE_ROWS		10000	/* buckets merged in one transaction */
+#define DAYS_KNOWN		32
+
+int			MaintainRetention = 0;
+
+/* Days (since 2000) whose partition is known to exist, in this process. */
+static int64 known_days[DAYS_KNOWN];
+static int	known_count = 0;
+
+static int64
+dayOf(TimestampTz at)
+{
+	return at >= 0 ? at / USECS_PER_DAY : (at + 1) / USECS_PER_DAY - 1;
+}
+
+/* Tells whether the partition for an instant is known to exist. */
+bool
+MaintainHasPartition(TimestampTz at)
+{
+	int64		day = dayOf(at);
+
+	for (int i = 0; i < known_count; i++)
+		if (known_days[i] == day)
+			return true;
+	return false;
+}
+
+/* Forgets which partitions exist; after an error that may have to do with it. */
+void
+MaintainForget(void)
+{
+	known_count = 0;
+}
+
+static void
+formatDay(int64 day, const char *format, char *out)
+{
+	int			year;
+	int			month;
+	int			mday;
+
+	j2date(day + POSTGRES_EPOCH_JDATE, &year, &month, &mday);
+	sprintf(out, format, year, month, mday);
+}
+
+static void
+run(const char *statement)
+{
+	int			result = SPI_execute(statement, false, 0);
+
+	if (result < 0)
+		elog(ERROR, "could not run a statement: %s", SPI_result_code_string(result));
+}
+
+/* Tells whether the day's partition is attached; one that somebody else owns is an error: its triggers are not ours. */
+static bool
+partitionExists(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	bool		isnull;
+
+	SPI_execute_with_args("SELECT c.relowner OPERATOR(pg_catalog.=) p.relowner FROM pg_catalog.pg_class AS c"
+						  " JOIN pg_catalog.pg_inherits AS i ON i.inhrelid OPERATOR(pg_catalog.=) c.oid"
+						  " JOIN pg_catalog.pg_class AS p ON p.oid OPERATOR(pg_catalog.=) i.inhparent"
+						  " WHERE p.oid OPERATOR(pg_catalog.=) 'apikeys.request_log'::pg_catalog.regclass"
+						  " AND c.relnamespace OPERATOR(pg_catalog.=) p.relnamespace"
+						  " AND c.relname OPERATOR(pg_catalog.=) $1::pg_catalog.name",
+						  1, types, values, NULL, true, 1);
+	if (SPI_processed == 0)
+		return false;
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("partition apikeys.%s has another owner than the request log", name),
+				 errhint("Detach it, or give it to the owner of apikeys.request_log.")));
+	return true;
+}
+
+/* Sees to it that the partition for an instant exists; false: it did, or was made: there is no more to do. */
+bool
+MaintainMakePartition(TimestampTz at)
+{
+	int64		day = dayOf(at);
+	char		name[32];
+	char		from[32];
+	char		to[32];
+
+	formatDay(day, "request_log_%04d%02d%02d", name);
+	formatDay(day, "%04d-%02d-%02d 00:00:00+00", from);
+	formatDay(day + 1, "%04d-%02d-%02d 00:00:00+00", to);
+	SPI_connect();
+	if (!partitionExists(name))
+	{
+		run(psprintf("CREATE TABLE apikeys.%s (LIKE apikeys.request_log INCLUDING ALL)", name));
+		run(psprintf("CREATE INDEX %s_key_id_at_idx ON apikeys.%s (key_id, at)", name, name));
+		run(psprintf("ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.%s FOR VALUES FROM ('%s') TO ('%s')",
+					 name, from, to));
+	}
+	SPI_finish();
+	if (known_count == DAYS_KNOWN)
+		known_count = 0;
+	known_days[known_count++] = day;
+	return false;
+}
+
+/* Makes the partitions of today and the days to come. */
+static bool
+makeAhead(TimestampTz now)
+{
+	for (int i = 0; i <= DAYS_AHEAD; i++)
+		MaintainMakePartition(now + i * USECS_PER_DAY);
+	return false;
+}
+
+/* Drops the oldest partition that is past its retention; true: there may be another. */
+static bool
+dropExpired(TimestampTz now)
+{
+	char		oldest_kept[32];
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1];
+	bool		dropped = false;
+
+	if (MaintainRetention == 0)
+		return false;
+	formatDay(dayOf(now) - MaintainRetention, "request_log_%04d%02d%02d", oldest_kept);
+	values[0] = CStringGetTextDatum(oldest_kept);
+	SPI_connect();
+	SPI_execute_with_args("SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class AS c"
+						  " JOIN pg_catalog.pg_inherits AS i ON i.inhrelid OPERATOR(pg_catalog.=) c.oid"
+						  " WHERE i.inhparent OPERATOR(pg_catalog.=) 'apikeys.request_log'::pg_catalog.regclass"
+						  " AND c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '^request_log_[0-9]{8}$'"
+						  " AND c.relname::pg_catalog.text OPERATOR(pg_catalog.<) ($1 COLLATE pg_catalog.\"C\")"
+						  " ORDER BY 1 LIMIT 1",
+						  1, types, values, NULL, true, 1);
+	if (SPI_processed == 1)
+	{
+		char	   *name = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+		run("LOCK TABLE ONLY apikeys.request_log IN ACCESS EXCLUSIVE MODE NOWAIT");
+		run(psprintf("LOCK TABLE apikeys.%s IN ACCESS EXCLUSIVE MODE NOWAIT", name));
+		run(psprintf("DROP TABLE apikeys.%s", name));
+		MaintainForget();
+		dropped = true;
+	}
+	SPI_finish();
+	return dropped;
+}
+
+/* Merges buckets that are older than so many days into steps of so many hours; true: there may be more. */
+static bool
+mergeBuckets(TimestampTz now, int days, int hours)
+{
+	TimestampTz step = hours * USECS_PER_HOUR;
+	TimestampTz before = now - days * USECS_PER_DAY;
+	Oid			types[3] = {TIMESTAMPTZOID, INTERVALOID, INT4OID};
+	Interval	stride = {.time = step};
+	Datum		values[3] = {TimestampTzGetDatum(before - before % step), IntervalPGetDatum(&stride), Int32GetDatum(MERGE_ROWS)};
+	bool		more;
+
+	SPI_connect();
+	SPI_execute_with_args("WITH fine AS MATERIALIZED ("
+						  " SELECT f.ctid AS place FROM apikeys.usage_bucket AS f WHERE f.bucket OPERATOR(pg_catalog.<) $1"
+						  " AND f.bucket OPERATOR(pg_catalog.<>) pg_catalog.date_bin($2, f.bucket, '2000-01-01 00:00:00+00') LIMIT $3),"
+						  " moved AS (DELETE FROM apikeys.usage_bucket AS d USING fine WHERE d.ctid OPERATOR(pg_catalog.=) fine.place RETURNING d.*)"
+						  " INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, bucket, admitted, denied, units, errors, credits)"
+						  " SELECT m.subject, m.subject_id, pg_catalog.date_bin($2, m.bucket, '2000-01-01 00:00:00+00'),"
+						  " pg_catalog.sum(m.admitted), pg_catalog.sum(m.denied), pg_catalog.sum(m.units), pg_catalog.sum(m.errors),"
+						  " pg_catalog.sum(m.credits) FROM moved AS m GROUP BY 1, 2, 3"
+						  " ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
+						  " admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
+						  " denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"
+						  " units = b.units OPERATOR(pg_catalog.+) excluded.units,"
+						  " errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
+						  " credits = b.credits OPERATOR(pg_catalog.+) excluded.credits",
+						  3, types, values, NULL, false, 0);
+	more = SPI_processed > 0;
+	SPI_finish();
+	return more;
+}
+
+static bool
+mergeToHours(TimestampTz now)
+{
+	return mergeBuckets(now, 2, 1);
+}
+
+static bool
+mergeToDays(TimestampTz now)
+{
+	return mergeBuckets(now, 90, 24);
+}
+
+const MaintainStep MaintainSteps[] = {makeAhead, dropExpired, mergeToHours, mergeToDays, NULL};

@@ -1,0 +1,878 @@
+/*
+ * meter.c
+ *	  Shared-memory counters of the units that a key, an account or an address has used.
+ *
+ * A meter belongs to a subject.  It holds a ring for each window that the
+ * subject's limits have, or had since it was loaded, and the units of all
+ * time.  Caps are not kept: they come with each call from the row, which was
+ * read under MVCC, so that a changed cap needs no invalidation.
+ *
+ * Everything lies in fixed arrays sized by apikeys.meter_memory: meters,
+ * rings, a hash from subject to meter.  What is not there is loaded from the
+ * tables by the first backend that needs it.  When no meter (or ring) is
+ * free, a clock hand evicts one that nobody needs.
+ *
+ * Life of a meter:
+ *	FREE -> EMPTY				MeterPin by the first who needs it
+ *	EMPTY -> LOADING			MeterPrepare by the first who gets there
+ *	LOADING -> READY			MeterLoadEnd
+ *	LOADING -> EMPTY			its loader gave up (error, exit); the next who pins it loads it
+ *	READY -> GROWING -> READY	somebody needs a window that has no ring: admissions stop, the writer
+ *								writes what is pending, the new ring is loaded from the tables
+ *	READY, EMPTY -> FREE		eviction
+ *
+ * Invariants:
+ *	- tables + pending events = the meter, from READY on: an admission adds to the counters and to
+ *	  pending in one critical section, and pending falls only after the commit that wrote the events.
+ *	  Hence a load is right if and only if pending is 0 when its snapshot is taken, and nothing is
+ *	  admitted until it is published.
+ *	- Only a meter with no pin and nothing pending is evicted; one whose first use is not durable yet is
+ *	  not: reloaded, it would take the visible row for a durable one.
+ *	- Only its loader touches the rings of a meter that is LOADING, or the new rings of one that is
+ *	  GROWING; they enter the meter at MeterLoadEnd.
+ *
+ * Locks, in this order: allocation lock (free lists, clock hand) -> partition
+ * lock (one part of the hash) -> spinlock of a meter, an account's before its
+ * key's.  Under a spinlock there are only bounded steps that cannot throw,
+ * allocate or wait.  Waits are on condition variables, with none of these
+ * locks held.
+ *
+ * A pin is counted in the meter and noted in this process, which gives all its
+ * pins back at the end of the call, at abort and in before_shmem_exit.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "storage/spin.h"
+#include "utils/hsearch.h"
+#include "utils/wait_event.h"
+
+#include "clock.h"
+#include "meter.h"
+
+#define PARTITIONS			32
+#define WAITING_PLACES		64
+#define RINGS_PER_METER		3	/* day, week, month: what most keys have; total needs none */
+#define PINS_MAX			4
+#define TRANCHE				"apikeys_meter"
+
+typedef enum MeterState
+{
+	STATE_FREE,
+	STATE_EMPTY,
+	STATE_LOADING,
+	STATE_READY,
+	STATE_GROWING
+} MeterState;
+
+/* All members under the mutex, except where said. */
+typedef struct MeterShared
+{
+	slock_t		mutex;
+	uint8		state;			/* a MeterState */
+	bool		referenced;		/* since the clock hand passed */
+	bool		used;			/* keys: some request is on record or pending */
+	bool		use_durable;	/* keys: and would survive a crash */
+	uint8		ring_count;
+	uint32		pins;
+	uint32		pending;		/* events in the queue */
+	MeterSubject subject;		/* changes with the partition lock held exclusively too */
+	int64		total;			/* units of all time */
+	int64		latest;			/* engine time of the latest request */
+	uint32		windows[LIMITS_MAX];
+	int32		rings[LIMITS_MAX];
+	int32		next_free;		/* under the allocation lock */
+} MeterShared;
+
+typedef union MeterPadded
+{
+	MeterShared meter;
+	char		pad[TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(MeterShared))];
+} MeterPadded;
+
+typedef struct MeterEntry
+{
+	MeterSubject subject;		/* hash key */
+	MeterIndex	meter;
+} MeterEntry;
+
+typedef struct MeterControlShared
+{
+	int32		meter_count;	/* constant; so the next */
+	int32		ring_count;
+	/* under the allocation lock */
+	int32		free_meter;
+	int32		free_ring;
+	int32		free_meters;
+	int32		free_rings;
+	int32		hand;
+	int64		evictions;
+	ConditionVariable places[WAITING_PLACES];	/* for the meters with this index modulo WAITING_PLACES */
+} MeterControlShared;
+
+int			MeterMemory = 64 * 1024;
+
+static MeterControlShared *control = NULL;
+static MeterPadded *meters;
+static Ring *rings;
+static int32 *next_rings;		/* free list; under the allocation lock */
+static HTAB *subjects;
+static LWLockPadded *locks;		/* of the partitions, then of the allocation */
+
+/* What this process holds. */
+static MeterIndex pins[PINS_MAX];
+static int	pin_count = 0;
+static MeterIndex loading_meter = METER_NONE;
+static int32 loading_rings[LIMITS_MAX];
+static int	loading_ring_count = 0;
+
+#define METER(index)		(&meters[index].meter)
+#define ALLOCATION_LOCK		(&locks[PARTITIONS].lock)
+#define PARTITION_LOCK(hash) (&locks[(hash) % PARTITIONS].lock)
+#define PLACE(index)		(&control->places[(index) % WAITING_PLACES])
+
+static int32
+countMeters(void)
+{
+	size_t		each = sizeof(MeterPadded) + RINGS_PER_METER * (sizeof(Ring) + sizeof(int32)) +
+		sizeof(MeterEntry) + 48;	/* and what the hash adds to an entry */
+
+	return (int32) Max(64, (size_t) MeterMemory * 1024 / each);
+}
+
+/* Asks for shared memory and locks; from shmem_request_hook. */
+void
+MeterShmemRequest(void)
+{
+	size_t		count = countMeters();
+	size_t		size = CACHELINEALIGN(sizeof(MeterControlShared));
+
+	size = add_size(size, mul_size(count, sizeof(MeterPadded)));
+	size = add_size(size, CACHELINEALIGN(mul_size(count * RINGS_PER_METER, sizeof(Ring))));
+	size = add_size(size, CACHELINEALIGN(mul_size(count * RINGS_PER_METER, sizeof(int32))));
+	size = add_size(size, hash_estimate_size(count, sizeof(MeterEntry)));
+	RequestAddinShmemSpace(add_size(size, 4 * PG_CACHE_LINE_SIZE));
+	RequestNamedLWLockTranche(TRANCHE, PARTITIONS + 1);
+}
+
+/* Finds or makes the arrays; from shmem_startup_hook, with AddinShmemInitLock held. */
+void
+MeterShmemInit(void)
+{
+	int32		count = countMeters();
+	bool		found;
+	HASHCTL		ctl = {
+		.keysize = sizeof(MeterSubject),
+		.entrysize = sizeof(MeterEntry),
+		.num_partitions = PARTITIONS
+	};
+
+	pin_count = 0;
+	loading_meter = METER_NONE;
+	loading_ring_count = 0;
+
+	control = ShmemInitStruct("apikeys meter control", sizeof(MeterControlShared), &found);
+	meters = ShmemInitStruct("apikeys meters", count * sizeof(MeterPadded), &found);
+	rings = ShmemInitStruct("apikeys rings", mul_size(count * RINGS_PER_METER, sizeof(Ring)), &found);
+	next_rings = ShmemInitStruct("apikeys free rings", mul_size(count * RINGS_PER_METER, sizeof(int32)), &found);
+	subjects = ShmemInitHash("apikeys subjects", count, count, &ctl, HASH_ELEM | HASH_BLOBS | HASH_PARTITION | HASH_FIXED_SIZE);
+	locks = GetNamedLWLockTranche(TRANCHE);
+	if (found)
+		return;
+
+	control->meter_count = control->free_meters = count;
+	control->ring_count = control->free_rings = count * RINGS_PER_METER;
+	control->free_meter = control->free_ring = control->hand = 0;
+	control->evictions = 0;
+	for (int i = 0; i < WAITING_PLACES; i++)
+		ConditionVariableInit(&control->places[i]);
+	for (int32 i = 0; i < control->meter_count; i++)
+	{
+		memset(METER(i), 0, sizeof(MeterShared));
+		SpinLockInit(&METER(i)->mutex);
+		METER(i)->state = STATE_FREE;
+		METER(i)->next_free = (i + 1 < control->meter_count) ? i + 1 : METER_NONE;
+	}
+	for (int32 i = 0; i < control->ring_count; i++)
+		next_rings[i] = (i + 1 < control->ring_count) ? i + 1 : METER_NONE;
+}
+
+/* Makes the name of a subject in this database; relation is the OID of the table key. */
+void
+MeterSubjectSet(MeterSubject *subject, Oid relation, MeterKind kind, int64 id)
+{
+	memset(subject, 0, sizeof(*subject));
+	subject->database = MyDatabaseId;
+	subject->relation = relation;
+	subject->id = id;
+	subject->kind = kind;
+}
+
+static inline bool
+sameSubject(const MeterSubject *a, const MeterSubject *b)
+{
+	return memcmp(a, b, sizeof(MeterSubject)) == 0;
+}
+
+/* Gives a ring back; the allocation lock is held. */
+static void
+freeRing(int32 ring)
+{
+	next_rings[ring] = control->free_ring;
+	control->free_ring = ring;
+	control->free_rings++;
+}
+
+/*
+ * Evicts the next meter that the clock hand finds to be unneeded, with its
+ * rings; false: there is none.  The allocation lock is held.
+ */
+static bool
+evictOne(void)
+{
+	for (int32 step = 0; step < 2 * control->meter_count; step++)
+	{
+		MeterIndex	index = control->hand;
+		MeterShared *meter = METER(index);
+		MeterSubject subject;
+		uint32		hash;
+		bool		evictable;
+
+		control->hand = (control->hand + 1) % control->meter_count;
+
+		SpinLockAcquire(&meter->mutex);
+		evictable = (meter->state == STATE_READY || meter->state == STATE_EMPTY) &&
+			meter->pins == 0 && meter->pending == 0 && (!meter->used || meter->use_durable) && !meter->referenced;
+		meter->referenced = false;
+		subject = meter->subject;
+		SpinLockRelease(&meter->mutex);
+		if (!evictable)
+			continue;
+
+		/* Look again with the partition locked: a pin may have come in. */
+		hash = get_hash_value(subjects, &subject);
+		LWLockAcquire(PARTITION_LOCK(hash), LW_EXCLUSIVE);
+		SpinLockAcquire(&meter->mutex);
+		evictable = (meter->state == STATE_READY || meter->state == STATE_EMPTY) &&
+			meter->pins == 0 && meter->pending == 0 && (!meter->used || meter->use_durable);
+		if (evictable)
+			meter->state = STATE_FREE;
+		SpinLockRelease(&meter->mutex);
+		if (evictable)
+			hash_search_with_hash_value(subjects, &subject, hash, HASH_REMOVE, NULL);
+		LWLockRelease(PARTITION_LOCK(hash));
+		if (!evictable)
+			continue;
+
+		/* Nobody can reach it any more. */
+		for (int i = 0; i < meter->ring_count; i++)
+			freeRing(meter->rings[i]);
+		meter->ring_count = 0;
+		meter->next_free = control->free_meter;
+		control->free_meter = index;
+		control->free_meters++;
+		control->evictions++;
+		return true;
+	}
+	return false;
+}
+
+/* Takes a free meter, evicting one if need be; METER_NONE: all are in use. */
+static MeterIndex
+takeMeter(void)
+{
+	MeterIndex	index = METER_NONE;
+
+	LWLockAcquire(ALLOCATION_LOCK, LW_EXCLUSIVE);
+	if (control->free_meter != METER_NONE || evictOne())
+	{
+		index = control->free_meter;
+		control->free_meter = METER(index)->next_free;
+		control->free_meters--;
+	}
+	LWLockRelease(ALLOCATION_LOCK);
+	return index;
+}
+
+static void
+giveMeterBack(MeterIndex index)
+{
+	LWLockAcquire(ALLOCATION_LOCK, LW_EXCLUSIVE);
+	METER(index)->next_free = control->free_meter;
+	control->free_meter = index;
+	control->free_meters++;
+	LWLockRelease(ALLOCATION_LOCK);
+}
+
+/* Counts and notes a pin; the mutex is held. */
+static inline void
+pin(MeterIndex index)
+{
+	METER(index)->pins++;
+	METER(index)->referenced = true;
+	pins[pin_count++] = index;
+}
+
+static int
+findRing(const MeterShared *meter, uint32 window)
+{
+	for (int i = 0; i < meter->ring_count; i++)
+		if (meter->windows[i] == window)
+			return meter->rings[i];
+	return METER_NONE;
+}
+
+/* Tells whether the meter has a ring for each limit that needs one. */
+static bool
+hasRings(const MeterShared *meter, const LimitSet *limits)
+{
+	for (int i = 0; i < limits->count; i++)
+		if (limits->limits[i].window != LIMIT_WINDOW_TOTAL && findRing(meter, limits->limits[i].window) == METER_NONE)
+			return false;
+	return true;
+}
+
+/*
+ * Finds the subject's meter in the hash, or enters a new one there, in state
+ * EMPTY; pins it.  METER_NONE: there is no room.
+ */
+static MeterIndex
+findOrEnter(const MeterSubject *subject)
+{
+	uint32		hash = get_hash_value(subjects, subject);
+	LWLock	   *lock = PARTITION_LOCK(hash);
+	MeterEntry *entry;
+	MeterIndex	index;
+	MeterIndex	spare;
+	bool		found;
+
+	LWLockAcquire(lock, LW_SHARED);
+	entry = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL);
+	if (entry)
+	{
+		index = entry->meter;
+		SpinLockAcquire(&METER(index)->mutex);
+		pin(index);
+		SpinLockRelease(&METER(index)->mutex);
+		LWLockRelease(lock);
+		return index;
+	}
+	LWLockRelease(lock);
+
+	spare = takeMeter();
+	if (spare == METER_NONE)
+		return METER_NONE;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	entry = hash_search_with_hash_value(subjects, subject, hash, HASH_ENTER_NULL, &found);
+	if (entry && !found)
+	{
+		MeterShared *meter = METER(spare);
+
+		entry->meter = spare;
+		SpinLockAcquire(&meter->mutex);
+		meter->state = STATE_EMPTY;
+		meter->used = meter->use_durable = false;
+		meter->ring_count = 0;
+		meter->pins = meter->pending = 0;
+		meter->total = 0;
+		meter->latest = 0;
+		meter->subject = *subject;
+		SpinLockRelease(&meter->mutex);
+	}
+	index = entry ? entry->meter : METER_NONE;
+	if (entry)
+	{
+		SpinLockAcquire(&METER(index)->mutex);
+		pin(index);
+		SpinLockRelease(&METER(index)->mutex);
+	}
+	LWLockRelease(lock);
+	if (index != spare)
+		giveMeterBack(spare);
+	return index;
+}
+
+/* Pins the subject's meter, making one if there is none; METER_NONE: all meters are in use. */
+MeterIndex
+MeterPin(const MeterSubject *subject)
+{
+	MeterIndex	index;
+
+	if (pin_count == PINS_MAX)
+		elog(ERROR, "too many meters pinned");
+	HOLD_INTERRUPTS();
+	index = findOrEnter(subject);
+	RESUME_INTERRUPTS();
+	return index;
+}
+
+/*
+ * Tells what is to be done before the pinned meter can be asked about these
+ * limits.  METER_TO_LOAD makes the caller its loader.
+ */
+MeterReadiness
+MeterPrepare(MeterIndex index, const LimitSet *limits)
+{
+	MeterShared *meter = METER(index);
+	MeterReadiness readiness = METER_BUSY;
+
+	HOLD_INTERRUPTS();
+	SpinLockAcquire(&meter->mutex);
+	if (meter->state == STATE_READY && hasRings(meter, limits))
+		readiness = METER_READY;
+	else if (meter->state == STATE_READY || meter->state == STATE_EMPTY)
+	{
+		meter->state = (meter->state == STATE_READY) ? STATE_GROWING : STATE_LOADING;
+		loading_meter = index;
+		readiness = METER_TO_LOAD;
+	}
+	SpinLockRelease(&meter->mutex);
+	RESUME_INTERRUPTS();
+	return readiness;
+}
+
+/* Gives up a load that was not finished, so that the next can try. */
+static void
+abandonLoad(void)
+{
+	MeterShared *meter = METER(loading_meter);
+
+	if (loading_ring_count > 0)
+	{
+		LWLockAcquire(ALLOCATION_LOCK, LW_EXCLUSIVE);
+		while (loading_ring_count > 0)
+			freeRing(loading_rings[--loading_ring_count]);
+		LWLockRelease(ALLOCATION_LOCK);
+	}
+	SpinLockAcquire(&meter->mutex);
+	meter->state = (meter->state == STATE_GROWING) ? STATE_READY : STATE_EMPTY;
+	SpinLockRelease(&meter->mutex);
+	ConditionVariableBroadcast(PLACE(loading_meter));
+	loading_meter = METER_NONE;
+}
+
+/* Gives back all that this process holds of meters; at the end of a call, and after anything that ended it early. */
+void
+MeterUnpinAll(void)
+{
+	if (loading_meter != METER_NONE)
+		abandonLoad();
+	while (pin_count > 0)
+	{
+		MeterShared *meter = METER(pins[--pin_count]);
+
+		SpinLockAcquire(&meter->mutex);
+		meter->pins--;
+		SpinLockRelease(&meter->mutex);
+	}
+}
+
+/* Which condition MeterWait and MeterLoadBegin wait for. */
+static bool
+isSettled(MeterIndex index, bool growing)
+{
+	MeterShared *meter = METER(index);
+	bool		settled;
+
+	SpinLockAcquire(&meter->mutex);
+	settled = growing ? meter->pending == 0 : (meter->state == STATE_READY || meter->state == STATE_EMPTY);
+	SpinLockRelease(&meter->mutex);
+	return settled;
+}
+
+/* Waits until the meter is settled; false: the time is over. */
+static bool
+waitUntilSettled(MeterIndex index, bool growing, int64 deadline)
+{
+	bool		settled;
+
+	ConditionVariablePrepareToSleep(PLACE(index));
+	while (!(settled = isSettled(index, growing)))
+	{
+		long		left = ClockMillisecondsUntil(deadline);
+
+		if (left <= 0)
+			break;
+		(void) ConditionVariableTimedSleep(PLACE(index), left, PG_WAIT_EXTENSION);
+	}
+	ConditionVariableCancelSleep();
+	return settled;
+}
+
+/* Waits until nobody loads the pinned meter any more; false: the time is over.  Can be cancelled. */
+bool
+MeterWait(MeterIndex meter, int64 deadline)
+{
+	return waitUntilSettled(meter, false, deadline);
+}
+
+/* Takes an empty ring; false: all are in use. */
+static bool
+takeRing(uint32 window, int64 now, Ring **ring)
+{
+	bool		taken;
+
+	LWLockAcquire(ALLOCATION_LOCK, LW_EXCLUSIVE);
+	while (control->free_ring == METER_NONE && evictOne())
+		;
+	taken = (control->free_ring != METER_NONE);
+	if (taken)
+	{
+		int32		index = control->free_ring;
+
+		control->free_ring = next_rings[index];
+		control->free_rings--;
+		loading_rings[loading_ring_count++] = index;
+		*ring = &rings[index];
+	}
+	LWLockRelease(ALLOCATION_LOCK);
+	if (taken)
+		RingInit(*ring, window, now);
+	return taken;
+}
+
+/* Drops the rings of a blocked meter that these limits have no use for: it may not have more than LIMITS_MAX. */
+static void
+dropOtherRings(MeterShared *meter, const LimitSet *limits)
+{
+	int32		dropped[LIMITS_MAX];
+	int			dropped_count = 0;
+	int			kept = 0;
+
+	SpinLockAcquire(&meter->mutex);
+	for (int i = 0; i < meter->ring_count; i++)
+	{
+		bool		wanted = false;
+
+		for (int j = 0; j < limits->count; j++)
+			wanted |= (limits->limits[j].window == meter->windows[i]);
+		if (wanted)
+		{
+			meter->windows[kept] = meter->windows[i];
+			meter->rings[kept++] = meter->rings[i];
+		}
+		else
+			dropped[dropped_count++] = meter->rings[i];
+	}
+	meter->ring_count = kept;
+	SpinLockRelease(&meter->mutex);
+
+	LWLockAcquire(ALLOCATION_LOCK, LW_EXCLUSIVE);
+	while (dropped_count > 0)
+		freeRing(dropped[--dropped_count]);
+	LWLockRelease(ALLOCATION_LOCK);
+}
+
+/*
+ * Prepares the load of a meter that MeterPrepare has told the caller to load:
+ * waits until nothing is pending in it and takes the rings it lacks.  The
+ * caller fills them from the tables, by a snapshot taken after this, and calls
+ * MeterLoadEnd.  False: the time is over or there is no room; the load is
+ * given up.  Can be cancelled.  The caller wakes the writer before, so that the wait
+ * is short.
+ */
+bool
+MeterLoadBegin(MeterIndex index, const LimitSet *limits, int64 now, int64 deadline, MeterLoading *loading)
+{
+	MeterShared *meter = METER(index);
+
+	Assert(loading_meter == index);
+	loading->meter = index;
+	loading->whole = (meter->state == STATE_LOADING);
+	loading->count = 0;
+	loading->total = 0;
+	loading->used = false;
+	if (!loading->whole && !waitUntilSettled(index, true, deadline))
+	{
+		abandonLoad();
+		return false;
+	}
+
+	if (meter->ring_count + limits->count > LIMITS_MAX)
+		dropOtherRings(meter, limits);
+	for (int i = 0; i < limits->count; i++)
+	{
+		uint32		window = limits->limits[i].window;
+
+		if (window == LIMIT_WINDOW_TOTAL || findRing(meter, window) != METER_NONE)
+			continue;
+		if (!takeRing(window, now, &loading->rings[loading->count]))
+		{
+			abandonLoad();
+			return false;
+		}
+		loading->windows[loading->count++] = window;
+	}
+	return true;
+}
+
+/* Publishes what was loaded: the meter is ready. */
+void
+MeterLoadEnd(const MeterLoading *loading)
+{
+	MeterShared *meter = METER(loading->meter);
+
+	Assert(loading_meter == loading->meter && loading_ring_count == loading->count);
+	SpinLockAcquire(&meter->mutex);
+	for (int i = 0; i < loading->count; i++)
+	{
+		meter->windows[meter->ring_count] = loading->windows[i];
+		meter->rings[meter->ring_count++] = loading_rings[i];
+	}
+	if (loading->whole)
+	{
+		meter->total = loading->total;
+		meter->used = meter->use_durable = loading->used;
+	}
+	meter->state = STATE_READY;
+	SpinLockRelease(&meter->mutex);
+	loading_ring_count = 0;
+	loading_meter = METER_NONE;
+	ConditionVariableBroadcast(PLACE(loading->meter));
+}
+
+/* Returns the units used of a limit; the mutex is held. */
+static inline int64
+usedOf(MeterShared *meter, const UsageLimit *limit, int64 now)
+{
+	if (limit->window == LIMIT_WINDOW_TOTAL)
+		return meter->total;
+	return (int64) RingUsed(&rings[findRing(meter, limit->window)], now);
+}
+
+/* Keeps the limit if it is tighter (less remaining / cap) than the one kept so far. */
+static inline void
+keepTightest(MeterDecision *decision, const UsageLimit *limit, int64 remaining, bool of_account)
+{
+	if (decision->limited &&
+		(double) remaining * Max(decision->limit.cap, 1) >= (double) decision->remaining * Max(limit->cap, 1))
+		return;
+	decision->limited = true;
+	decision->of_account = of_account;
+	decision->limit = *limit;
+	decision->remaining = remaining;
+}
+
+/*
+ * Looks whether all limits of one meter leave room for the request.  The
+ * decision keeps the limit that would be tightest after it as long as none
+ * fails, then the first that failed, and the longest of the waits.
+ */
+static bool
+leavesRoom(MeterShared *meter, const LimitSet *limits, uint32 cost, bool of_account, bool failed, MeterDecision *decision)
+{
+	uint32		units = Max(cost, 1);
+	int64		now = decision->at;
+
+	for (int i = 0; i < limits->count; i++)
+	{
+		const UsageLimit *limit = &limits->limits[i];
+		int64		used = usedOf(meter, limit, now);
+		if (used + units <= limit->cap)
+		{
+			if (!failed)
+				keepTightest(decision, limit, limit->cap - used - cost, of_account);
+			continue;
+		}
+		if (!failed)
+		{
+			failed = true;
+			decision->limited = true;
+			decision->of_account = of_account;
+			decision->limit = *limit;
+			decision->remaining = Max(limit->cap - used, 0);
+			decision->retry_after = 0;
+		}
+		if (limit->window == LIMIT_WINDOW_TOTAL || units > limit->cap)
+			decision->retry_after = RING_NEVER;
+		else if (decision->retry_after != RING_NEVER)
+		{
+			int64		wait = RingFreeAfter(&rings[findRing(meter, limit->window)], now, limit->cap - units);
+
+			decision->retry_after = Max(decision->retry_after, wait);
+		}
+	}
+	return !failed;
+}
+
+static void
+addUnits(MeterShared *meter, uint32 units, int64 now)
+{
+	meter->total += units;
+	for (int i = 0; i < meter->ring_count; i++)
+		RingAdd(&rings[meter->rings[i]], now, units);
+}
+
+/*
+ * Decides about a request by all limits of its account and its key together,
+ * and records it: all or nothing.  Requests of one subject are admitted in
+ * the order of their times, whatever clock readings come late: a trace of
+ * them shows no window over its cap.  A cost of 0 takes no units and is answered
+ * as one unit would be.  Interrupts are held by the caller, who appends the
+ * event next if request->queued.
+ */
+MeterOutcome
+MeterAdmit(const MeterRequest *request, MeterDecision *decision)
+{
+	MeterShared *account = METER(request->account);
+	MeterShared *key = METER(request->key);
+	MeterOutcome outcome = METER_NOT_READY;
+
+	Assert(InterruptHoldoffCount > 0);
+	memset(decision, 0, sizeof(*decision));
+	decision->reset_after = decision->retry_after = RING_NEVER;
+
+	SpinLockAcquire(&account->mutex);
+	SpinLockAcquire(&key->mutex);
+	decision->at = Max(request->now, Max(account->latest, key->latest));
+	if (account->state == STATE_READY && key->state == STATE_READY &&
+		(request->denied || (hasRings(account, request->account_limits) && hasRings(key, request->key_limits))))
+	{
+		if (!key->used && !(request->first_use_locked && request->queued))
+			outcome = METER_FIRST_USE;
+		else if (request->denied)
+			outcome = METER_DENIED;
+		else
+		{
+			bool		room = leavesRoom(account, request->account_limits, request->cost, true, false, decision);
+
+			room = leavesRoom(key, request->key_limits, request->cost, false, !room, decision);
+			outcome = room ? METER_ADMITTED : METER_DENIED;
+		}
+	}
+	if (outcome == METER_ADMITTED || outcome == METER_DENIED)
+	{
+		if (outcome == METER_ADMITTED)
+		{
+			addUnits(account, request->cost, decision->at);
+			addUnits(key, request->cost, decision->at);
+		}
+		if (decision->limited && decision->limit.window != LIMIT_WINDOW_TOTAL)
+		{
+			MeterShared *meter = decision->of_account ? account : key;
+
+			decision->reset_after = RingResetAfter(&rings[findRing(meter, decision->limit.window)], decision->at);
+		}
+		account->latest = key->latest = decision->at;
+		decision->use_durable = key->use_durable;
+		if (request->queued)
+		{
+			decision->first_use = !key->used;
+			key->used = true;
+			account->pending++;
+			key->pending++;
+		}
+	}
+	SpinLockRelease(&key->mutex);
+	SpinLockRelease(&account->mutex);
+	return outcome;
+}
+
+/* Gives the units used of a limit of a pinned meter, and when some come back; false: the meter is not ready. */
+bool
+MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int64 *reset_after)
+{
+	MeterShared *meter = METER(index);
+	LimitSet	one = {.count = 1};
+	bool		ready;
+
+	one.limits[0] = *limit;
+	SpinLockAcquire(&meter->mutex);
+	ready = meter->state == STATE_READY && hasRings(meter, &one);
+	if (ready)
+	{
+		*used = usedOf(meter, limit, now);
+		*reset_after = limit->window == LIMIT_WINDOW_TOTAL ? RING_NEVER :
+			RingResetAfter(&rings[findRing(meter, limit->window)], now);
+	}
+	SpinLockRelease(&meter->mutex);
+	return ready;
+}
+
+/* Takes note that so many events of the meter have been committed, or given up; cannot throw. */
+void
+MeterSettle(MeterIndex index, uint32 events)
+{
+	MeterShared *meter = METER(index);
+	bool		wake;
+
+	SpinLockAcquire(&meter->mutex);
+	Assert(meter->pending >= events);
+	meter->pending -= events;
+	wake = (meter->pending == 0 && meter->state == STATE_GROWING);
+	SpinLockRelease(&meter->mutex);
+	if (wake)
+		ConditionVariableBroadcast(PLACE(index));
+}
+
+/* Takes note that the use of a key would survive a crash; the meter is pinned, or its use not durable yet. */
+void
+MeterSetDurable(MeterIndex index)
+{
+	MeterShared *meter = METER(index);
+
+	SpinLockAcquire(&meter->mutex);
+	meter->use_durable = true;
+	SpinLockRelease(&meter->mutex);
+}
+
+/* Tells whether events of the subject are in the queue. */
+bool
+MeterHasPending(const MeterSubject *subject)
+{
+	uint32		hash;
+	MeterEntry *entry;
+	bool		pending = false;
+
+	if (control == NULL)
+		return false;
+	hash = get_hash_value(subjects, subject);
+	LWLockAcquire(PARTITION_LOCK(hash), LW_SHARED);
+	entry = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL);
+	if (entry)
+	{
+		MeterShared *meter = METER(entry->meter);
+
+		SpinLockAcquire(&meter->mutex);
+		pending = meter->pending > 0;
+		SpinLockRelease(&meter->mutex);
+	}
+	LWLockRelease(PARTITION_LOCK(hash));
+	return pending;
+}
+
+/* Tells whether events of any key of this database are in the queue. */
+bool
+MeterAnyPending(Oid relation)
+{
+	bool		pending = false;
+
+	for (int32 i = 0; control && i < control->meter_count && !pending; i++)
+	{
+		MeterShared *meter = METER(i);
+
+		SpinLockAcquire(&meter->mutex);
+		pending = meter->pending > 0 && meter->subject.kind == METER_KEY &&
+			meter->subject.relation == relation && meter->subject.database == MyDatabaseId;
+		SpinLockRelease(&meter->mutex);
+	}
+	return pending;
+}
+
+/* Gives the figures for stats(). */
+void
+MeterStatisticsGet(MeterStatistics *statistics)
+{
+	LWLockAcquire(ALLOCATION_LOCK, LW_SHARED);
+	statistics->meters_size = control->meter_count;
+	statistics->meters_used = control->meter_count - control->free_meters;
+	statistics->rings_size = control->ring_count;
+	statistics->rings_used = control->ring_count - control->free_rings;
+	statistics->evictions = control->evictions;
+	LWLockRelease(ALLOCATION_LOCK);
+}

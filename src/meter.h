@@ -1,0 +1,115 @@
+/*
+ * meter.h
+ *	  Shared-memory counters of the units that a key, an account or an address has used.
+ */
+#ifndef METER_H
+#define METER_H
+
+#include "postgres.h"
+
+#include "limittext.h"
+#include "ring.h"
+
+typedef int32 MeterIndex;
+
+#define METER_NONE	(-1)
+
+typedef enum MeterKind
+{
+	METER_KEY = 'k',
+	METER_ACCOUNT = 'a'
+} MeterKind;
+
+/* Whose meter it is.  A hash key: made by MeterSubjectSet alone. */
+typedef struct MeterSubject
+{
+	Oid			database;
+	Oid			relation;		/* the table key: an extension made anew never meets old meters */
+	int64		id;
+	int64		kind;			/* a MeterKind */
+} MeterSubject;
+
+typedef enum MeterReadiness
+{
+	METER_READY,				/* and it has a ring for each window asked for */
+	METER_TO_LOAD,				/* the caller shall load it, or some rings of it: MeterLoadBegin */
+	METER_BUSY					/* somebody else does: MeterWait */
+} MeterReadiness;
+
+/* What a loader fills: rings of the windows that are missing and, the first time, the totals. */
+typedef struct MeterLoading
+{
+	MeterIndex	meter;
+	bool		whole;			/* the totals too */
+	int			count;
+	uint32		windows[LIMITS_MAX];
+	Ring	   *rings[LIMITS_MAX];	/* initialised and empty */
+	int64		total;			/* units of all time */
+	bool		used;			/* some request, however decided, is on record */
+} MeterLoading;
+
+typedef enum MeterOutcome
+{
+	METER_ADMITTED,
+	METER_DENIED,
+	METER_NOT_READY,			/* nothing was done: pin again */
+	METER_FIRST_USE				/* nothing was done: the key was never used; it takes first_use_locked and queued */
+} MeterOutcome;
+
+/* A request as the meters see it. */
+typedef struct MeterRequest
+{
+	MeterIndex	account;
+	MeterIndex	key;
+	const LimitSet *account_limits;
+	const LimitSet *key_limits;
+	uint32		cost;			/* units */
+	int64		now;			/* engine time, as the caller read it */
+	bool		denied;			/* by something else than limits: it is recorded, and not metered */
+	bool		queued;			/* an event will be appended: counts as pending in both meters */
+	bool		first_use_locked;	/* the caller holds the guard's first-use lock on the key */
+} MeterRequest;
+
+/* What the meters say of it.  Times are nanoseconds, RING_NEVER for never. */
+typedef struct MeterDecision
+{
+	int64		at;				/* engine time of the request: never before that of an earlier one */
+	bool		first_use;
+	bool		use_durable;	/* before this request */
+	bool		limited;		/* there is a limit to show: the rest is set */
+	bool		of_account;
+	UsageLimit	limit;
+	int64		remaining;
+	int64		reset_after;
+	int64		retry_after;	/* denied requests only */
+} MeterDecision;
+
+typedef struct MeterStatistics
+{
+	int64		meters_used;
+	int64		meters_size;
+	int64		rings_used;
+	int64		rings_size;
+	int64		evictions;
+} MeterStatistics;
+
+extern int	MeterMemory;		/* setting apikeys.meter_memory, kB */
+
+extern void MeterShmemRequest(void);
+extern void MeterShmemInit(void);
+extern void MeterSubjectSet(MeterSubject *subject, Oid relation, MeterKind kind, int64 id);
+extern MeterIndex MeterPin(const MeterSubject *subject);
+extern MeterReadiness MeterPrepare(MeterIndex meter, const LimitSet *limits);
+extern void MeterUnpinAll(void);
+extern bool MeterWait(MeterIndex meter, int64 deadline);
+extern bool MeterLoadBegin(MeterIndex meter, const LimitSet *limits, int64 now, int64 deadline, MeterLoading *loading);
+extern void MeterLoadEnd(const MeterLoading *loading);
+extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
+extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *used, int64 *reset_after);
+extern void MeterSettle(MeterIndex meter, uint32 events);
+extern void MeterSetDurable(MeterIndex meter);
+extern bool MeterHasPending(const MeterSubject *subject);
+extern bool MeterAnyPending(Oid relation);
+extern void MeterStatisticsGet(MeterStatistics *statistics);
+
+#endif

@@ -1,0 +1,162 @@
+/*
+ * usage.c
+ *	  Usage as the tables have it: what meters are loaded from.
+ *
+ * A meter that is not in shared memory, or lacks a window, is loaded from
+ * usage_total and usage_bucket with the latest snapshot, by direct index
+ * scans.  A stored bucket does not say when in its step the units were used:
+ * it is loaded whole at its end (or now, if that has not come).  So after a
+ * load a unit may come back late, by the length of its step at most, never
+ * early; the total is exact.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "miscadmin.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "clock.h"
+#include "queue.h"
+#include "usage.h"
+
+/* Microseconds. */
+#define MINUTES		(60 * USECS_PER_SEC)
+#define DAYS		(86400 * USECS_PER_SEC)
+
+typedef enum TotalColumn
+{
+	TOTAL_UNITS
+} TotalColumn;
+
+static CatalogTable total_table = {"usage_total", {"units", NULL}, {"usage_total_pkey", NULL}};
+
+typedef enum BucketColumn
+{
+	BUCKET_BUCKET, BUCKET_UNITS
+} BucketColumn;
+
+static CatalogTable bucket_table = {"usage_bucket", {"bucket", "units", NULL}, {"usage_bucket_pkey", NULL}};
+
+/*
+ * Returns the end of a stored bucket.  The row does not tell whether it has
+ * been merged, so it is as long as its start and age allow: late, not early.
+ */
+static TimestampTz
+bucketEnd(TimestampTz start, TimestampTz now)
+{
+	if (now - start >= 90 * DAYS && start % DAYS == 0)
+		return start + DAYS;
+	if (now - start >= 2 * DAYS && start % (60 * MINUTES) == 0)
+		return start + 60 * MINUTES;
+	return start + 5 * MINUTES;
+}
+
+static void
+loadTotal(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loading)
+{
+	Relation	rel = CatalogOpen(&total_table, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Datum		values[2] = {CharGetDatum((char) subject->kind), Int64GetDatum(subject->id)};
+	CatalogScan scan;
+	bool		isnull;
+
+	CatalogScanBegin(&scan, &total_table, rel, 0, snapshot, 2, values, NULL);
+	loading->used = CatalogScanNext(&scan, slot, NULL);
+	if (loading->used)
+		loading->total = DatumGetInt64(CatalogColumn(&total_table, slot, TOTAL_UNITS, &isnull));
+	CatalogScanEnd(&scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+}
+
+static void
+loadBuckets(const MeterSubject *subject, Snapshot snapshot, int64 now, MeterLoading *loading)
+{
+	static const StrategyNumber strategies[] = {BTEqualStrategyNumber, BTEqualStrategyNumber, BTGreaterStrategyNumber};
+	Relation	rel = CatalogOpen(&bucket_table, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TimestampTz now_us = ClockTimestamp(now);
+	uint32		longest = 0;
+	Datum		values[3];
+	CatalogScan scan;
+
+	for (int i = 0; i < loading->count; i++)
+		longest = Max(longest, loading->windows[i]);
+	values[0] = CharGetDatum((char) subject->kind);
+	values[1] = Int64GetDatum(subject->id);
+	values[2] = TimestampTzGetDatum(now_us - longest * USECS_PER_SEC - DAYS);
+	CatalogScanBegin(&scan, &bucket_table, rel, 0, snapshot, 3, values, strategies);
+	while (CatalogScanNext(&scan, slot, NULL))
+	{
+		bool		isnull;
+		TimestampTz start = DatumGetTimestampTz(CatalogColumn(&bucket_table, slot, BUCKET_BUCKET, &isnull));
+		int64		units = DatumGetInt64(CatalogColumn(&bucket_table, slot, BUCKET_UNITS, &isnull));
+		TimestampTz end = bucketEnd(start, now_us);
+
+		for (int i = 0; i < loading->count; i++)
+			RingLoad(loading->rings[i], now, now + (end - now_us) * 1000, units);
+	}
+	CatalogScanEnd(&scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+}
+
+/* Fills what is to be loaded of a meter from the tables. */
+static void
+load(const MeterSubject *subject, int64 now, MeterLoading *loading)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	if (loading->whole)
+		loadTotal(subject, snapshot, loading);
+	if (loading->count > 0)
+		loadBuckets(subject, snapshot, now, loading);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * Pins a subject's meter and sees to it that it can be asked about these
+ * limits, loading what it lacks.  METER_NONE: not in time, or there is no
+ * room.  Waits can be cancelled; relation is the OID of the table key.
+ */
+MeterIndex
+UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64 deadline)
+{
+	MeterSubject subject;
+	MeterIndex	meter;
+
+	MeterSubjectSet(&subject, relation, kind, id);
+	meter = MeterPin(&subject);
+	if (meter == METER_NONE)
+	{
+		QueueWakeWriter();		/* what is pending keeps meters from eviction */
+		return METER_NONE;
+	}
+	for (;;)
+	{
+		MeterLoading loading;
+		int64		now = ClockNow();
+
+		switch (MeterPrepare(meter, limits))
+		{
+			case METER_READY:
+				return meter;
+			case METER_TO_LOAD:
+				QueueWakeWriter();
+				if (!MeterLoadBegin(meter, limits, now, deadline, &loading))
+					return METER_NONE;
+				load(&subject, now, &loading);
+				MeterLoadEnd(&loading);
+				break;
+			case METER_BUSY:
+				if (!MeterWait(meter, deadline))
+					return METER_NONE;
+				break;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+}

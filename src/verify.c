@@ -1,0 +1,589 @@
+/*
+ * verify.c
+ *	  Decides about a request, meters and records it: verify, verify_many and complete.
+ *
+ * The protocol of a request, each step of which may be cancelled but the fifth:
+ *
+ * 1. read the arguments, make the checks that need no meters (policy.c)
+ * 2. pin the meters of account and key, load what they lack
+ * 3. reserve room for the event in the queue; this may wait
+ * 4. on the first use of a key, lock it against deletion (guard.c) and start again at 1
+ * 5. with interrupts held: admit in all meters, append the event
+ * 6. wait until the event is durable, if usage is synchronous or the key's first use is not durable yet
+ *
+ * All waits of a call end together, apikeys.queue_timeout after its start, in
+ * the verdict overloaded: the deadlock detector cannot see them.  An event
+ * that was appended stays and counts.
+ *
+ * Pins and room are noted by their modules and given back by releaseAll: at
+ * the end of each call, at the abort of a (sub)transaction, at exit; the
+ * locks of a first use go with the transaction.
+ *
+ * Denied requests do not wait for room: without it they are dropped, and
+ * counted.  The first use of a key is never dropped, however it is decided.
+ */
+#include "postgres.h"
+
+#include <math.h>
+#include <sys/socket.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/uuid.h"
+
+#include "batch.h"
+#include "clock.h"
+#include "guard.h"
+#include "lookup.h"
+#include "meter.h"
+#include "policy.h"
+#include "queue.h"
+#include "request.h"
+#include "usage.h"
+#include "verdict.h"
+#include "verify.h"
+
+#define MANY_FIRST_USES	64		/* of one verify_many; beyond that it waits for them in between */
+#define GUARD_NAP_US	1000	/* between two attempts to lock a key that somebody deletes */
+
+/* How a request that named a key was recorded. */
+typedef enum Recorded
+{
+	RECORDED,
+	RECORDED_NOT,				/* the verdict says why */
+	RECORDED_FIRST_USE			/* not yet: the key's first use must be locked */
+} Recorded;
+
+/* One call of verify or verify_many. */
+typedef struct Call
+{
+	int64		deadline;
+	uint64		durable_from;	/* the position up to which the queue must be durable; 0: does not matter */
+	int			first_use_count;
+	int64		first_uses[MANY_FIRST_USES];	/* keys locked until theirs is durable */
+} Call;
+
+bool		VerifySynchronous = false;
+int			VerifyTimeout = 5000;
+int			VerifyOnOverload = OVERLOAD_DENY;
+
+PG_FUNCTION_INFO_V1(apikeys_key_verify);
+PG_FUNCTION_INFO_V1(apikeys_key_verify_many);
+PG_FUNCTION_INFO_V1(apikeys_request_complete);
+
+/* Gives back all that this process holds in shared memory for a call. */
+static void
+releaseAll(void)
+{
+	MeterUnpinAll();
+	QueueReleaseAll();
+}
+
+static void
+releaseAtAbort(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT)
+		releaseAll();
+}
+
+static void
+releaseAtSubAbort(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		releaseAll();
+}
+
+static void
+releaseAtExit(int code, Datum arg)
+{
+	releaseAll();
+}
+
+/* Sees to it that no call leaves anything behind, however it ends.  Nothing that does is nested in another call. */
+static void
+registerRelease(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	before_shmem_exit(releaseAtExit, (Datum) 0);
+	RegisterXactCallback(releaseAtAbort, NULL);
+	RegisterSubXactCallback(releaseAtSubAbort, NULL);
+	registered = true;
+}
+
+/* Raises 55000 if there is no shared memory to meter in. */
+void
+VerifyRequirePreload(void)
+{
+	if (!QueueExists())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("apikeys is not preloaded, so requests cannot be metered"),
+				 errhint("Add apikeys to shared_preload_libraries and restart the server; authenticate works without."),
+				 errhidestmt(true)));
+}
+
+/* Raises 55000 where requests cannot be metered and recorded. */
+void
+VerifyRequireEngine(void)
+{
+	VerifyRequirePreload();
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("requests cannot be metered on a standby"),
+				 errhint("Call verify on the primary; authenticate works here."),
+				 errhidestmt(true)));
+}
+
+static void
+beginCall(Call *call)
+{
+	VerifyRequireEngine();
+	registerRelease();
+	releaseAll();			/* what an error has left that nobody else cleaned up after */
+	call->deadline = ClockNow() + VerifyTimeout * NS_PER_MILLISECOND;
+	call->durable_from = 0;
+	call->first_use_count = 0;
+}
+
+/* Waits for what must be durable and unlocks the first uses; false: not in time. */
+static bool
+awaitDurable(Call *call)
+{
+	bool		durable = call->durable_from == 0 || QueueWaitDurable(call->durable_from, call->deadline);
+
+	while (call->first_use_count > 0)
+		GuardFirstUseUnlock(call->first_uses[--call->first_use_count]);
+	call->durable_from = 0;
+	return durable;
+}
+
+/* Appends a text to the event, cut at a character to so many bytes; returns how many it took. */
+static uint16
+addText(Event *event, uint32 *size, const text *value, int max)
+{
+	int			len = VARSIZE_ANY_EXHDR(value);
+
+	if (len > max)
+		len = pg_mbcliplen(VARDATA_ANY(value), len, max);
+	memcpy((char *) event + *size, VARDATA_ANY(value), len);
+	*size += len;
+	return len;
+}
+
+/* Makes the event of a request, but for what the admission decides; the buffer has EVENT_SIZE_MAX bytes. */
+static void
+makeEvent(Event *event, const Request *request, const KeyRow *row)
+{
+	uint32		size = offsetof(Event, texts);
+
+	memset(event, 0, size);
+	event->kind = EVENT_REQUEST;
+	event->key_id = row->key_id;
+	event->account_id = row->account_id;
+	event->cost = request->cost;
+	if (request->ip)
+	{
+		event->address_len = ip_addrsize(request->ip);
+		memcpy(event->address, ip_addr(request->ip), event->address_len);
+	}
+	if (request->endpoint)
+	{
+		event->has_endpoint = true;
+		event->endpoint_len = addText(event, &size, request->endpoint, EVENT_ENDPOINT_MAX);
+	}
+	event->category_len = addText(event, &size, row->category, EVENT_CATEGORY_MAX);
+	event->size = MAXALIGN(size);
+	memset((char *) event + size, 0, event->size - size);
+}
+
+static void
+setOverloaded(Verdict *verdict)
+{
+	verdict->code = VERDICT_OVERLOADED;
+	verdict->recorded = verdict->limited = false;
+	verdict->retry_after = VERDICT_NEVER;
+}
+
+/* Admits (or denies by limits) and appends the event; the meters are pinned, room is reserved if event is not NULL. */
+static MeterOutcome
+admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
+{
+	MeterDecision decision;
+	MeterOutcome outcome;
+
+	metering->now = ClockNow();
+	metering->queued = (event != NULL);
+
+	HOLD_INTERRUPTS();
+	outcome = MeterAdmit(metering, &decision);
+	if (outcome == METER_ADMITTED || outcome == METER_DENIED)
+	{
+		verdict->limited = decision.limited;
+		verdict->of_account = decision.of_account;
+		verdict->limit = decision.limit;
+		verdict->remaining = decision.remaining;
+		verdict->reset_after = decision.reset_after;
+		verdict->retry_after = decision.retry_after;
+		if (outcome == METER_DENIED && verdict->code == VERDICT_VALID)
+			verdict->code = VerdictOfLimit(decision.of_account, decision.limit.window);
+		if (event)
+		{
+			bool		urgent = VerifySynchronous || !decision.use_durable;
+			uint64		position;
+
+			event->code = verdict->code;
+			event->admitted = (outcome == METER_ADMITTED);
+			event->status = VerdictStatus(verdict->code);
+			event->urgent = urgent;
+			event->at = decision.at / 1000;
+			event->key_meter = metering->key;
+			event->account_meter = metering->account;
+			RequestIdEncode(&event->request_id, event->at, event->key_id, QueueNextSequence());
+			position = QueueAppend(event);
+			verdict->recorded = true;
+			memcpy(&verdict->request_id, &event->request_id, sizeof(verdict->request_id));
+			if (urgent)
+				call->durable_from = position;
+		}
+	}
+	RESUME_INTERRUPTS();
+	return outcome;
+}
+
+/* Records a request that named a key: steps 2, 3 and 5. */
+static Recorded
+record(const Lookup *lookup, const Request *request, const KeyRow *row, bool first_use_locked, Verdict *verdict,
+	   Call *call)
+{
+	static const LimitSet no_limits = {0};
+	Oid			relation = RelationGetRelid(lookup->key);
+	bool		denied = (verdict->code != VERDICT_VALID);
+	MeterRequest metering = {
+		.account_limits = denied ? &no_limits : &row->account_limits,
+		.key_limits = denied ? &no_limits : &row->limits,
+		.cost = request->cost,
+		.denied = denied,
+		.first_use_locked = first_use_locked
+	};
+	union
+	{
+		Event		event;
+		char		space[EVENT_SIZE_MAX];
+	}			buffer;
+	MeterOutcome outcome = METER_NOT_READY;
+
+	makeEvent(&buffer.event, request, row);
+	if (!QueueAttach(call->deadline))
+	{
+		setOverloaded(verdict);
+		return RECORDED_NOT;
+	}
+	while (outcome == METER_NOT_READY)
+	{
+		bool		room;
+
+		metering.account = UsageMeter(relation, METER_ACCOUNT, row->account_id, metering.account_limits, call->deadline);
+		metering.key = metering.account == METER_NONE ? METER_NONE :
+			UsageMeter(relation, METER_KEY, row->key_id, metering.key_limits, call->deadline);
+		if (metering.key == METER_NONE)
+			break;
+		room = QueueReserve(buffer.event.size, denied && !first_use_locked ? QUEUE_NO_WAIT : call->deadline);
+		if (room || denied || (VerifyOnOverload == OVERLOAD_ALLOW && !first_use_locked))
+			outcome = admit(&metering, room ? &buffer.event : NULL, verdict, call);
+		releaseAll();
+		if (!room && outcome == METER_FIRST_USE && first_use_locked)
+			break;
+		if (!room && outcome == METER_NOT_READY && !denied && VerifyOnOverload == OVERLOAD_DENY)
+			break;
+		if (!room && (outcome == METER_ADMITTED || outcome == METER_DENIED))
+			QueueCount(outcome == METER_DENIED ? QUEUE_DROPPED : QUEUE_UNRECORDED, 1);
+	}
+	releaseAll();
+	switch (outcome)
+	{
+		case METER_ADMITTED:
+		case METER_DENIED:
+			return RECORDED;
+		case METER_FIRST_USE:
+			if (!first_use_locked)
+				return RECORDED_FIRST_USE;
+			break;
+		case METER_NOT_READY:
+			break;
+	}
+	setOverloaded(verdict);
+	return RECORDED_NOT;
+}
+
+/* Locks the key's first use against its deletion; false: not in time. */
+static bool
+lockFirstUse(int64 key_id, Call *call)
+{
+	while (!GuardFirstUseTryLock(key_id))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ClockMillisecondsUntil(call->deadline) == 0)
+			return false;
+		pg_usleep(GUARD_NAP_US);
+	}
+	call->first_uses[call->first_use_count++] = key_id;
+	return true;
+}
+
+/*
+ * Decides about one request and records it.  The look-up is open on return:
+ * the verdict points into it.  What the verdict must wait for is noted in the
+ * call.
+ */
+static void
+decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
+{
+	bool		first_use_locked = false;
+
+	for (;;)
+	{
+		KeyRow		row;
+		PolicyCase	policy_case;
+
+		*verdict = (Verdict) VERDICT_EMPTY;
+		LookupBegin(lookup);
+		if (request->key == NULL ||
+			!LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), &row))
+			return;
+
+		policy_case = (PolicyCase) {lookup, &row, request, ClockTimestamp(ClockWallNow())};
+		verdict->key_id = row.key_id;
+		verdict->account = row.account_name;
+		verdict->code = PolicyDecide(&policy_case);
+		if (LookupMadeHere(lookup, row.key_id))
+			return;
+		if (record(lookup, request, &row, first_use_locked, verdict, call) != RECORDED_FIRST_USE)
+			return;
+
+		/* Lock, then look again: it may have been deleted meanwhile. */
+		if (call->first_use_count == MANY_FIRST_USES && !awaitDurable(call))
+		{
+			setOverloaded(verdict);
+			return;
+		}
+		if (!lockFirstUse(row.key_id, call))
+		{
+			setOverloaded(verdict);
+			return;
+		}
+		first_use_locked = true;
+		LookupEnd(lookup);
+	}
+}
+
+/* Ends a verdict: it is overloaded if what it waited for has not come. */
+static void
+settleVerdict(Verdict *verdict, bool durable)
+{
+	if (!durable && verdict->recorded)
+		setOverloaded(verdict);
+	if (verdict->code == VERDICT_OVERLOADED)
+		QueueCount(QUEUE_OVERLOADED, 1);
+}
+
+/* Decides about a request, meters and records it; SQL: verify. */
+Datum
+apikeys_key_verify(PG_FUNCTION_ARGS)
+{
+	Verdict		verdict;
+	Request		request;
+	Lookup		lookup;
+	Call		call;
+	Datum		result;
+
+	RequestRead(fcinfo, &request);
+	if (!PG_ARGISNULL(REQUEST_KEY))
+		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
+	beginCall(&call);
+	decide(&request, &lookup, &verdict, &call);
+	settleVerdict(&verdict, awaitDurable(&call));
+	result = VerdictForm(&verdict, fcinfo);
+	LookupEnd(&lookup);
+	return result;
+}
+
+/* Returns the element of an array of arguments, NULL if it is null or there is no array. */
+static const void *
+element(const Datum *values, const bool *nulls, int i)
+{
+	return values == NULL || nulls[i] ? NULL : PG_DETOAST_DATUM_PACKED(values[i]);
+}
+
+/* Reads an array argument as long as the first one (or NULL); count < 0: it is the first one. */
+static int
+readArray(FunctionCallInfo fcinfo, int argument, Oid type, int count, Datum **values, bool **nulls)
+{
+	int16		len;
+	bool		by_value;
+	char		align;
+	int			found;
+
+	*values = NULL;
+	if (PG_ARGISNULL(argument))
+		return 0;
+	get_typlenbyvalalign(type, &len, &by_value, &align);
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), type, len, by_value, align, values, nulls, &found);
+	if (count >= 0 && found != count)
+		ereport(ERROR,
+				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
+				 errmsg("the arrays must be equally long"),
+				 errdetail("There are %d keys, and an array with %d elements.", count, found),
+				 errhidestmt(true)));
+	return found;
+}
+
+/* Writes the verdicts of a batch, each behind its ordinal. */
+static void
+putVerdicts(ReturnSetInfo *result, const Verdict *verdicts, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		Datum		values[VERDICT_COLUMNS + 1];
+		bool		nulls[VERDICT_COLUMNS + 1];
+
+		values[0] = Int32GetDatum(i + 1);
+		nulls[0] = false;
+		VerdictColumns(&verdicts[i], values + 1, nulls + 1);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+}
+
+/* Decides about many requests, which share one wait for durability; SQL: verify_many. */
+Datum
+apikeys_key_verify_many(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum	   *keys;
+	Datum	   *endpoints;
+	Datum	   *ips;
+	Datum	   *costs;
+	bool	   *key_nulls;
+	bool	   *endpoint_nulls;
+	bool	   *ip_nulls;
+	bool	   *cost_nulls;
+	int			count = readArray(fcinfo, 0, TEXTOID, -1, &keys, &key_nulls);
+	Verdict    *verdicts;
+	Call		call;
+	bool		durable;
+
+	readArray(fcinfo, 1, TEXTOID, count, &endpoints, &endpoint_nulls);
+	readArray(fcinfo, 2, INETOID, count, &ips, &ip_nulls);
+	readArray(fcinfo, 3, INT4OID, count, &costs, &cost_nulls);
+	for (int i = 0; costs && i < count; i++)
+		if (!cost_nulls[i])
+			RequestCheckCost(DatumGetInt32(costs[i]));
+
+	InitMaterializedSRF(fcinfo, 0);
+	beginCall(&call);
+	verdicts = palloc(count * sizeof(Verdict));
+	for (int i = 0; i < count; i++)
+	{
+		Request		request = {
+			.key = element(keys, key_nulls, i),
+			.endpoint = element(endpoints, endpoint_nulls, i),
+			.ip = element(ips, ip_nulls, i),
+			.cost = (costs && !cost_nulls[i]) ? DatumGetInt32(costs[i]) : 1
+		};
+		Lookup		lookup;
+
+		CHECK_FOR_INTERRUPTS();
+		decide(&request, &lookup, &verdicts[i], &call);
+		if (verdicts[i].account)
+			verdicts[i].account = DatumGetTextPCopy(PointerGetDatum(verdicts[i].account));
+		LookupEnd(&lookup);
+	}
+	durable = awaitDurable(&call);
+	for (int i = 0; i < count; i++)
+		settleVerdict(&verdicts[i], durable);
+	putVerdicts(result, verdicts, count);
+	return (Datum) 0;
+}
+
+/* Finds whose key it is; false: there is none with that id. */
+static bool
+findAccount(int64 key_id, int64 *account_id)
+{
+	Lookup		lookup;
+	KeyRow		row;
+	bool		found;
+
+	LookupBegin(&lookup);
+	found = LookupById(&lookup, key_id, &row);
+	if (found)
+		*account_id = row.account_id;
+	LookupEnd(&lookup);
+	return found;
+}
+
+/*
+ * Records how a request ended; SQL: complete.  False: the id is none that
+ * verify gave, or the record cannot be taken now.
+ */
+Datum
+apikeys_request_complete(PG_FUNCTION_ARGS)
+{
+	union
+	{
+		Event		event;
+		char		space[MAXALIGN(offsetof(Event, texts))];
+	}			buffer;
+	Event	   *event = &buffer.event;
+	uint32		sequence;
+	int32		status;
+	Call		call;
+
+	beginCall(&call);
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	status = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
+	if (status < 100 || status > 599)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("status must be an HTTP status, from 100 to 599")));
+	memset(&buffer, 0, sizeof(buffer));
+	event->kind = EVENT_COMPLETION;
+	event->size = MAXALIGN(offsetof(Event, texts));
+	event->key_meter = event->account_meter = METER_NONE;
+	event->urgent = VerifySynchronous;
+	event->status = status;
+	event->has_duration = !PG_ARGISNULL(2);
+	event->duration_ms = event->has_duration ? PG_GETARG_FLOAT4(2) : 0;
+	event->has_credits = !PG_ARGISNULL(3);
+	event->credits = event->has_credits ? PG_GETARG_INT64(3) : 0;
+	if (isnan(event->duration_ms) || event->duration_ms < 0 || event->credits < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", event->credits < 0 ? "credits" : "duration_ms")));
+	memcpy(&event->request_id, PG_GETARG_UUID_P(0), REQUESTID_LEN);
+	if (!RequestIdDecode(&event->request_id, &event->at, &event->key_id, &sequence))
+		PG_RETURN_BOOL(false);
+	if (!BatchLogRequests && !findAccount(event->key_id, &event->account_id))
+		PG_RETURN_BOOL(false);
+
+	if (!QueueAttach(call.deadline) || !QueueReserve(event->size, call.deadline))
+		PG_RETURN_BOOL(false);
+	HOLD_INTERRUPTS();
+	call.durable_from = QueueAppend(event);
+	RESUME_INTERRUPTS();
+	if (!event->urgent)
+		call.durable_from = 0;
+	PG_RETURN_BOOL(awaitDurable(&call));
+}
