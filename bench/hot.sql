@@ -1,0 +1,1 @@
+SELECT * FROM apikeys.verify('bench-1', endpoint => '/v1/items');
