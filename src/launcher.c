@@ -219,8 +219,8 @@ startForCare(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(row);
 		BackgroundWorkerHandle *handle;
 
-		if (database->datallowconn && !database->datistemplate)
-			startWriter(database->oid, &handle);
+		if (database->datallowconn && !database->datistemplate && startWriter(database->oid, &handle))
+			pfree(handle);
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);

@@ -23,6 +23,8 @@
 #include "queue.h"
 #include "usage.h"
 
+#define ROOM_NAP_US	1000
+
 /* Microseconds. */
 #define MINUTES		(60 * USECS_PER_SEC)
 #define DAYS		(86400 * USECS_PER_SEC)
@@ -118,10 +120,20 @@ load(const MeterSubject *subject, int64 now, MeterLoading *loading)
 	UnregisterSnapshot(snapshot);
 }
 
+/* Makes the writer settle what keeps meters from eviction, and gives it a moment; false: the time is over. */
+static bool
+waitForRoom(int64 deadline)
+{
+	CHECK_FOR_INTERRUPTS();
+	QueueWakeWriter();
+	pg_usleep(ROOM_NAP_US);
+	return ClockMillisecondsUntil(deadline) > 0;
+}
+
 /*
  * Pins a subject's meter and sees to it that it can be asked about these
- * limits, loading what it lacks.  METER_NONE: not in time, or there is no
- * room.  Waits can be cancelled; relation is the OID of the table key.
+ * limits, loading what it lacks.  METER_NONE: not in time.  Waits can be
+ * cancelled; relation is the OID of the table key.
  */
 MeterIndex
 UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64 deadline)
@@ -130,12 +142,9 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 	MeterIndex	meter;
 
 	MeterSubjectSet(&subject, relation, kind, id);
-	meter = MeterPin(&subject);
-	if (meter == METER_NONE)
-	{
-		QueueWakeWriter();		/* what is pending keeps meters from eviction */
-		return METER_NONE;
-	}
+	while ((meter = MeterPin(&subject)) == METER_NONE)
+		if (!waitForRoom(deadline))
+			return METER_NONE;
 	for (;;)
 	{
 		MeterLoading loading;
@@ -147,10 +156,13 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 				return meter;
 			case METER_TO_LOAD:
 				QueueWakeWriter();
-				if (!MeterLoadBegin(meter, limits, now, deadline, &loading))
+				if (MeterLoadBegin(meter, limits, now, deadline, &loading))
+				{
+					load(&subject, now, &loading);
+					MeterLoadEnd(&loading);
+				}
+				else if (!waitForRoom(deadline))
 					return METER_NONE;
-				load(&subject, now, &loading);
-				MeterLoadEnd(&loading);
 				break;
 			case METER_BUSY:
 				if (!MeterWait(meter, deadline))

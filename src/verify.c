@@ -45,6 +45,7 @@
 #include "guard.h"
 #include "lookup.h"
 #include "meter.h"
+#include "pattern.h"
 #include "policy.h"
 #include "queue.h"
 #include "request.h"
@@ -68,6 +69,7 @@ typedef struct Call
 {
 	int64		deadline;
 	uint64		durable_from;	/* the position up to which the queue must be durable; 0: does not matter */
+	bool		late;			/* some wait for that was in vain */
 	int			first_use_count;
 	int64		first_uses[MANY_FIRST_USES];	/* keys locked until theirs is durable */
 } Call;
@@ -155,19 +157,20 @@ beginCall(Call *call)
 	releaseAll();			/* what an error has left that nobody else cleaned up after */
 	call->deadline = ClockNow() + VerifyTimeout * NS_PER_MILLISECOND;
 	call->durable_from = 0;
+	call->late = false;
 	call->first_use_count = 0;
 }
 
-/* Waits for what must be durable and unlocks the first uses; false: not in time. */
+/* Waits for what must be durable and unlocks the first uses; false: this time or before, it was not in time. */
 static bool
 awaitDurable(Call *call)
 {
-	bool		durable = call->durable_from == 0 || QueueWaitDurable(call->durable_from, call->deadline);
-
+	if (call->durable_from != 0 && !QueueWaitDurable(call->durable_from, call->deadline))
+		call->late = true;
+	call->durable_from = 0;
 	while (call->first_use_count > 0)
 		GuardFirstUseUnlock(call->first_uses[--call->first_use_count]);
-	call->durable_from = 0;
-	return durable;
+	return !call->late;
 }
 
 /* Appends a text to the event, cut at a character to so many bytes; returns how many it took. */
@@ -196,8 +199,11 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
 	event->cost = request->cost;
 	if (request->ip)
 	{
-		event->address_len = ip_addrsize(request->ip);
-		memcpy(event->address, ip_addr(request->ip), event->address_len);
+		PatternAddress address;
+
+		PatternAddressSet(&address, ip_addr(request->ip), ip_addrsize(request->ip));
+		event->address_len = address.len;
+		memcpy(event->address, address.bytes, address.len);
 	}
 	if (request->endpoint)
 	{

@@ -260,7 +260,7 @@ extensionExists(void)
 	return exists;
 }
 
-/* Writes the next batch, if there is one; false: there is none, or it failed. */
+/* Writes the next batch, if there is one; true: it did, and there may be as many events again. */
 static bool
 writeNext(void)
 {
@@ -278,7 +278,7 @@ writeNext(void)
 	if (!extensionExists())
 	{
 		settleBatch();			/* nobody wants these any more */
-		return true;
+		return batch.size > BATCH_BYTES / 2;
 	}
 	if (makePartitions(error, &sqlstate) && runTransaction(writeStep, NULL, &more, error, &sqlstate))
 	{
@@ -287,8 +287,9 @@ writeNext(void)
 			QueueReport(WRITER_RUNNING, NULL);
 		failures = 0;
 		poison_reason[0] = '\0';
+		more = batch.size > batch_limit / 2;
 		batch_limit = Min(batch_limit * 2, BATCH_BYTES);
-		return true;
+		return more;
 	}
 	learnFromFailure(error, sqlstate);
 	return false;
@@ -384,10 +385,8 @@ serve(void)
 	while (WriterEnabled)
 	{
 		int64		now = ClockNow();
+		bool		more = (failures == 0 || now >= retry_at) && writeNext();
 
-		if (failures == 0 || now >= retry_at)
-			while (writeNext() && (stop_requested || QueueIsUrgent()))
-				CHECK_FOR_INTERRUPTS();
 		now = ClockNow();
 		if (!QueueIsIdle() || QueueHasBackends())
 			busy_at = now;
@@ -405,8 +404,10 @@ serve(void)
 		}
 		if (failures > 0)
 			nap(Min(ClockMillisecondsUntil(retry_at), WriterFlushInterval));
-		else if (!QueueIsUrgent())
+		else if (!more && !QueueIsUrgent())
 			nap(stop_requested ? 10 : WriterFlushInterval);
+		else
+			CHECK_FOR_INTERRUPTS();
 	}
 	if (!QueueIsIdle() && stop_requested)
 		ereport(LOG,
