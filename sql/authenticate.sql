@@ -84,3 +84,11 @@ SELECT "check", passed, code, detail FROM apikeys.explain_key(19, scopes => '{wr
 SELECT apikeys.authenticate('plain', cost => -1);
 SELECT * FROM apikeys.explain_key(99);
 SELECT * FROM apikeys.explain_key(NULL);
+
+DROP FUNCTION add_key, ask;
+DROP VIEW codes;
+DELETE FROM apikeys.key;
+DELETE FROM apikeys.account;
+DELETE FROM apikeys.plan;
+DELETE FROM apikeys.tier;
+DELETE FROM apikeys.product;

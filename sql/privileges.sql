@@ -220,7 +220,7 @@ SELECT k.code FROM apikeys.authenticate('shadowy') AS k;
 SET SESSION AUTHORIZATION regress_bound;
 SELECT k.alias FROM apikeys.create_key('acme') AS k;
 SELECT k.alias FROM apikeys.create_key('rival') AS k;
-SELECT k.account, k.alias FROM apikeys.key_list AS k;
+SELECT k.account, k.alias FROM apikeys.key_list AS k ORDER BY 1, 2;
 UPDATE apikeys.key SET category = 'seen';
 RESET SESSION AUTHORIZATION;
 RESET search_path;
