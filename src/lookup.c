@@ -172,15 +172,16 @@ keyColumn(Lookup *lookup, KeyColumn column, bool *isnull)
 	return CatalogColumn(&key_table, lookup->key_slot, column, isnull);
 }
 
-/* Returns the array in a column, NULL if it is empty. */
+/* Returns the array in a column, NULL if it is empty: most are, and need not be unpacked to tell. */
 static ArrayType *
 keyList(Lookup *lookup, KeyColumn column)
 {
 	bool		isnull;
 	Datum		value = keyColumn(lookup, column, &isnull);
-	ArrayType  *array = isnull ? NULL : DatumGetArrayTypeP(value);
 
-	return array && ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) > 0 ? array : NULL;
+	if (isnull || VARSIZE_ANY_EXHDR(DatumGetPointer(value)) == sizeof(ArrayType) - VARHDRSZ)
+		return NULL;
+	return DatumGetArrayTypeP(value);
 }
 
 static bool
