@@ -9,7 +9,7 @@ top=$(pwd -P)
 for name in "${!PG@}"; do
     [ "$name" = PG_CONFIG ] || unset "$name"
 done
-export LC_ALL=C.UTF-8
+export LANG=C.UTF-8 LC_ALL=C.UTF-8    # the TAP tests drop LC_ALL
 umask 022
 . scripts/packages
 

@@ -213,12 +213,6 @@ MeterSubjectSet(MeterSubject *subject, Oid relation, MeterKind kind, int64 id)
 	subject->kind = kind;
 }
 
-static inline bool
-sameSubject(const MeterSubject *a, const MeterSubject *b)
-{
-	return memcmp(a, b, sizeof(MeterSubject)) == 0;
-}
-
 /* Gives a ring back; the allocation lock is held. */
 static void
 freeRing(int32 ring)

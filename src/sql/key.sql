@@ -357,7 +357,7 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[],
     text[], text, jsonb, text) IS
-'Make a key and show its text, this once. Write SELECT * FROM apikeys.create_key(…): (create_key(…)).* would make a key a column.
+'Make a key and show its text, this once. Write SELECT * FROM apikeys.create_key(...): (create_key(...)).* would make a key a column.
 An unknown account is made on plan default, unless apikeys.create_accounts is off. Without them: alias key-<n>, category production, prefix, lifetime and tier of the plan. Members of apikeys_admin alone may give tier or limits (of its own, instead of a tier''s). expires_at => ''infinity'': never. Lists: products, domains (example.com, *.example.com) and networks that it is good for, empty: all; scopes: what it may do.
 Errors: P0002 unknown account, tier or product; 22023 bad argument, or not in the plan; 23505 alias taken, or product has a key; 53400 more keys than the plan has; 42501.';
 
@@ -372,9 +372,10 @@ RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account;
-    rules apikeys.plan;
-    made  apikeys.key;
+    owner    apikeys.account;
+    rules    apikeys.plan;
+    made     apikeys.key;
+    ellipsis text := '...';
 BEGIN
     IF (key IS NULL) = (digest IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'give either the text of the key or its digest';
@@ -382,6 +383,10 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('unknown hash rule "%s"', hash_rule),
             HINT = 'The rules are sha256, sha256_after_bar and sha256_after_underscore.';
+    END IF;
+    -- A statement of its own: inside an expression, the planner would make the character in any encoding.
+    IF getdatabaseencoding() = 'UTF8' THEN
+        ellipsis := chr(8230);
     END IF;
     digest := coalesce(digest, apikeys.digest_of(key, hash_rule));
     IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.previous_digest OPERATOR(apikeys.=) import_key.digest) THEN
@@ -391,8 +396,7 @@ BEGIN
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
     made := apikeys.add_key(
         owner, rules, digest, hash_rule, coalesce(prefix, ''),
-        coalesce(hint, concat(nullif(prefix, '') || '_', CASE WHEN getdatabaseencoding() = 'UTF8' THEN chr(8230) ELSE '...' END,
-                              right(key, 4))),
+        coalesce(hint, concat(nullif(prefix, '') || '_', ellipsis, right(key, 4))),
         alias, category, tier, limits, lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata);
     RETURN apikeys.get_key(made.key_id);
 END

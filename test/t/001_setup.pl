@@ -62,6 +62,19 @@ foreach my $preload ('', 'apikeys')
     is(sqlstate_of($database, 'ALTER EXTENSION apikeys SET SCHEMA public'), '0A000', "$how: it does not move");
     $node->safe_psql('postgres', "DROP DATABASE owned_$database");
     $node->safe_psql('postgres', 'DROP ROLE owner');
+
+    # Whatever the encoding of the database.
+    foreach my $encoding ('SQL_ASCII', 'LATIN1', 'EUC_JP')
+    {
+        $node->safe_psql('postgres', "DROP DATABASE IF EXISTS encoded");
+        $node->safe_psql('postgres', "CREATE DATABASE encoded ENCODING '$encoding' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+        $node->safe_psql('encoded', 'CREATE EXTENSION apikeys');
+        is($node->safe_psql('encoded', q{
+            SELECT key AS text FROM apikeys.create_key('acme') \gset
+            SELECT hint = 'ak_...' || right(:'text', 4), (apikeys.authenticate(:'text')).code FROM apikeys.key;
+            SELECT hint, (apikeys.authenticate('theirs_1234')).code FROM apikeys.import_key('acme', 'theirs_1234', prefix => 'theirs')}),
+            "t|valid\ntheirs_...1234|valid", "$how: works in $encoding");
+    }
     $node->stop;
 }
 

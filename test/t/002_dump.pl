@@ -63,7 +63,8 @@ sub issue
     return $id;
 }
 
-my $used = issue('');
+my $used = issue(q{, limits => '5/day, 100/total'});
+my $used_text = $presented[-1];
 issue(q{, tier => 'gold', products => '{maps,routes}', scopes => '{read,write}', metadata => '{"a": [1, null]}'});
 issue(q{, limits => '', allowed_ips => '{192.0.2.0/24,2001:db8::/32}', allowed_domains => '{*.acme.example}'});
 issue('', 'SELECT apikeys.deactivate_key(%s)');
@@ -84,19 +85,15 @@ $source->safe_psql('service', qq{
     INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, at) VALUES ('k', $used, 'day', -5, now());
     INSERT INTO apikeys.notice (kind, key_id) VALUES ('expiring', $used);
     INSERT INTO apikeys.quarantine (reason, event) VALUES ('poison', '{"cost": -1}');
-    INSERT INTO apikeys.usage_bucket VALUES ('k', $used, '2026-01-01', 1, 1, 3, 0, 0);
-    INSERT INTO apikeys.usage_total VALUES ('k', $used, 1, 1, 3, 0, 0, '2026-01-01', '2026-01-02');
-    CREATE TABLE apikeys.request_log_20260101 (LIKE apikeys.request_log INCLUDING ALL);
-    CREATE INDEX ON apikeys.request_log_20260101 (key_id, at);
-    ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.request_log_20260101 FOR VALUES FROM ('2026-01-01 00:00+00') TO ('2026-01-02 00:00+00');
-    INSERT INTO apikeys.request_log SELECT timestamptz '2026-01-01 12:00+00' + n * interval '1 s', $used, 1, gen_random_uuid(), 'valid', 200, '/v1/x', 1.5,
-        '192.0.2.1', 3, NULL, 'production' FROM generate_series(1, 100) AS n;
     GRANT SELECT ON apikeys.key_list TO clerk;
 });
 
+$source->safe_psql('service', "SELECT apikeys.verify('$used_text', '/v1/maps', ip => '192.0.2.7', cost => 2) FROM generate_series(1, 3)");
+is($source->safe_psql('service', 'SELECT apikeys.flush()'), 't', 'requests are recorded');
+
 my @tables = tables_of($source);
 my %rows = map { $_ => rows_of($source, $_) } @tables;
-isnt($rows{$_}, '', "$_ has rows to lose") foreach @tables;
+isnt($rows{$_}, '', "$_ has rows to lose") foreach grep { !/^request_log_/ } @tables;    # partitions are made ahead
 my $sequences = sequences_of($source);
 
 # Verdicts with everything that a restricted key wants to know of a request.
@@ -116,6 +113,11 @@ unlike(slurp_file("$dumps/plain.sql"), qr/\Q$_\E/, 'the dump has no key text: ' 
 my $make_next = q{SELECT a.account_id, k.key_id FROM apikeys.create_key('later') AS k JOIN apikeys.account AS a ON a.name = k.account};
 my $next = $source->safe_psql('service', $make_next);
 
+# The used key has one unit left, wherever it is asked for.
+my $spend = "SELECT code, limit_window, limit_cap, remaining FROM apikeys.verify('$used_text');" x 2;
+my $spent = $source->safe_psql('service', $spend);
+like($spent, qr/^valid\|day\|5\|0\nquota_exceeded\|day\|5\|0$/, 'the last unit is spent');
+
 my %restore = (
     'psql' => sub { ['psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $_[0]->connstr('service'), '-f', "$dumps/plain.sql"] },
     'pg_restore -1 -e' => sub { ['pg_restore', '-1', '-e', '-d', $_[0]->connstr('service'), "$dumps/custom"] });
@@ -131,6 +133,7 @@ foreach my $how (sort keys %restore)
     is(sequences_of($copy), $sequences, "$how: the same sequences");
     is($copy->safe_psql('service', $ask), $verdicts, "$how: the same verdicts");
     is($copy->safe_psql('service', $make_next), $next, "$how: ids go on");
+    is($copy->safe_psql('service', $spend), $spent, "$how: used units stay used");
 
     my ($status, undef, $err) = $copy->psql('service', "\\set VERBOSITY sqlstate\nDELETE FROM apikeys.key WHERE key_id = $used");
     like($err, qr/23503/, "$how: a used key is still safe from deletion");
