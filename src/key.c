@@ -44,7 +44,7 @@ PG_FUNCTION_INFO_V1(apikeys_shard_hash_account);
 
 /* Compute the locator of an account's name, which is hashed as UTF-8. */
 static uint16
-compute_locator(text *account)
+computeLocator(text *account)
 {
 	char	   *name = VARDATA_ANY(account);
 	int			len = VARSIZE_ANY_EXHDR(account);
@@ -55,7 +55,7 @@ compute_locator(text *account)
 
 /* Read the wall clock as the server counts time. */
 static TimestampTz
-read_wall_clock(void)
+readWallClock(void)
 {
 	return ClockWallNow() / (NS_PER_SECOND / USECS_PER_SEC) -
 		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
@@ -66,7 +66,7 @@ read_wall_clock(void)
  * name; NULL if the text has none.  An unknown rule is an error.
  */
 static const char *
-find_hashed_part(const char *key, size_t len, const char *rule)
+findHashedPart(const char *key, size_t len, const char *rule)
 {
 	char		separator;
 
@@ -97,7 +97,7 @@ apikeys_key_draw(PG_FUNCTION_ARGS)
 {
 	text	   *prefix = PG_GETARG_TEXT_PP(0);
 	size_t		prefix_len = VARSIZE_ANY_EXHDR(prefix);
-	uint16		locator = compute_locator(PG_GETARG_TEXT_PP(1));
+	uint16		locator = computeLocator(PG_GETARG_TEXT_PP(1));
 	char		secret[KEYTEXT_SECRET_LEN];
 	char		key[KEYTEXT_MAX];
 	char		hint[KEYTEXT_HINT_MAX];
@@ -140,7 +140,7 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 	text	   *key = PG_GETARG_TEXT_PP(0);
 	const char *key_text = VARDATA_ANY(key);
 	size_t		len = VARSIZE_ANY_EXHDR(key);
-	const char *hashed = find_hashed_part(key_text, len, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	const char *hashed = findHashedPart(key_text, len, text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	Digest	   *digest;
 
 	if (hashed == NULL || hashed == key_text + len || len > KEYTEXT_PRESENTED_MAX)
@@ -170,7 +170,7 @@ apikeys_key_state(PG_FUNCTION_ARGS)
 		state = "active";
 	else
 	{
-		TimestampTz now = read_wall_clock();
+		TimestampTz now = readWallClock();
 		TimestampTz expires_at = PG_GETARG_TIMESTAMPTZ(2);
 
 		if (expires_at <= now)
@@ -194,7 +194,7 @@ apikeys_accounts_are_created(PG_FUNCTION_ARGS)
 Datum
 apikeys_clock_wall(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TIMESTAMPTZ(read_wall_clock());
+	PG_RETURN_TIMESTAMPTZ(readWallClock());
 }
 
 /* domains_are_valid: whether each element is a domain or a pattern of one. */
@@ -252,5 +252,5 @@ apikeys_shard_hash_id(PG_FUNCTION_ARGS)
 Datum
 apikeys_shard_hash_account(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT32(compute_locator(PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_INT32(computeLocator(PG_GETARG_TEXT_PP(0)));
 }
