@@ -50,6 +50,7 @@ SQL_PARTS = \
 	src/sql/authenticate.sql \
 	src/sql/verify.sql \
 	src/sql/stats.sql \
+	src/sql/usage.sql \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
@@ -67,10 +68,11 @@ REGRESS = \
 	account \
 	key \
 	authenticate \
-	privileges
+	privileges \
+	usage
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED =
+REGRESS_PRELOADED = usage
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.

@@ -53,6 +53,7 @@ typedef struct Usage
 	int64		units;
 	int64		errors;
 	int64		credits;
+	int64		unlogged;		/* requests that apikeys.log_requests keeps out of the log */
 	TimestampTz first_at;
 	TimestampTz last_at;
 } Usage;
@@ -141,11 +142,12 @@ addUsage(HTAB *usages, int64 key_id, int64 account_id, TimestampTz at, const Usa
 		usage->units += more->units;
 		usage->errors += more->errors;
 		usage->credits += more->credits;
+		usage->unlogged += more->unlogged;
 	}
 }
 
 static void
-addRequest(HTAB *usages, const BatchRequest *request)
+addRequest(HTAB *usages, const BatchRequest *request, bool unlogged)
 {
 	const Event *event = request->event;
 	const Event *completion = request->completion;
@@ -154,7 +156,8 @@ addRequest(HTAB *usages, const BatchRequest *request)
 		.denied = !event->admitted,
 		.units = event->admitted ? event->cost : 0,
 		.errors = event->admitted && completion && completion->status >= ERROR_STATUS,
-		.credits = completion ? completion->credits : 0
+		.credits = completion ? completion->credits : 0,
+		.unlogged = unlogged
 	};
 
 	addUsage(usages, event->key_id, event->account_id, ClockTimestamp(event->at * 1000), &more);
@@ -339,6 +342,7 @@ writeUsage(HTAB *usages)
 	static SPIPlanPtr bucket_plan = NULL;
 	static SPIPlanPtr total_plan = NULL;
 	static const Oid types[] = {CHAROID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	static const Oid bucket_types[] = {CHAROID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID};
 	long		count = hash_get_num_entries(usages);
 	Usage	  **sorted = palloc_array(Usage *, Max(count, 1));
 	Columns		buckets;
@@ -351,7 +355,7 @@ writeUsage(HTAB *usages)
 	while ((usage = hash_seq_search(&scan)) != NULL)
 		sorted[count++] = usage;
 	qsort(sorted, count, sizeof(Usage *), compareUsages);
-	initColumns(&buckets, count, lengthof(types) - 1, types);
+	initColumns(&buckets, count, lengthof(bucket_types), bucket_types);
 	initColumns(&totals, count, lengthof(types), types);
 	for (long i = 0; i < count; i++)
 	{
@@ -370,20 +374,20 @@ writeUsage(HTAB *usages)
 		columns->values[c++][row] = Int64GetDatum(usage->errors);
 		columns->values[c++][row] = Int64GetDatum(usage->credits);
 		columns->values[c++][row] = TimestampTzGetDatum(usage->key.total ? usage->first_at : usage->key.bucket);
-		if (usage->key.total)
-			columns->values[c++][row] = TimestampTzGetDatum(usage->last_at);
+		columns->values[c++][row] = usage->key.total ? TimestampTzGetDatum(usage->last_at) : Int64GetDatum(usage->unlogged);
 	}
 	if (buckets.rows > 0)
 		runColumns(&bucket_plan,
-				   "INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, admitted, denied, units, errors, credits, bucket)"
-				   " SELECT u.subject, u.subject_id, u.admitted, u.denied, u.units, u.errors, u.credits, u.bucket"
-				   " FROM ROWS FROM (%s) AS u(subject, subject_id, admitted, denied, units, errors, credits, bucket)"
+				   "INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, admitted, denied, units, errors, credits, bucket, unlogged)"
+				   " SELECT u.subject, u.subject_id, u.admitted, u.denied, u.units, u.errors, u.credits, u.bucket, u.unlogged"
+				   " FROM ROWS FROM (%s) AS u(subject, subject_id, admitted, denied, units, errors, credits, bucket, unlogged)"
 				   " ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
 				   " admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
 				   " denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"
 				   " units = b.units OPERATOR(pg_catalog.+) excluded.units,"
 				   " errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
-				   " credits = b.credits OPERATOR(pg_catalog.+) excluded.credits",
+				   " credits = b.credits OPERATOR(pg_catalog.+) excluded.credits,"
+				   " unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged",
 				   &buckets);
 	if (totals.rows > 0)
 		runColumns(&total_plan,
@@ -407,17 +411,18 @@ static void
 quarantine(const Event *event, const char *reason)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[6] = {TEXTOID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID, TEXTOID};
-	Datum		values[6] = {
+	Oid			types[7] = {TEXTOID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID, TEXTOID, INT8OID};
+	Datum		values[7] = {
 		CStringGetTextDatum(reason), Int64GetDatum(event->key_id), Int64GetDatum(event->account_id),
 		UUIDPGetDatum((const pg_uuid_t *) &event->request_id), TimestampTzGetDatum(ClockTimestamp(event->at * 1000)),
-		CStringGetTextDatum(event->kind == EVENT_REQUEST ? VerdictName(event->code) : "completion")
+		CStringGetTextDatum(event->kind == EVENT_REQUEST ? VerdictName(event->code) : "completion"),
+		Int64GetDatum(event->cost)
 	};
 
 	if (plan == NULL)
 	{
 		plan = SPI_prepare("INSERT INTO apikeys.quarantine (reason, event) VALUES ($1, pg_catalog.jsonb_build_object("
-						   "'key_id', $2, 'account_id', $3, 'request_id', $4, 'at', $5, 'code', $6))", 6, types);
+						   "'key_id', $2, 'account_id', $3, 'request_id', $4, 'at', $5, 'code', $6, 'cost', $7))", 7, types);
 		if (plan == NULL)
 			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
 		SPI_keepplan(plan);
@@ -473,7 +478,7 @@ BatchWrite(const Batch *batch)
 	else if (count < events)
 		mergeCompletions(batch, requests, count, usages);
 	for (int i = 0; i < count; i++)
-		addRequest(usages, &requests[i]);
+		addRequest(usages, &requests[i], !BatchLogRequests && batch->quarantine_reason == NULL);
 	if (BatchLogRequests && count > 0 && batch->quarantine_reason == NULL)
 		writeLog(requests, count);
 	writeUsage(usages);

@@ -188,16 +188,17 @@ mergeBuckets(TimestampTz now, int days, int hours)
 						  " SELECT f.ctid AS place FROM apikeys.usage_bucket AS f WHERE f.bucket OPERATOR(pg_catalog.<) $1"
 						  " AND f.bucket OPERATOR(pg_catalog.<>) pg_catalog.date_bin($2, f.bucket, '2000-01-01 00:00:00+00') LIMIT $3),"
 						  " moved AS (DELETE FROM apikeys.usage_bucket AS d USING fine WHERE d.ctid OPERATOR(pg_catalog.=) fine.place RETURNING d.*)"
-						  " INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, bucket, admitted, denied, units, errors, credits)"
+						  " INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, bucket, admitted, denied, units, errors, credits, unlogged)"
 						  " SELECT m.subject, m.subject_id, pg_catalog.date_bin($2, m.bucket, '2000-01-01 00:00:00+00'),"
 						  " pg_catalog.sum(m.admitted), pg_catalog.sum(m.denied), pg_catalog.sum(m.units), pg_catalog.sum(m.errors),"
-						  " pg_catalog.sum(m.credits) FROM moved AS m GROUP BY 1, 2, 3"
+						  " pg_catalog.sum(m.credits), pg_catalog.sum(m.unlogged) FROM moved AS m GROUP BY 1, 2, 3"
 						  " ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
 						  " admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
 						  " denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"
 						  " units = b.units OPERATOR(pg_catalog.+) excluded.units,"
 						  " errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
-						  " credits = b.credits OPERATOR(pg_catalog.+) excluded.credits",
+						  " credits = b.credits OPERATOR(pg_catalog.+) excluded.credits,"
+						  " unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged",
 						  3, types, values, NULL, false, 0);
 	more = SPI_processed > 0;
 	SPI_finish();

@@ -858,6 +858,32 @@ MeterAnyPending(Oid relation)
 	return pending;
 }
 
+/*
+ * Finds the first meter of this database, from *index on, whose units should
+ * be those in the tables: it is ready and nothing is pending.  False: there
+ * is none.
+ */
+bool
+MeterNextSettled(Oid relation, MeterIndex *index, MeterSubject *subject, int64 *total)
+{
+	bool		found = false;
+
+	for (; control && *index < control->meter_count; (*index)++)
+	{
+		MeterShared *meter = METER(*index);
+
+		SpinLockAcquire(&meter->mutex);
+		found = (meter->state == STATE_READY || meter->state == STATE_GROWING) && meter->pending == 0 &&
+			meter->subject.relation == relation && meter->subject.database == MyDatabaseId;
+		*subject = meter->subject;
+		*total = meter->total;
+		SpinLockRelease(&meter->mutex);
+		if (found)
+			break;
+	}
+	return found;
+}
+
 /* Gives the figures for stats(). */
 void
 MeterStatisticsGet(MeterStatistics *statistics)

@@ -110,6 +110,7 @@ extern void MeterSettle(MeterIndex meter, uint32 events);
 extern void MeterSetDurable(MeterIndex meter);
 extern bool MeterHasPending(const MeterSubject *subject);
 extern bool MeterAnyPending(Oid relation);
+extern bool MeterNextSettled(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *total);
 extern void MeterStatisticsGet(MeterStatistics *statistics);
 
 #endif

@@ -8,12 +8,17 @@
  * it is loaded whole at its end (or now, if that has not come).  So after a
  * load a unit may come back late, by the length of its step at most, never
  * early; the total is exact.
+ *
+ * Tables and meters must agree: usage_check compares them.
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -43,6 +48,10 @@ typedef enum BucketColumn
 
 static CatalogTable bucket_table = {"usage_bucket", {"bucket", "units", NULL}, {"usage_bucket_pkey", NULL}};
 
+static CatalogTable key_table = {"key", {NULL}, {NULL}};	/* its OID is part of a meter's name */
+
+PG_FUNCTION_INFO_V1(apikeys_usage_check);
+
 /*
  * Returns the end of a stored bucket.  The row does not tell whether it has
  * been merged, so it is as long as its start and age allow: late, not early.
@@ -57,22 +66,24 @@ bucketEnd(TimestampTz start, TimestampTz now)
 	return start + 5 * MINUTES;
 }
 
-static void
-loadTotal(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loading)
+/* Reads the units of all time; false: the subject was never used. */
+static bool
+readTotal(const MeterSubject *subject, Snapshot snapshot, int64 *units)
 {
 	Relation	rel = CatalogOpen(&total_table, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	Datum		values[2] = {CharGetDatum((char) subject->kind), Int64GetDatum(subject->id)};
 	CatalogScan scan;
 	bool		isnull;
+	bool		used;
 
 	CatalogScanBegin(&scan, &total_table, rel, 0, snapshot, 2, values, NULL);
-	loading->used = CatalogScanNext(&scan, slot, NULL);
-	if (loading->used)
-		loading->total = DatumGetInt64(CatalogColumn(&total_table, slot, TOTAL_UNITS, &isnull));
+	used = CatalogScanNext(&scan, slot, NULL);
+	*units = used ? DatumGetInt64(CatalogColumn(&total_table, slot, TOTAL_UNITS, &isnull)) : 0;
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);
+	return used;
 }
 
 static void
@@ -114,7 +125,7 @@ load(const MeterSubject *subject, int64 now, MeterLoading *loading)
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 	if (loading->whole)
-		loadTotal(subject, snapshot, loading);
+		loading->used = readTotal(subject, snapshot, &loading->total);
 	if (loading->count > 0)
 		loadBuckets(subject, snapshot, now, loading);
 	UnregisterSnapshot(snapshot);
@@ -171,4 +182,49 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/*
+ * Returns a row for each live meter whose units are not those in the tables;
+ * SQL: check_meters.  Each is compared while nothing of it is pending: if its
+ * units are the same before and after, then so were the tables in between.
+ * Requests admitted without a record are in the meters alone: then nothing is
+ * said.
+ */
+Datum
+apikeys_usage_check(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MeterSubject subject;
+	QueueStatistics statistics;
+	int64		total;
+
+	InitMaterializedSRF(fcinfo, 0);
+	CatalogResolve(&key_table);
+	if (!QueueExists() || !QueueStatisticsGet(&statistics) || statistics.unrecorded > 0)
+		return (Datum) 0;
+	for (MeterIndex meter = 0; MeterNextSettled(key_table.oid, &meter, &subject, &total); meter++)
+	{
+		MeterIndex	again = meter;
+		MeterSubject subject_again;
+		int64		total_again;
+		int64		stored;
+		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+		CHECK_FOR_INTERRUPTS();
+		readTotal(&subject, snapshot, &stored);
+		UnregisterSnapshot(snapshot);
+		if (stored != total && MeterNextSettled(key_table.oid, &again, &subject_again, &total_again) && again == meter &&
+			total_again == total && memcmp(&subject, &subject_again, sizeof(subject)) == 0)
+		{
+			Datum		values[5] = {
+				CharGetDatum((char) subject.kind), Int64GetDatum(subject.id), CStringGetTextDatum("units in the meter"),
+				Int64GetDatum(stored), Int64GetDatum(total)
+			};
+			bool		nulls[5] = {0};
+
+			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		}
+	}
+	return (Datum) 0;
 }

@@ -41,7 +41,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.authenticate(text, text, inet, text, text, text[], int),
     apikeys.error_body(apikeys.verdict)
 TO apikeys_verifier;
-GRANT EXECUTE ON FUNCTION apikeys.stats() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.explain_key(bigint, text, inet, text, text, text[], int) TO apikeys_admin;
 

@@ -274,12 +274,14 @@ CREATE TABLE apikeys.usage_bucket (
     units      bigint NOT NULL,
     errors     bigint NOT NULL,
     credits    bigint NOT NULL,
+    unlogged   bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (subject, subject_id, bucket)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE apikeys.usage_bucket IS 'Usage of each key (k) and account (a) in steps of 5 minutes, merged to hours after 2 days and to days after 90.';
 COMMENT ON COLUMN apikeys.usage_bucket.bucket IS 'Start of the step.';
 COMMENT ON COLUMN apikeys.usage_bucket.units IS 'Units that admitted requests used.';
 COMMENT ON COLUMN apikeys.usage_bucket.errors IS 'Admitted requests completed with a status of 400 or more.';
+COMMENT ON COLUMN apikeys.usage_bucket.unlogged IS 'Requests, admitted or denied, that are not in the request log because apikeys.log_requests was off.';
 
 CREATE TABLE apikeys.usage_total (
     subject       "char" NOT NULL,

@@ -1,0 +1,142 @@
+-- Whether usage adds up, limits as they stand, usage over time. Needs preload. The clock of the session is moved, not slept:
+-- it is set to instants well within a bucket of 5 minutes, each later than those before.
+CREATE FUNCTION set_clock(at timestamptz) RETURNS timestamptz LANGUAGE sql AS
+$$ SELECT at FROM set_config('apikeys.debug_clock_offset', extract(epoch FROM at - clock_timestamp())::text, false) $$;
+CREATE FUNCTION id(alias text) RETURNS bigint LANGUAGE sql AS $$ SELECT apikeys.find_key('acme', alias) $$;
+-- Who is meant by a subject, and how many are not ours.
+CREATE FUNCTION ledger() RETURNS TABLE (subject text, what text, expected bigint, found bigint) LANGUAGE sql AS
+$$ SELECT coalesce(k.alias, a.name, 'somebody else'), l.what, l.expected, l.found
+   FROM apikeys.check_ledger() AS l
+   LEFT JOIN apikeys.key AS k ON l.subject = 'k' AND k.key_id = l.subject_id
+   LEFT JOIN apikeys.account AS a ON l.subject = 'a' AND a.account_id = l.subject_id ORDER BY 1, 2 $$;
+SET timezone = 'UTC';
+SELECT set_clock('2031-03-05 10:02Z');
+
+INSERT INTO apikeys.plan (name, limits) VALUES ('flat', '100/hour') ON CONFLICT DO NOTHING;
+SELECT name FROM apikeys.create_account('acme', 'flat');
+SELECT (apikeys.import_key('acme', 'text of ' || alias, alias => alias, limits => limits)).alias
+FROM (VALUES ('small', '3/day, 10/week'::apikeys.limits), ('large', ''), ('idle', '5/total')) AS v(alias, limits);
+
+--
+-- The ledger
+--
+-- Admitted, denied by a limit and by something else, with costs, completed at once and later.
+SELECT v.code, v.limit_window, v.remaining FROM generate_series(1, 4) AS n, apikeys.verify('text of small', '/maps/' || n) AS v;
+SELECT v.code, v.limit_window, v.remaining FROM unnest('{5,0,7}'::int[]) AS t(cost), apikeys.verify('text of large', cost => cost) AS v;
+SELECT alias FROM apikeys.suspend_key(id('large'), 'unpaid');
+SELECT v.code FROM apikeys.verify('text of large', cost => 9) AS v;
+SELECT alias FROM apikeys.unsuspend_key(id('large'));
+SELECT apikeys.complete(v.request_id, 500, credits => 8) FROM apikeys.verify('text of large') AS v;
+SELECT apikeys.flush();
+SELECT apikeys.complete(r.request_id, 404, 2.5, 11) FROM apikeys.request_log AS r WHERE r.key_id = id('large') AND r.cost = 7;
+SELECT * FROM ledger();
+SELECT t.subject, t.admitted, t.denied, t.units, t.errors, t.credits, t.first_used_at::timestamp(0) FROM apikeys.usage_total AS t
+WHERE t.subject_id IN (id('small'), id('large')) ORDER BY t.units;
+SELECT t.admitted, t.denied, t.units, t.errors, t.credits FROM apikeys.usage_total AS t JOIN apikeys.account AS a ON a.account_id = t.subject_id
+WHERE t.subject = 'a' AND a.name = 'acme';
+
+-- Whatever is lost, doubled or changed shows.
+BEGIN;
+DELETE FROM apikeys.request_log WHERE key_id = id('small') AND code <> 'valid';
+SELECT * FROM ledger();
+ROLLBACK;
+BEGIN;
+INSERT INTO apikeys.request_log SELECT * FROM apikeys.request_log WHERE key_id = id('large') AND cost = 5;
+SELECT * FROM ledger();
+ROLLBACK;
+BEGIN;
+UPDATE apikeys.request_log SET cost = 6 WHERE key_id = id('large') AND cost = 5;
+SELECT * FROM ledger();
+ROLLBACK;
+BEGIN;
+DELETE FROM apikeys.usage_bucket WHERE subject_id = id('small');
+SELECT * FROM ledger();
+ROLLBACK;
+BEGIN;
+DELETE FROM apikeys.usage_total WHERE subject_id = id('small');
+SELECT * FROM ledger();
+ROLLBACK;
+BEGIN;
+UPDATE apikeys.usage_bucket SET errors = errors + 1, credits = credits + 1 WHERE subject_id = id('large');
+SELECT * FROM ledger();
+ROLLBACK;
+BEGIN;
+UPDATE apikeys.usage_bucket SET units = units - 1 WHERE subject_id = id('large');
+UPDATE apikeys.usage_total SET units = units - 1 WHERE subject_id = id('large');
+SELECT * FROM ledger();
+ROLLBACK;
+-- In whatever isolation and time zone.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT count(*) FROM ledger();
+SELECT v.code FROM apikeys.verify('text of large') AS v;
+SET LOCAL timezone = 'Asia/Kolkata';
+SET LOCAL datestyle = 'SQL, DMY';
+SELECT * FROM ledger();
+COMMIT;
+
+-- What is in quarantine counts.
+BEGIN;
+WITH gone AS (DELETE FROM apikeys.request_log WHERE key_id = id('large') AND cost IN (5, 9) RETURNING *)
+INSERT INTO apikeys.quarantine (reason, event) SELECT 'poison', to_jsonb(gone) FROM gone;
+SELECT * FROM ledger();
+ROLLBACK;
+
+-- Days whose partition is gone are not judged, the others are.
+SELECT set_clock('2031-03-06 10:02Z');
+SELECT v.code FROM apikeys.verify('text of large') AS v;
+SELECT apikeys.flush();
+BEGIN;
+DELETE FROM apikeys.request_log WHERE key_id = id('large');
+SELECT * FROM ledger();
+ALTER TABLE apikeys.request_log DETACH PARTITION apikeys.request_log_20310305;
+DO $$
+DECLARE
+    older regclass;
+BEGIN
+    FOR older IN SELECT inhrelid FROM pg_inherits JOIN pg_class ON oid = inhrelid
+                 WHERE inhparent = 'apikeys.request_log'::regclass AND relname < 'request_log_20310306' LOOP
+        EXECUTE format('ALTER TABLE apikeys.request_log DETACH PARTITION %s', older);
+    END LOOP;
+END
+$$;
+SELECT * FROM ledger();
+ROLLBACK;
+
+-- Requests that the log leaves out are counted as such.
+ALTER SYSTEM SET apikeys.log_requests = off;
+SELECT pg_reload_conf();
+DO $$
+BEGIN
+    LOOP
+        PERFORM FROM apikeys.verify('text of large', cost => 2);
+        PERFORM apikeys.flush();
+        EXIT WHEN (SELECT sum(unlogged) >= 2 FROM apikeys.usage_bucket WHERE subject_id = id('large'));
+    END LOOP;
+END
+$$;
+SELECT sum(b.admitted - b.unlogged) = (SELECT count(*) FROM apikeys.request_log AS r WHERE r.key_id = id('large') AND r.code = 'valid') AS others_logged
+FROM apikeys.usage_bucket AS b WHERE b.subject_id = id('large');
+SELECT * FROM ledger();
+BEGIN;
+DELETE FROM apikeys.request_log WHERE key_id = id('large') AND at > '2031-03-06';
+SELECT subject, what, expected > 0 AS expected, found FROM ledger();
+ROLLBACK;
+ALTER SYSTEM RESET apikeys.log_requests;
+SELECT pg_reload_conf();
+DO $$
+BEGIN
+    LOOP
+        PERFORM FROM apikeys.verify('text of large', endpoint => '/on again');
+        PERFORM apikeys.flush();
+        EXIT WHEN EXISTS (SELECT FROM apikeys.request_log WHERE endpoint = '/on again');
+    END LOOP;
+END
+$$;
+SELECT * FROM ledger();
+
+-- Nothing is left behind, and an extension made anew knows nothing of old meters.
+SET client_min_messages = warning;
+DROP FUNCTION set_clock(timestamptz), id(text), ledger();
+DROP EXTENSION apikeys;
+CREATE EXTENSION apikeys;
+SELECT * FROM apikeys.check_ledger();
