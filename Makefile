@@ -77,7 +77,8 @@ REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.
 ISOLATION = \
-	guard
+	guard \
+	firstuse
 ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config

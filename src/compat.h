@@ -21,6 +21,10 @@
 
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#define LockHeldByMe(tag, mode) LockHeldByMe(tag, mode, false)
+#endif
+
 #if PG_VERSION_NUM < 180000
 #define index_beginscan(heap, index, snapshot, instrument, key_count, order_count) \
 	index_beginscan(heap, index, snapshot, key_count, order_count)

@@ -37,6 +37,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "guard.h"
 #include "meter.h"
 
@@ -76,7 +77,8 @@ keyTag(int64 key_id)
 }
 
 /*
- * Lock a key against deletion for its first use; false if somebody is about to delete it.
+ * Lock a key against deletion for its first use; false if somebody is about to delete it, our own transaction included:
+ * its locks would not hinder us, and what deletes the row may be the very command that we are called from.
  *
  * Never waits, so that a first use is no victim of the deadlock detector and keeps its own deadline: try again until
  * then, reading the key anew each time.  The locks go at GuardFirstUseUnlock, or at the end of the transaction.
@@ -89,6 +91,8 @@ GuardFirstUseTryLock(int64 key_id)
 
 	CatalogResolve(&key_table);
 	table = tableTag();
+	if (LockHeldByMe(&table, AccessExclusiveLock) || LockHeldByMe(&key, ExclusiveLock))
+		return false;
 	if (LockAcquire(&table, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	if (LockAcquire(&key, ShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)

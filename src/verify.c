@@ -357,7 +357,7 @@ lockFirstUse(int64 key_id, Call *call)
 static void
 decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 {
-	bool		first_use_locked = false;
+	int64		locked_key = 0;	/* whose first use is locked */
 
 	for (;;)
 	{
@@ -376,10 +376,10 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 		verdict->code = PolicyDecide(&policy_case);
 		if (LookupMadeHere(lookup, row.key_id))
 			return;
-		if (record(lookup, request, &row, first_use_locked, verdict, call) != RECORDED_FIRST_USE)
+		if (record(lookup, request, &row, row.key_id == locked_key, verdict, call) != RECORDED_FIRST_USE)
 			return;
 
-		/* Lock, then look again: it may have been deleted meanwhile. */
+		/* Lock, then look again: it may have been deleted meanwhile, even replaced by another with the same text. */
 		if (call->first_use_count == MANY_FIRST_USES && !awaitDurable(call))
 		{
 			setOverloaded(verdict);
@@ -390,7 +390,7 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 			setOverloaded(verdict);
 			return;
 		}
-		first_use_locked = true;
+		locked_key = row.key_id;
 		LookupEnd(lookup);
 	}
 }
