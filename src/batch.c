@@ -484,3 +484,40 @@ BatchWrite(const Batch *batch)
 	writeUsage(usages);
 	SPI_finish();
 }
+
+/* Settles the events in their meters: they are committed, or given up.  Returns how many there are; cannot throw. */
+uint64
+BatchSettle(const Batch *batch)
+{
+	uint64		events = 0;
+
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+	{
+		if (event->key_meter != METER_NONE)
+			MeterSettle(event->key_meter, event->urgent);
+		if (event->account_meter != METER_NONE)
+			MeterSettle(event->account_meter, false);
+		events++;
+	}
+	return events;
+}
+
+/* Tells whether somebody waits for one of the events to be durable. */
+bool
+BatchIsUrgent(const Batch *batch)
+{
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+		if (event->urgent)
+			return true;
+	return false;
+}
+
+/* After BatchSettle, tells meters and waiting backends that the events would survive a crash, or are given up; cannot throw. */
+void
+BatchSetDurable(const Batch *batch)
+{
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+		if (event->urgent && event->key_meter != METER_NONE)
+			MeterSetDurable(event->key_meter);
+	QueueSetDurable(batch->position);
+}

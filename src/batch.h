@@ -30,5 +30,8 @@ extern int	BatchLogAddress;	/* setting apikeys.log_address, an AddressRule */
 
 extern const Event *BatchNext(const Batch *batch, const Event *event);
 extern void BatchWrite(const Batch *batch);
+extern uint64 BatchSettle(const Batch *batch);
+extern bool BatchIsUrgent(const Batch *batch);
+extern void BatchSetDurable(const Batch *batch);
 
 #endif

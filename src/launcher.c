@@ -113,14 +113,9 @@ discardEvents(Oid database)
 		return;
 	while ((batch.size = QueueTake(buffer, EVENT_SIZE_MAX, &batch.position)) > 0)
 	{
-		for (const Event *e = BatchNext(&batch, NULL); e; e = BatchNext(&batch, e))
-		{
-			if (e->key_meter != METER_NONE)
-				MeterSettle(e->key_meter, 1);
-			if (e->account_meter != METER_NONE)
-				MeterSettle(e->account_meter, 1);
-		}
+		(void) BatchSettle(&batch);
 		QueueAdvance(batch.position, 0);
+		BatchSetDurable(&batch);
 	}
 	QueueWriterEnd();
 	pfree(buffer);

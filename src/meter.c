@@ -26,8 +26,9 @@
  *	  pending in one critical section, and pending falls only after the commit that wrote the events.
  *	  Hence a load is right if and only if pending is 0 when its snapshot is taken, and nothing is
  *	  admitted until it is published.
- *	- Only a meter with no pin and nothing pending is evicted; one whose first use is not durable yet is
- *	  not: reloaded, it would take the visible row for a durable one.
+ *	- Only a meter with no pin and nothing pending or unflushed is evicted.  Reloaded before WAL is flushed,
+ *	  it would take the visible row of its first use for a durable one; given to another subject, it would
+ *	  take the flush for that one's.
  *	- Only its loader touches the rings of a meter that is LOADING, or the new rings of one that is
  *	  GROWING; they enter the meter at MeterLoadEnd.
  *
@@ -81,6 +82,7 @@ typedef struct MeterShared
 	uint8		ring_count;
 	uint32		pins;
 	uint32		pending;		/* events in the queue */
+	uint32		unflushed;		/* urgent events of the key, committed but not durable yet */
 	MeterSubject subject;		/* changes with the partition lock held exclusively too */
 	int64		total;			/* units of all time */
 	int64		latest;			/* engine time of the latest request */
@@ -241,7 +243,7 @@ evictOne(void)
 
 		SpinLockAcquire(&meter->mutex);
 		evictable = (meter->state == STATE_READY || meter->state == STATE_EMPTY) &&
-			meter->pins == 0 && meter->pending == 0 && (!meter->used || meter->use_durable) && !meter->referenced;
+			meter->pins == 0 && meter->pending == 0 && meter->unflushed == 0 && !meter->referenced;
 		meter->referenced = false;
 		subject = meter->subject;
 		SpinLockRelease(&meter->mutex);
@@ -253,7 +255,7 @@ evictOne(void)
 		LWLockAcquire(PARTITION_LOCK(hash), LW_EXCLUSIVE);
 		SpinLockAcquire(&meter->mutex);
 		evictable = (meter->state == STATE_READY || meter->state == STATE_EMPTY) &&
-			meter->pins == 0 && meter->pending == 0 && (!meter->used || meter->use_durable);
+			meter->pins == 0 && meter->pending == 0 && meter->unflushed == 0;
 		if (evictable)
 			meter->state = STATE_FREE;
 		SpinLockRelease(&meter->mutex);
@@ -372,7 +374,7 @@ findOrEnter(const MeterSubject *subject)
 		meter->state = STATE_EMPTY;
 		meter->used = meter->use_durable = false;
 		meter->ring_count = 0;
-		meter->pins = meter->pending = 0;
+		meter->pins = meter->pending = meter->unflushed = 0;
 		meter->total = 0;
 		meter->latest = 0;
 		meter->subject = *subject;
@@ -788,29 +790,36 @@ MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int
 	return ready;
 }
 
-/* Takes note that so many events of the meter have been committed, or given up; cannot throw. */
+/*
+ * Takes note that an event of the meter has been committed, or given up; if it
+ * is unflushed, MeterSetDurable follows for it.  Cannot throw.
+ */
 void
-MeterSettle(MeterIndex index, uint32 events)
+MeterSettle(MeterIndex index, bool unflushed)
 {
 	MeterShared *meter = METER(index);
 	bool		wake;
 
 	SpinLockAcquire(&meter->mutex);
-	Assert(meter->pending >= events);
-	meter->pending -= events;
+	Assert(meter->pending > 0);
+	meter->pending--;
+	if (unflushed)
+		meter->unflushed++;
 	wake = (meter->pending == 0 && meter->state == STATE_GROWING);
 	SpinLockRelease(&meter->mutex);
 	if (wake)
 		ConditionVariableBroadcast(PLACE(index));
 }
 
-/* Takes note that the use of a key would survive a crash; the meter is pinned, or its use not durable yet. */
+/* Takes note that an unflushed event would survive a crash, and the use of its key with it; cannot throw. */
 void
 MeterSetDurable(MeterIndex index)
 {
 	MeterShared *meter = METER(index);
 
 	SpinLockAcquire(&meter->mutex);
+	Assert(meter->unflushed > 0);
+	meter->unflushed--;
 	meter->use_durable = true;
 	SpinLockRelease(&meter->mutex);
 }

@@ -106,7 +106,7 @@ extern bool MeterLoadBegin(MeterIndex meter, const LimitSet *limits, int64 now, 
 extern void MeterLoadEnd(const MeterLoading *loading);
 extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
 extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *used, int64 *reset_after);
-extern void MeterSettle(MeterIndex meter, uint32 events);
+extern void MeterSettle(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);
 extern bool MeterHasPending(const MeterSubject *subject);
 extern bool MeterAnyPending(Oid relation);

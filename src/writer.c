@@ -91,16 +91,8 @@ requestStop(SIGNAL_ARGS)
 static void
 settleBatch(void)
 {
-	uint64		events = 0;
+	uint64		events = BatchSettle(&batch);
 
-	for (const Event *e = BatchNext(&batch, NULL); e; e = BatchNext(&batch, e))
-	{
-		if (e->key_meter != METER_NONE)
-			MeterSettle(e->key_meter, 1);
-		if (e->account_meter != METER_NONE)
-			MeterSettle(e->account_meter, 1);
-		events++;
-	}
 	QueueAdvance(batch.position, Max(ClockNow() / 1000 - batch_first_at, 0));
 	QueueCount(batch.quarantine_reason ? QUEUE_QUARANTINED : QUEUE_WRITTEN, events);
 }
@@ -115,21 +107,18 @@ endTransaction(XactEvent event, void *arg)
 		batch_in_transaction = false;
 }
 
-/* Makes WAL durable up to the last commit and tells who waits for it; the batch is still in the buffer. */
+/*
+ * If somebody waits for it, makes WAL durable up to the last commit and tells
+ * them; the batch is still in the buffer.  Nothing between the commit and this
+ * may throw: its meters would stay unflushed.
+ */
 static void
 flushBatch(void)
 {
-	bool		urgent = false;
-
-	for (const Event *e = BatchNext(&batch, NULL); e && !urgent; e = BatchNext(&batch, e))
-		urgent = e->urgent;
-	if (!urgent)
+	if (!BatchIsUrgent(&batch))
 		return;
 	XLogFlush(XactLastCommitEnd);
-	for (const Event *e = BatchNext(&batch, NULL); e; e = BatchNext(&batch, e))
-		if (e->urgent && e->key_meter != METER_NONE)
-			MeterSetDurable(e->key_meter);
-	QueueSetDurable(batch.position);
+	BatchSetDurable(&batch);
 }
 
 /*
@@ -178,7 +167,6 @@ runTransaction(bool (*step) (void *), void *argument, bool *more, char *error, i
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
-	pgstat_report_stat(true);
 	return done;
 }
 
@@ -278,6 +266,7 @@ writeNext(void)
 	if (!extensionExists())
 	{
 		settleBatch();			/* nobody wants these any more */
+		BatchSetDurable(&batch);
 		return batch.size > BATCH_BYTES / 2;
 	}
 	if (makePartitions(error, &sqlstate) && runTransaction(writeStep, NULL, &more, error, &sqlstate))
@@ -387,6 +376,7 @@ serve(void)
 		int64		now = ClockNow();
 		bool		more = (failures == 0 || now >= retry_at) && writeNext();
 
+		pgstat_report_stat(true);
 		now = ClockNow();
 		if (!QueueIsIdle() || QueueHasBackends())
 			busy_at = now;
