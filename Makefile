@@ -13,6 +13,7 @@ OBJS = \
 	src/requestid.o \
 	src/clock.o \
 	src/secret.o \
+	src/waitpoint.o \
 	src/meter.o \
 	src/queue.o \
 	src/limits.o \
@@ -58,6 +59,11 @@ EXTRA_CLEAN = apikeys--*.sql
 
 PG_CPPFLAGS = -Isrc
 SHLIB_LINK = -lsodium
+
+# For tests of races: src/waitpoint.h.
+ifdef WAIT_POINTS
+PG_CPPFLAGS += -DAPIKEYS_WAIT_POINTS
+endif
 
 REGRESS = \
 	schema \

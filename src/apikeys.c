@@ -14,6 +14,7 @@
  * Shared memory, never SPI or catalogs:
  *	meter		counters of keys and accounts: pinned, loaded, asked, evicted
  *	queue		events on their way to the writer
+ *	waitpoint	places where a test can hold a process
  *
  * The server:
  *	limits		the type limits			digest		the type digest

@@ -52,6 +52,7 @@
 #include "usage.h"
 #include "verdict.h"
 #include "verify.h"
+#include "waitpoint.h"
 
 #define MANY_FIRST_USES	64		/* of one verify_many; beyond that it waits for them in between */
 #define GUARD_NAP_US	1000	/* between two attempts to lock a key that somebody deletes */
@@ -165,8 +166,11 @@ beginCall(Call *call)
 static bool
 awaitDurable(Call *call)
 {
-	if (call->durable_from != 0 && !QueueWaitDurable(call->durable_from, call->deadline))
-		call->late = true;
+	if (call->durable_from != 0)
+	{
+		WAIT_POINT("verify_wait");
+		call->late |= !QueueWaitDurable(call->durable_from, call->deadline);
+	}
 	call->durable_from = 0;
 	while (call->first_use_count > 0)
 		GuardFirstUseUnlock(call->first_uses[--call->first_use_count]);
@@ -385,6 +389,7 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 			setOverloaded(verdict);
 			return;
 		}
+		WAIT_POINT("verify_lock");
 		if (!lockFirstUse(row.key_id, call))
 		{
 			setOverloaded(verdict);

@@ -51,6 +51,7 @@
 #include "clock.h"
 #include "maintain.h"
 #include "queue.h"
+#include "waitpoint.h"
 #include "writer.h"
 
 #define BATCH_BYTES			(1024 * 1024)
@@ -175,6 +176,7 @@ writeStep(void *unused)
 {
 	batch_in_transaction = true;
 	BatchWrite(&batch);
+	WAIT_POINT("writer_commit");
 	return false;
 }
 
@@ -271,6 +273,7 @@ writeNext(void)
 	}
 	if (makePartitions(error, &sqlstate) && runTransaction(writeStep, NULL, &more, error, &sqlstate))
 	{
+		WAIT_POINT("writer_flush");
 		flushBatch();
 		if (failures > 0)
 			QueueReport(WRITER_RUNNING, NULL);
