@@ -46,6 +46,7 @@ SQL_PARTS = \
 	src/sql/guard.sql \
 	src/sql/rules.sql \
 	src/sql/verdict.sql \
+	src/sql/audit.sql \
 	src/sql/account.sql \
 	src/sql/key.sql \
 	src/sql/authenticate.sql \
@@ -73,6 +74,7 @@ REGRESS = \
 	guard \
 	account \
 	key \
+	audit \
 	authenticate \
 	privileges \
 	usage

@@ -185,6 +185,9 @@ defineEngineSettings(void)
 							NULL, NULL, NULL);
 }
 
+/* Read by the audit log alone, through current_setting(). */
+static char *Actor;
+
 /* Defines the settings of the rest. */
 static void
 defineSettings(void)
@@ -197,6 +200,15 @@ defineSettings(void)
 							 PGC_SUSET,
 							 GUC_UNIT_S | GUC_NOT_IN_SAMPLE,
 							 NULL, NULL, NULL);
+
+	DefineCustomStringVariable("apikeys.actor",
+							   "On whose behalf this session acts, for the audit log.",
+							   "What the application says, unproven; the log has the session's user beside it.",
+							   &Actor,
+							   "",
+							   PGC_USERSET,
+							   0,
+							   NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("apikeys.create_accounts",
 							 "Makes an account that create_key does not know.",

@@ -48,6 +48,9 @@ CREATE FUNCTION apikeys.add_account(
 RETURNS SETOF apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    rules apikeys.plan;
+    made  apikeys.account;
 BEGIN
     IF coalesce(octet_length(add_account.name), 0) NOT BETWEEN 1 AND 512 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'the name of an account must have 1 to 512 bytes';
@@ -55,16 +58,22 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'metadata must be a JSON object';
     END IF;
     IF add_account.plan = 'default' THEN
-        INSERT INTO apikeys.plan (name) VALUES ('default') ON CONFLICT DO NOTHING;
+        FOR rules IN INSERT INTO apikeys.plan (name) VALUES ('default') ON CONFLICT DO NOTHING RETURNING * LOOP
+            PERFORM apikeys.audit('insert', 'plan', rules.name, NULL, NULL, apikeys.audited_row(to_jsonb(rules)));
+        END LOOP;
     ELSIF NOT EXISTS (SELECT FROM apikeys.plan AS p WHERE p.name = add_account.plan) THEN
         RAISE no_data_found USING MESSAGE = format('plan "%s" does not exist', add_account.plan);
     END IF;
-    RETURN QUERY
+    FOR made IN
         INSERT INTO apikeys.account (name, plan, display_name, contact, limits, metadata, created_at)
         VALUES (add_account.name, add_account.plan, add_account.display_name, add_account.contact, add_account.limits,
                 coalesce(add_account.metadata, '{}'), apikeys.wall_clock())
         ON CONFLICT DO NOTHING
-        RETURNING *;
+        RETURNING *
+    LOOP
+        PERFORM apikeys.audit('insert', 'account', made.name, made.account_id, NULL, apikeys.audited_row(to_jsonb(made)));
+        RETURN NEXT made;
+    END LOOP;
 END
 $$;
 COMMENT ON FUNCTION apikeys.add_account(text, text, text, text, apikeys.limits, jsonb) IS

@@ -315,6 +315,8 @@ BEGIN
     END IF;
     INSERT INTO apikeys.key_product (key_id, product) SELECT DISTINCT made.key_id, p.name FROM unnest(add_key.products) AS p (name);
     PERFORM apikeys.check_key(made, NULL);
+    PERFORM apikeys.audit('insert', 'key', made.key_id::text, made.account_id, NULL,
+                          apikeys.audited_row(to_jsonb(made)) || jsonb_strip_nulls(jsonb_build_object('products', add_key.products)));
     RETURN made;
 END
 $$;

@@ -131,10 +131,10 @@ my %documented = map { $_ => 1 } map { /`(\w+)\(/g } map { (split /\|/)[1] // ''
 is(join("\n", sort keys %documented), $functions, 'README.md documents the functions that roles may call');
 
 my $settings = $node->safe_psql('readme_md', q{
-    SELECT format('| `%s` | `%s` | %s |', name, current_setting(name),
+    SELECT format('| `%s` | `%s` | %s |', name, coalesce(nullif(current_setting(name), ''), quote_literal('')),
         CASE context WHEN 'postmaster' THEN 'restart' WHEN 'sighup' THEN 'reload' ELSE context END)
     FROM pg_settings WHERE name LIKE 'apikeys.%' ORDER BY name COLLATE "C"});
-is(join("\n", sort $readme =~ /^(\| `apikeys\.\w+` \| `\w+` \| \w+ \|)/mg), $settings, 'README.md documents the settings');
+is(join("\n", sort $readme =~ /^(\| `apikeys\.\w+` \| `[\w']+` \| \w+ \|)/mg), $settings, 'README.md documents the settings');
 
 $node->stop;
 done_testing();

@@ -1,0 +1,90 @@
+-- The audit log: what was changed, when, by whom, from what to what.
+--
+-- Changes and deletions are recorded by triggers, whoever makes them and however. Creations are recorded by the functions that
+-- create: a trigger on INSERT would record again, at each restore of a dump, what the dump's own audit log tells. So a row that
+-- somebody inserts directly (plan, tier, product, member, upgrade_rule) is first heard of when it is changed or deleted.
+--
+-- The recording triggers keep still under session_replication_role = replica: a logical replica receives the log itself, and
+-- rows of its own would collide with it. The refusing ones are ENABLE ALWAYS. Nobody has a privilege to change the log, and
+-- its owner and superusers are refused too; only who may disable a trigger or drop the extension can get around that.
+
+CREATE FUNCTION apikeys.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    INSERT INTO apikeys.audit_log (actor, action, object, object_id, account_id, old, new)
+    VALUES (nullif(current_setting('apikeys.actor', true), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
+END;
+COMMENT ON FUNCTION apikeys.audit(text, text, text, bigint, jsonb, jsonb) IS
+'Add a row to the audit log, as of the session''s user and the setting apikeys.actor. Internal.';
+
+CREATE FUNCTION apikeys.audited_row(whole jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.jsonb_strip_nulls(whole OPERATOR(pg_catalog.-) '{digest,previous_digest}'::text[]);
+COMMENT ON FUNCTION apikeys.audited_row(jsonb) IS 'A row as the audit log shows it where it is made or deleted: without digests and NULLs. Internal.';
+
+CREATE FUNCTION apikeys.audit_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    former  jsonb := to_jsonb(OLD);
+    present jsonb := to_jsonb(NEW);
+    changed text[];
+    owner   bigint;
+BEGIN
+    owner := coalesce((former ->> 'account_id')::bigint,
+                      (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = (former ->> 'key_id')::bigint));
+    IF TG_OP = 'UPDATE' THEN
+        changed := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value <> present -> f.key);
+        IF changed <> '{}' THEN
+            PERFORM apikeys.audit('update', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, jsonb_object_agg(
+                        c.name, CASE WHEN c.name NOT LIKE '%digest' THEN former -> c.name END), jsonb_object_agg(
+                        c.name, CASE WHEN c.name NOT LIKE '%digest' THEN present -> c.name END))
+            FROM unnest(changed) AS c (name);
+        END IF;
+    ELSIF TG_OP = 'DELETE' THEN
+        PERFORM apikeys.audit('delete', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, apikeys.audited_row(former), NULL);
+    ELSE
+        PERFORM apikeys.audit('truncate', TG_TABLE_NAME, '*', NULL, NULL, NULL);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION apikeys.audit_change() IS
+'Trigger: records a change in the audit log. Its argument is the column that names a row. A digest that changes shows as null on both sides.';
+
+DO $$
+DECLARE
+    audited record;
+BEGIN
+    FOR audited IN
+        SELECT * FROM (VALUES
+            ('account', 'name'), ('key', 'key_id'), ('key_product', 'key_id'), ('member', 'role'), ('plan', 'name'), ('product', 'name'),
+            ('tier', 'name'), ('upgrade_request', 'id'), ('upgrade_rule', 'id')) AS t (relation, identity)
+    LOOP
+        EXECUTE format($make$
+            CREATE TRIGGER %1$s_audit AFTER UPDATE OR DELETE ON apikeys.%1$I
+            FOR EACH ROW EXECUTE FUNCTION apikeys.audit_change(%2$L);
+            CREATE TRIGGER %1$s_audit_truncate AFTER TRUNCATE ON apikeys.%1$I
+            FOR EACH STATEMENT EXECUTE FUNCTION apikeys.audit_change();
+            COMMENT ON TRIGGER %1$s_audit ON apikeys.%1$I IS 'Records each change in the audit log.';
+            COMMENT ON TRIGGER %1$s_audit_truncate ON apikeys.%1$I IS 'Records a TRUNCATE in the audit log.';
+            $make$, audited.relation, audited.identity);
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION apikeys.refuse_change() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE insufficient_privilege USING
+        MESSAGE = format('rows of %s are only ever added', TG_TABLE_NAME),
+        DETAIL = 'They are the record of what has happened.';
+END
+$$;
+COMMENT ON FUNCTION apikeys.refuse_change() IS 'Trigger: refuses to change, delete or truncate rows, whoever asks. Errors: 42501.';
+
+CREATE TRIGGER audit_log_refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON apikeys.audit_log
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys.refuse_change();
+COMMENT ON TRIGGER audit_log_refuse_change ON apikeys.audit_log IS 'The log is append-only for every role, its owner and superusers included.';
+ALTER TABLE apikeys.audit_log ENABLE ALWAYS TRIGGER audit_log_refuse_change;
