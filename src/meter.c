@@ -85,7 +85,7 @@ typedef struct MeterShared
 	uint32		unflushed;		/* urgent events of the key, committed but not durable yet */
 	MeterSubject subject;		/* changes with the partition lock held exclusively too */
 	int64		total;			/* units of all time */
-	int64		latest;			/* engine time of the latest request */
+	int64		latest;			/* engine time up to which the rings were moved: of the latest request, load or reading */
 	uint32		windows[LIMITS_MAX];
 	int32		rings[LIMITS_MAX];
 	int32		next_free;		/* under the allocation lock */
@@ -573,7 +573,7 @@ dropOtherRings(MeterShared *meter, const LimitSet *limits)
  * is short.
  */
 bool
-MeterLoadBegin(MeterIndex index, const LimitSet *limits, int64 now, int64 deadline, MeterLoading *loading)
+MeterLoadBegin(MeterIndex index, const LimitSet *limits, int64 deadline, MeterLoading *loading)
 {
 	MeterShared *meter = METER(index);
 
@@ -589,6 +589,8 @@ MeterLoadBegin(MeterIndex index, const LimitSet *limits, int64 now, int64 deadli
 		return false;
 	}
 
+	/* Read only now that nothing is admitted: units that a ring takes for older than they are come back early. */
+	loading->now = Max(ClockNow(), meter->latest);
 	if (meter->ring_count + limits->count > LIMITS_MAX)
 		dropOtherRings(meter, limits);
 	for (int i = 0; i < limits->count; i++)
@@ -597,7 +599,7 @@ MeterLoadBegin(MeterIndex index, const LimitSet *limits, int64 now, int64 deadli
 
 		if (window == LIMIT_WINDOW_TOTAL || findRing(meter, window) != METER_NONE)
 			continue;
-		if (!takeRing(window, now, &loading->rings[loading->count]))
+		if (!takeRing(window, loading->now, &loading->rings[loading->count]))
 		{
 			abandonLoad();
 			return false;
@@ -625,6 +627,7 @@ MeterLoadEnd(const MeterLoading *loading)
 		meter->total = loading->total;
 		meter->used = meter->use_durable = loading->used;
 	}
+	meter->latest = loading->now;
 	meter->state = STATE_READY;
 	SpinLockRelease(&meter->mutex);
 	loading_ring_count = 0;
@@ -782,6 +785,7 @@ MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int
 	ready = meter->state == STATE_READY && hasRings(meter, &one);
 	if (ready)
 	{
+		now = meter->latest = Max(now, meter->latest);
 		*used = usedOf(meter, limit, now);
 		*reset_after = limit->window == LIMIT_WINDOW_TOTAL ? RING_NEVER :
 			RingResetAfter(&rings[findRing(meter, limit->window)], now);

@@ -40,6 +40,7 @@ typedef enum MeterReadiness
 typedef struct MeterLoading
 {
 	MeterIndex	meter;
+	int64		now;			/* engine time of the load: no request of the meter was later */
 	bool		whole;			/* the totals too */
 	int			count;
 	uint32		windows[LIMITS_MAX];
@@ -102,7 +103,7 @@ extern MeterIndex MeterPin(const MeterSubject *subject);
 extern MeterReadiness MeterPrepare(MeterIndex meter, const LimitSet *limits);
 extern void MeterUnpinAll(void);
 extern bool MeterWait(MeterIndex meter, int64 deadline);
-extern bool MeterLoadBegin(MeterIndex meter, const LimitSet *limits, int64 now, int64 deadline, MeterLoading *loading);
+extern bool MeterLoadBegin(MeterIndex meter, const LimitSet *limits, int64 deadline, MeterLoading *loading);
 extern void MeterLoadEnd(const MeterLoading *loading);
 extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
 extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *used, int64 *reset_after);

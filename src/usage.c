@@ -87,12 +87,12 @@ readTotal(const MeterSubject *subject, Snapshot snapshot, int64 *units)
 }
 
 static void
-loadBuckets(const MeterSubject *subject, Snapshot snapshot, int64 now, MeterLoading *loading)
+loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loading)
 {
 	static const StrategyNumber strategies[] = {BTEqualStrategyNumber, BTEqualStrategyNumber, BTGreaterStrategyNumber};
 	Relation	rel = CatalogOpen(&bucket_table, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TimestampTz now_us = ClockTimestamp(now);
+	TimestampTz now_us = ClockTimestamp(loading->now);
 	uint32		longest = 0;
 	Datum		values[3];
 	CatalogScan scan;
@@ -111,7 +111,7 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, int64 now, MeterLoad
 		TimestampTz end = bucketEnd(start, now_us);
 
 		for (int i = 0; i < loading->count; i++)
-			RingLoad(loading->rings[i], now, now + (end - now_us) * 1000, units);
+			RingLoad(loading->rings[i], loading->now, loading->now + (end - now_us) * 1000, units);
 	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -120,14 +120,14 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, int64 now, MeterLoad
 
 /* Fills what is to be loaded of a meter from the tables. */
 static void
-load(const MeterSubject *subject, int64 now, MeterLoading *loading)
+load(const MeterSubject *subject, MeterLoading *loading)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 	if (loading->whole)
 		loading->used = readTotal(subject, snapshot, &loading->total);
 	if (loading->count > 0)
-		loadBuckets(subject, snapshot, now, loading);
+		loadBuckets(subject, snapshot, loading);
 	UnregisterSnapshot(snapshot);
 }
 
@@ -159,7 +159,6 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 	for (;;)
 	{
 		MeterLoading loading;
-		int64		now = ClockNow();
 
 		switch (MeterPrepare(meter, limits))
 		{
@@ -167,9 +166,9 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 				return meter;
 			case METER_TO_LOAD:
 				QueueWakeWriter();
-				if (MeterLoadBegin(meter, limits, now, deadline, &loading))
+				if (MeterLoadBegin(meter, limits, deadline, &loading))
 				{
-					load(&subject, now, &loading);
+					load(&subject, &loading);
 					MeterLoadEnd(&loading);
 				}
 				else if (!waitForRoom(deadline))
