@@ -76,11 +76,12 @@ REGRESS = \
 	key \
 	audit \
 	authenticate \
+	verify \
 	privileges \
 	usage
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED = usage
+REGRESS_PRELOADED = verify usage
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.
