@@ -78,6 +78,9 @@ SELECT "check", passed, code, detail FROM apikeys.explain_key(16, ip => '11.0.0.
 SELECT "check", passed, code, detail FROM apikeys.explain_key(17, origin => 'https://evil.example') WHERE "check" = 'domain';
 SELECT "check", passed, code, detail FROM apikeys.explain_key(18, product => 'routes') WHERE "check" = 'product';
 SELECT "check", passed, code, detail FROM apikeys.explain_key(19, scopes => '{write}') WHERE "check" = 'scopes';
+-- Limits come last; this key was never used.
+UPDATE apikeys.key SET limits = '6/day, 5/total' WHERE key_id = 20;
+SELECT cost, "check", passed, code, detail FROM unnest('{0,5,6}'::int[]) AS t(cost), apikeys.explain_key(20, cost => cost) WHERE "check" LIKE '%limit%';
 
 -- Errors.
 \set VERBOSITY sqlstate

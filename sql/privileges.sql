@@ -103,6 +103,7 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT apikeys.create_key(''acme'', tier => ''gold'')'), ('SELECT apikeys.create_key(''acme'', limits => '''')'),
     ('SELECT apikeys.import_key(''acme'', ''text'')'), ('SELECT apikeys.create_account(''friend'')'), ('SELECT apikeys.deactivate_account(''rival'')'),
     ('SELECT apikeys.suspend_key(pg_temp.acme(), ''x'')'), ('SELECT apikeys.unsuspend_key(pg_temp.acme())'), ('SELECT apikeys.explain_key(pg_temp.acme())'),
+    ('SELECT apikeys.explain_key(pg_temp.rival())'), ('SELECT apikeys.key_limits(pg_temp.acme())'), ('SELECT apikeys.key_limits(pg_temp.rival())'), ('SELECT apikeys.account_limits(''rival'')'),
     ('SELECT apikeys.authenticate(''x'')'), ('SELECT apikeys.draw_key(''ak'', ''acme'')'), ('SELECT apikeys.digest_of(''x'')'),
     ('SELECT apikeys.add_account(''x'', ''default'', NULL, NULL, NULL, NULL)'),
     ('UPDATE apikeys.key SET alias = alias || ''!'''), ('UPDATE apikeys.key SET category = ''x'', allowed_domains = ''{a.example}'', allowed_ips = ''{10.0.0.0/8}'', metadata = ''{"a": 1}'''),

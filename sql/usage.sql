@@ -134,6 +134,41 @@ END
 $$;
 SELECT * FROM ledger();
 
+--
+-- Limits
+--
+-- Units of one bucket of the window come back together: a day has 128 of 675 s, an hour 128 of 28.125 s.
+SELECT set_clock('2031-03-08 10:02Z');
+SELECT v.code, v.limit_window, v.remaining, v.reset_after > '0' AS reset FROM apikeys.verify('text of small', cost => 2) AS v;
+SELECT set_clock('2031-03-08 10:32Z');
+SELECT v.code, v.limit_window, v.remaining FROM apikeys.verify('text of small') AS v;
+SELECT * FROM apikeys.key_limits(id('small'));
+SELECT "check", passed, code, detail FROM apikeys.explain_key(id('small')) WHERE "check" LIKE '%limit%';
+-- next_free_at is when some come back, and not before.
+SELECT set_clock(l.next_free_at - interval '5 s') < l.next_free_at AS before FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
+SELECT l.used FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
+SELECT set_clock(l.next_free_at) = l.next_free_at AS then FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
+SELECT l.used, l.next_free_at FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
+-- A key that was never used; one without limits; an account by itself, without a plan's, with its own.
+SELECT * FROM apikeys.key_limits(id('idle')) WHERE subject = 'key';
+SELECT subject, limit_window, cap, used FROM apikeys.key_limits(id('large'));
+SELECT * FROM apikeys.account_limits('acme');
+UPDATE apikeys.account SET limits = '7/minute, 1000/total' WHERE name = 'acme';
+SELECT subject, limit_window, cap, used < 1000 AS used, used + remaining = cap AS rest, next_free_at FROM apikeys.account_limits('acme');
+UPDATE apikeys.account SET limits = '' WHERE name = 'acme';
+SELECT * FROM apikeys.account_limits('acme');
+-- A cap that was lowered below what is used.
+UPDATE apikeys.key SET limits = '1/week' WHERE key_id = id('small');
+SELECT * FROM apikeys.key_limits(id('small'));
+SELECT "check", passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
+-- Asking uses nothing, and leaves nothing pinned: the ledger still holds.
+SELECT * FROM ledger();
+\set VERBOSITY terse
+SELECT * FROM apikeys.key_limits(1);
+SELECT * FROM apikeys.account_limits('nobody');
+SELECT * FROM apikeys.explain_key(NULL);
+\set VERBOSITY default
+
 -- Nothing is left behind, and an extension made anew knows nothing of old meters.
 SET client_min_messages = warning;
 DROP FUNCTION set_clock(timestamptz), id(text), ledger();

@@ -178,7 +178,7 @@ defineEngineSettings(void)
 	DefineCustomIntVariable("apikeys.queue_timeout",
 							"How long a request may wait in all before its verdict is overloaded.",
 							NULL,
-							&VerifyTimeout,
+							&QueueTimeout,
 							5000, 1, 3600 * 1000,
 							PGC_SUSET,
 							GUC_UNIT_MS,

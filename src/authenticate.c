@@ -1,19 +1,22 @@
 /*
  * authenticate.c
- *	  The checks of a request that need no meters: authenticate and explain_key.
+ *	  The checks of a request, with nothing metered: authenticate and explain_key.
  *
  * They only read, so they work on a standby and without shared memory.
+ * authenticate leaves the limits out.
  */
 #include "postgres.h"
 
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "clock.h"
 #include "policy.h"
 #include "request.h"
+#include "usage.h"
 #include "verdict.h"
 
 PG_FUNCTION_INFO_V1(apikeys_key_authenticate);
@@ -47,7 +50,46 @@ apikeys_key_authenticate(PG_FUNCTION_ARGS)
 	return result;
 }
 
-/* Returns a row for each check of a request with a key, known by its id; SQL: explain_key. */
+/* Writes one check with its outcome; detail may be NULL. */
+static void
+putCheck(ReturnSetInfo *result, const char *name, bool passes, VerdictCode failure, const char *detail)
+{
+	Datum		values[4] = {
+		CStringGetTextDatum(name), BoolGetDatum(passes), CStringGetTextDatum(VerdictName(failure)),
+		detail ? CStringGetTextDatum(detail) : (Datum) 0
+	};
+	bool		nulls[4] = {false, false, passes, detail == NULL};
+
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* Writes how each limit of the key or its account stands, and whether it leaves room for the request. */
+static void
+putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
+{
+	bool		of_account = (kind == METER_ACCOUNT);
+	const LimitSet *limits = of_account ? &c->row->account_limits : &c->row->limits;
+	UsageReading readings[LIMITS_MAX];
+
+	UsageRead(RelationGetRelid(c->lookup->key), kind, of_account ? c->row->account_id : c->row->key_id, limits, readings);
+	for (int i = 0; i < limits->count; i++)
+	{
+		const UsageLimit *limit = &limits->limits[i];
+		char		window[LIMIT_WINDOW_NAME_MAX];
+		StringInfoData detail;
+
+		LimitWindowFormat(limit->window, window);
+		initStringInfo(&detail);
+		appendStringInfo(&detail, INT64_FORMAT " of " INT64_FORMAT " units used", readings[i].used, limit->cap);
+		if (readings[i].free_at != RING_NEVER)
+			appendStringInfo(&detail, ", some come back at %s", timestamptz_to_str(ClockTimestamp(readings[i].free_at + 999)));
+		putCheck(result, psprintf("%s limit: %s", of_account ? "account" : "key", window),
+				 readings[i].used + Max(c->request->cost, 1) <= limit->cap, VerdictOfLimit(of_account, limit->window),
+				 detail.data);
+	}
+}
+
+/* Returns a row for each check of a request with a key, known by its id; SQL: explain_checks. */
 Datum
 apikeys_key_explain(PG_FUNCTION_ARGS)
 {
@@ -60,35 +102,23 @@ apikeys_key_explain(PG_FUNCTION_ARGS)
 	RequestRead(fcinfo, &request);
 	InitMaterializedSRF(fcinfo, 0);
 	LookupBegin(&lookup);
-	if (PG_ARGISNULL(REQUEST_KEY) || !LookupById(&lookup, PG_GETARG_INT64(REQUEST_KEY), &row))
-	{
-		if (PG_ARGISNULL(REQUEST_KEY))
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("key_id must not be null")));
+	if (!LookupById(&lookup, PG_GETARG_INT64(REQUEST_KEY), &row))
 		ereport(ERROR,
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("key " INT64_FORMAT " does not exist", PG_GETARG_INT64(REQUEST_KEY))));
-	}
 
 	policy_case = (PolicyCase) {&lookup, &row, &request, ClockTimestamp(ClockWallNow())};
 	for (const PolicyCheck *check = PolicyChecks; check->name; check++)
 	{
-		bool		passes = check->passes(&policy_case);
 		StringInfoData detail;
-		Datum		values[4];
-		bool		nulls[4] = {false, false, passes, false};
 
 		initStringInfo(&detail);
 		if (check->describe)
 			check->describe(&policy_case, &detail);
-		values[0] = CStringGetTextDatum(check->name);
-		values[1] = BoolGetDatum(passes);
-		values[2] = passes ? (Datum) 0 : CStringGetTextDatum(VerdictName(check->failure));
-		nulls[3] = (detail.len == 0);
-		values[3] = nulls[3] ? (Datum) 0 : PointerGetDatum(cstring_to_text_with_len(detail.data, detail.len));
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+		putCheck(result, check->name, check->passes(&policy_case), check->failure, detail.len > 0 ? detail.data : NULL);
 	}
+	putLimits(result, &policy_case, METER_ACCOUNT);
+	putLimits(result, &policy_case, METER_KEY);
 	LookupEnd(&lookup);
 	return (Datum) 0;
 }

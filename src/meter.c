@@ -772,9 +772,12 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 	return outcome;
 }
 
-/* Gives the units used of a limit of a pinned meter, and when some come back; false: the meter is not ready. */
+/*
+ * Gives the units used of a limit of a pinned meter, and the engine time when
+ * some come back, RING_NEVER if none do; false: the meter is not ready.
+ */
 bool
-MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int64 *reset_after)
+MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int64 *free_at)
 {
 	MeterShared *meter = METER(index);
 	LimitSet	one = {.count = 1};
@@ -787,8 +790,10 @@ MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int
 	{
 		now = meter->latest = Max(now, meter->latest);
 		*used = usedOf(meter, limit, now);
-		*reset_after = limit->window == LIMIT_WINDOW_TOTAL ? RING_NEVER :
+		*free_at = limit->window == LIMIT_WINDOW_TOTAL ? RING_NEVER :
 			RingResetAfter(&rings[findRing(meter, limit->window)], now);
+		if (*free_at != RING_NEVER)
+			*free_at += now;
 	}
 	SpinLockRelease(&meter->mutex);
 	return ready;

@@ -106,7 +106,7 @@ extern bool MeterWait(MeterIndex meter, int64 deadline);
 extern bool MeterLoadBegin(MeterIndex meter, const LimitSet *limits, int64 deadline, MeterLoading *loading);
 extern void MeterLoadEnd(const MeterLoading *loading);
 extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
-extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *used, int64 *reset_after);
+extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *used, int64 *free_at);
 extern void MeterSettle(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);
 extern bool MeterHasPending(const MeterSubject *subject);

@@ -87,6 +87,7 @@ typedef struct DirectoryShared
 
 int			QueueSize = 8 * 1024;
 int			QueueMaxDatabases = 4;
+int			QueueTimeout = 5000;
 bool		WriterEnabled = true;
 
 static DirectoryShared *directory = NULL;

@@ -89,6 +89,7 @@ typedef enum QueueCounter
 
 extern int	QueueSize;			/* setting apikeys.queue_size, kB */
 extern int	QueueMaxDatabases;	/* setting apikeys.max_databases */
+extern int	QueueTimeout;		/* setting apikeys.queue_timeout, milliseconds */
 extern bool WriterEnabled;		/* setting apikeys.writer_enabled */
 
 extern void QueueShmemRequest(void);

@@ -84,7 +84,7 @@ apikeys_engine_flush(PG_FUNCTION_ARGS)
 	int64		deadline;
 
 	VerifyRequireEngine();
-	deadline = ClockNow() + VerifyTimeout * NS_PER_MILLISECOND;
+	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
 	PG_RETURN_BOOL(QueueAttach(deadline) && QueueWaitWritten(deadline));
 }
 
@@ -95,6 +95,6 @@ apikeys_engine_maintain(PG_FUNCTION_ARGS)
 	int64		deadline;
 
 	VerifyRequireEngine();
-	deadline = ClockNow() + VerifyTimeout * NS_PER_MILLISECOND;
+	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
 	PG_RETURN_BOOL(QueueAttach(deadline) && QueueWaitMaintained(deadline));
 }

@@ -1,6 +1,6 @@
 /*
  * usage.c
- *	  Usage as the tables have it: what meters are loaded from.
+ *	  Usage as the tables have it, and meters loaded from them.
  *
  * A meter that is not in shared memory, or lacks a window, is loaded from
  * usage_total and usage_bucket with the latest snapshot, by direct index
@@ -9,15 +9,24 @@
  * load a unit may come back late, by the length of its step at most, never
  * early; the total is exact.
  *
- * Tables and meters must agree: usage_check compares them.
+ * Whoever asks how a limit stands is told by the meter, since that decides; where
+ * there is none to be had (no shared memory, a standby) by rings of his own, which
+ * the same rule fills.  Tables and meters must agree: check_meters compares them.
+ *
+ * Pins of meters and room in the queue are noted by their modules; a call that
+ * takes any starts with UsageBegin and ends with UsageRelease, which runs
+ * at the abort of a (sub)transaction and at exit too.
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -25,6 +34,7 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "limitstype.h"
 #include "queue.h"
 #include "usage.h"
 
@@ -50,7 +60,50 @@ static CatalogTable bucket_table = {"usage_bucket", {"bucket", "units", NULL}, {
 
 static CatalogTable key_table = {"key", {NULL}, {NULL}};	/* its OID is part of a meter's name */
 
+PG_FUNCTION_INFO_V1(apikeys_usage_limits);
 PG_FUNCTION_INFO_V1(apikeys_usage_check);
+
+/* Gives back all that this process holds in shared memory for a call. */
+void
+UsageRelease(void)
+{
+	MeterUnpinAll();
+	QueueReleaseAll();
+}
+
+static void
+releaseAtAbort(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT)
+		UsageRelease();
+}
+
+static void
+releaseAtSubAbort(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		UsageRelease();
+}
+
+static void
+releaseAtExit(int code, Datum arg)
+{
+	UsageRelease();
+}
+
+/* Sees to it that no call leaves anything behind, however it ends.  Nothing that does is nested in another call. */
+void
+UsageBegin(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	before_shmem_exit(releaseAtExit, (Datum) 0);
+	RegisterXactCallback(releaseAtAbort, NULL);
+	RegisterSubXactCallback(releaseAtSubAbort, NULL);
+	registered = true;
+}
 
 /*
  * Returns the end of a stored bucket.  The row does not tell whether it has
@@ -181,6 +234,100 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/* Asks the meter about its limits; false: there is none to be had now. */
+static bool
+readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings)
+{
+	int64		deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
+	bool		done = false;
+	MeterIndex	meter;
+
+	if (!QueueExists() || RecoveryInProgress())
+		return false;
+	UsageBegin();
+	if (!QueueAttach(deadline))
+		return false;
+	while (!done && (meter = UsageMeter(relation, kind, id, limits, deadline)) != METER_NONE)
+	{
+		int64		now = ClockNow();
+
+		done = true;
+		for (int i = 0; i < limits->count && done; i++)
+			done = MeterRead(meter, &limits->limits[i], now, &readings[i].used, &readings[i].free_at);
+		UsageRelease();
+	}
+	UsageRelease();
+	return done;
+}
+
+/* Answers from the tables alone, as a meter would that is loaded now. */
+static void
+readTables(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings)
+{
+	int64		now = ClockNow();
+	MeterLoading loading = {.whole = true, .now = now};
+	MeterSubject subject;
+	Ring		rings[LIMITS_MAX];
+
+	for (int i = 0; i < limits->count; i++)
+	{
+		uint32		window = limits->limits[i].window;
+
+		if (window == LIMIT_WINDOW_TOTAL)
+			continue;
+		RingInit(&rings[i], window, now);
+		loading.windows[loading.count] = window;
+		loading.rings[loading.count++] = &rings[i];
+	}
+	MeterSubjectSet(&subject, relation, kind, id);
+	load(&subject, &loading);
+	for (int i = 0; i < limits->count; i++)
+	{
+		bool		total = (limits->limits[i].window == LIMIT_WINDOW_TOTAL);
+		int64		reset_after = total ? RING_NEVER : RingResetAfter(&rings[i], now);
+
+		readings[i].used = total ? loading.total : (int64) RingUsed(&rings[i], now);
+		readings[i].free_at = reset_after == RING_NEVER ? RING_NEVER : now + reset_after;
+	}
+}
+
+/* Tells how a subject's limits stand; readings has a place for each of them. */
+void
+UsageRead(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings)
+{
+	if (limits->count > 0 && !readMeter(relation, kind, id, limits, readings))
+		readTables(relation, kind, id, limits, readings);
+}
+
+/* Returns a row for each limit of a subject; SQL: limits_used. */
+Datum
+apikeys_usage_limits(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	LimitSet	limits;
+	UsageReading readings[LIMITS_MAX];
+
+	InitMaterializedSRF(fcinfo, 0);
+	LimitsUnpack(PG_GETARG_DATUM(2), &limits);
+	CatalogResolve(&key_table);
+	UsageRead(key_table.oid, (MeterKind) PG_GETARG_CHAR(0), PG_GETARG_INT64(1), &limits, readings);
+	for (int i = 0; i < limits.count; i++)
+	{
+		const UsageLimit *limit = &limits.limits[i];
+		const UsageReading *reading = &readings[i];
+		char		window[LIMIT_WINDOW_NAME_MAX];
+		Datum		values[5] = {
+			PointerGetDatum(cstring_to_text_with_len(window, LimitWindowFormat(limit->window, window))),
+			Int64GetDatum(limit->cap), Int64GetDatum(reading->used), Int64GetDatum(Max(limit->cap - reading->used, 0)),
+			TimestampTzGetDatum(ClockTimestamp(reading->free_at + 999))
+		};
+		bool		nulls[5] = {[4] = (reading->free_at == RING_NEVER)};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }
 
 /*

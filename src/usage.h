@@ -1,6 +1,6 @@
 /*
  * usage.h
- *	  Usage as the tables have it: what meters are loaded from.
+ *	  Usage as the tables have it, and meters loaded from them.
  */
 #ifndef USAGE_H
 #define USAGE_H
@@ -9,6 +9,16 @@
 
 #include "meter.h"
 
+/* How a limit stands. */
+typedef struct UsageReading
+{
+	int64		used;			/* units */
+	int64		free_at;		/* engine time when some of them come back, RING_NEVER */
+} UsageReading;
+
+extern void UsageBegin(void);
+extern void UsageRelease(void);
 extern MeterIndex UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64 deadline);
+extern void UsageRead(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings);
 
 #endif

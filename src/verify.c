@@ -15,7 +15,7 @@
  * the verdict overloaded: the deadlock detector cannot see them.  An event
  * that was appended stays and counts.
  *
- * Pins and room are noted by their modules and given back by releaseAll: at
+ * Pins and room are noted by their modules and given back by UsageRelease: at
  * the end of each call, at the abort of a (sub)transaction, at exit; the
  * locks of a first use go with the transaction.
  *
@@ -76,54 +76,11 @@ typedef struct Call
 } Call;
 
 bool		VerifySynchronous = false;
-int			VerifyTimeout = 5000;
 int			VerifyOnOverload = OVERLOAD_DENY;
 
 PG_FUNCTION_INFO_V1(apikeys_key_verify);
 PG_FUNCTION_INFO_V1(apikeys_key_verify_many);
 PG_FUNCTION_INFO_V1(apikeys_request_complete);
-
-/* Gives back all that this process holds in shared memory for a call. */
-static void
-releaseAll(void)
-{
-	MeterUnpinAll();
-	QueueReleaseAll();
-}
-
-static void
-releaseAtAbort(XactEvent event, void *arg)
-{
-	if (event == XACT_EVENT_ABORT)
-		releaseAll();
-}
-
-static void
-releaseAtSubAbort(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		releaseAll();
-}
-
-static void
-releaseAtExit(int code, Datum arg)
-{
-	releaseAll();
-}
-
-/* Sees to it that no call leaves anything behind, however it ends.  Nothing that does is nested in another call. */
-static void
-registerRelease(void)
-{
-	static bool registered = false;
-
-	if (registered)
-		return;
-	before_shmem_exit(releaseAtExit, (Datum) 0);
-	RegisterXactCallback(releaseAtAbort, NULL);
-	RegisterSubXactCallback(releaseAtSubAbort, NULL);
-	registered = true;
-}
 
 /* Raises 55000 if there is no shared memory to meter in. */
 void
@@ -154,9 +111,9 @@ static void
 beginCall(Call *call)
 {
 	VerifyRequireEngine();
-	registerRelease();
-	releaseAll();			/* what an error has left that nobody else cleaned up after */
-	call->deadline = ClockNow() + VerifyTimeout * NS_PER_MILLISECOND;
+	UsageBegin();
+	UsageRelease();			/* what an error has left that nobody else cleaned up after */
+	call->deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
 	call->durable_from = 0;
 	call->late = false;
 	call->first_use_count = 0;
@@ -313,7 +270,7 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		room = QueueReserve(buffer.event.size, denied && !first_use_locked ? QUEUE_NO_WAIT : call->deadline);
 		if (room || denied || (VerifyOnOverload == OVERLOAD_ALLOW && !first_use_locked))
 			outcome = admit(&metering, room ? &buffer.event : NULL, verdict, call);
-		releaseAll();
+		UsageRelease();
 		if (!room && outcome == METER_FIRST_USE && first_use_locked)
 			break;
 		if (!room && outcome == METER_NOT_READY && !denied && VerifyOnOverload == OVERLOAD_DENY)
@@ -321,7 +278,7 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		if (!room && (outcome == METER_ADMITTED || outcome == METER_DENIED))
 			QueueCount(outcome == METER_DENIED ? QUEUE_DROPPED : QUEUE_UNRECORDED, 1);
 	}
-	releaseAll();
+	UsageRelease();
 	switch (outcome)
 	{
 		case METER_ADMITTED:

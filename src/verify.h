@@ -14,7 +14,6 @@ typedef enum OverloadRule
 } OverloadRule;
 
 extern bool VerifySynchronous;	/* setting apikeys.synchronous_usage */
-extern int	VerifyTimeout;		/* setting apikeys.queue_timeout, milliseconds */
 extern int	VerifyOnOverload;	/* setting apikeys.on_overload, an OverloadRule */
 
 extern void VerifyRequirePreload(void);

@@ -1,4 +1,4 @@
--- The checks of a request that need no meters.
+-- The checks of a request, with nothing metered.
 
 CREATE FUNCTION apikeys.authenticate(
     key text, endpoint text = NULL, ip inet = NULL, origin text = NULL, product text = NULL, scopes text[] = NULL, cost int = 1
@@ -7,10 +7,23 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_key_authentic
 COMMENT ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], int) IS
 'Checks a key text like verify, but for limits, and only reads: nothing is counted or recorded, and it works on a standby. Call it as SELECT * FROM apikeys.authenticate($1), with a bind parameter. A bad key is a verdict, not an error; a negative cost is 22023.';
 
+CREATE FUNCTION apikeys.explain_checks(
+    key_id bigint, endpoint text, ip inet, origin text, product text, scopes text[], cost int,
+    OUT "check" text, OUT passed boolean, OUT code text, OUT detail text
+) RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_key_explain';
+COMMENT ON FUNCTION apikeys.explain_checks(bigint, text, inet, text, text, text[], int) IS 'What explain_key shows, of any key. Internal.';
+
 CREATE FUNCTION apikeys.explain_key(
     key_id bigint, endpoint text = NULL, ip inet = NULL, origin text = NULL, product text = NULL, scopes text[] = NULL, cost int = 1,
     OUT "check" text, OUT passed boolean, OUT code text, OUT detail text
 ) RETURNS SETOF record
-LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_key_explain';
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.get_key(key_id);
+    RETURN QUERY SELECT c.* FROM apikeys.explain_checks(key_id, endpoint, ip, origin, product, scopes, cost) AS c;
+END
+$$;
 COMMENT ON FUNCTION apikeys.explain_key(bigint, text, inet, text, text, text[], int) IS
-'Shows each check that verify would make of a request with this key, in their order, with its outcome; the first that failed gives the verdict its code. Nothing is counted. An unknown key_id is P0002.';
+'Shows each check that verify would make of a request with this key, in their order, with its outcome; the first that failed gives the verdict its code. The limits come last, the account''s before the key''s, with the units used of each: all of them must have room for the cost. Nothing is counted. Errors: P0002 unknown key, 22023 negative cost.';

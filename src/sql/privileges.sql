@@ -43,7 +43,6 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
-GRANT EXECUTE ON FUNCTION apikeys.explain_key(bigint, text, inet, text, text, text[], int) TO apikeys_admin;
 
 -- What views, policies and constraints call, they call as the one who uses them.
 GRANT EXECUTE ON FUNCTION
@@ -59,7 +58,10 @@ GRANT EXECUTE ON FUNCTION
     apikeys.deactivate_key(bigint),
     apikeys.delete_key(bigint),
     apikeys.get_key(bigint),
-    apikeys.find_key(text, text)
+    apikeys.find_key(text, text),
+    apikeys.explain_key(bigint, text, inet, text, text, text[], int),
+    apikeys.key_limits(bigint),
+    apikeys.account_limits(text)
 TO apikeys_manager, apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION

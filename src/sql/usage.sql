@@ -1,4 +1,45 @@
--- Usage as it is stored and metered: whether all of it agrees.
+-- Usage as it is metered and stored: how limits stand, and whether all of it agrees.
+
+CREATE FUNCTION apikeys.limits_used(
+    subject "char", subject_id bigint, limits apikeys.limits,
+    OUT limit_window text, OUT cap bigint, OUT used bigint, OUT remaining bigint, OUT next_free_at timestamptz
+) RETURNS SETOF record
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3 AS 'MODULE_PATHNAME', 'apikeys_usage_limits';
+COMMENT ON FUNCTION apikeys.limits_used("char", bigint, apikeys.limits) IS
+'How the limits given stand for a key (k) or an account (a). Internal: part of key_limits and account_limits.';
+
+CREATE FUNCTION apikeys.account_limits(
+    account text,
+    OUT subject text, OUT limit_window text, OUT cap bigint, OUT used bigint, OUT remaining bigint, OUT next_free_at timestamptz
+) RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys.get_account(account);
+BEGIN
+    RETURN QUERY
+        SELECT 'account', l.* FROM apikeys.plan AS p, apikeys.limits_used('a', owner.account_id, coalesce(owner.limits, p.limits)) AS l
+        WHERE p.name = owner.plan;
+END
+$$;
+COMMENT ON FUNCTION apikeys.account_limits(text) IS
+'How the limits of an account stand now, over all its keys together: units used in the trailing window (of all time for total), what remains up to the cap, and when some units come back (NULL: none are used, or never). It is what verify decides by; where that cannot work (not preloaded, on a standby) it is computed from the tables. Errors: P0002 unknown account.';
+
+CREATE FUNCTION apikeys.key_limits(
+    key_id bigint,
+    OUT subject text, OUT limit_window text, OUT cap bigint, OUT used bigint, OUT remaining bigint, OUT next_free_at timestamptz
+) RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    listed apikeys.key_list := apikeys.get_key(key_id);
+BEGIN
+    RETURN QUERY SELECT l.* FROM apikeys.account_limits(listed.account) AS l;
+    RETURN QUERY SELECT 'key', l.* FROM apikeys.limits_used('k', listed.key_id, listed.limits) AS l;
+END
+$$;
+COMMENT ON FUNCTION apikeys.key_limits(bigint) IS
+'How the limits of a key''s account (subject account) and its own (subject key) stand now; columns as in account_limits. A request is admitted if all of them have room for its cost. Errors: P0002 unknown key.';
 
 CREATE FUNCTION apikeys.check_meters(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
