@@ -24,7 +24,7 @@ EOF
 $node->start;
 $node->safe_psql('postgres', <<'EOF');
 CREATE EXTENSION apikeys;
-CREATE TABLE word (word text PRIMARY KEY);
+CREATE TABLE word (word text CHECK (length(word) < 30));
 CREATE TABLE number (number int);
 CREATE DATABASE latin ENCODING LATIN1 TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C';
 EOF
