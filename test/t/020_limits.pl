@@ -1,0 +1,104 @@
+# Limits under many sessions at once: what is admitted is exactly what the limits leave room for.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Trace;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\nmax_connections = 30");
+$node->start;
+trace_install($node);
+
+sub value
+{
+    return $node->safe_psql('postgres', $_[0]);
+}
+
+# Units admitted on keys, as their callers were told.
+sub admitted
+{
+    my $aliases = join ',', @_;
+    return value(qq{SELECT coalesce(sum(l.cost), 0) FROM journal AS j JOIN apikeys.request_log AS l USING (request_id)
+        WHERE j.code = 'valid' AND j.alias = ANY ('{$aliases}')});
+}
+
+# One key, unused before: its first use, by 16 at once, counts once each.
+value(q{SELECT add_key('one', add_account('one', ''), '500/hour')});
+sessions($node, 16, 50, q{SELECT request('one')});
+trace_ok($node, 'one key', aliases => ['one']);
+is(admitted('one'), 500, 'one key: exactly its cap was admitted');
+
+# Costs, and a total. With these costs a cap is not always reached, but whoever was denied asked for more than was left.
+value(q{SELECT add_key('costs', add_account('costs', ''), '900/day, 3000/total'), add_key('total', add_account('total', ''), '700/total')});
+sessions($node, 16, 50, "\\set cost random(0, 7)\nSELECT request('costs', :cost), request('total', :cost)");
+trace_ok($node, 'costs', aliases => [ 'costs', 'total' ]);
+is(value(q{SELECT (request('total', 0)).remaining}), 700 - admitted('total'), 'total: to the unit');
+
+# The account's limits and its keys' together: all or none.
+value(q{SELECT add_key('left', a, '200/hour'), add_key('right', a, '250/day'), add_key('free', a, '') FROM add_account('both', '300/hour') AS a});
+sessions($node, 16, 50, "\\set n random(1, 2)\nSELECT request((ARRAY['left', 'right'])[:n])");
+trace_ok($node, 'account and keys', aliases => [ 'left', 'right' ]);
+is(admitted('left', 'right'), 300, 'account and keys: exactly the cap of the account was admitted');
+sessions($node, 4, 5, q{SELECT request('free')});
+is(admitted('free'), 0, 'a key without limits has no more than its account');
+
+# Windows that roll: the clock runs fast, for all sessions alike but for what lies between reading it and using it.
+value(q{SELECT add_key('fast', a, '7/second, 60/minute, 500/10 minutes'), add_key('slow', a, '3/10 seconds, 100/hour') FROM add_account('rolling', '9/2 seconds, 70/minute') AS a;
+    SELECT clock_go('0', 2000)});
+sessions($node, 16, 200, "\\set n random(1, 3)\n\\set cost random(0, 3)\nSELECT request((ARRAY['fast', 'fast', 'slow'])[:n], :cost)");
+value(q{SELECT clock_go('1 second')});
+trace_ok($node, 'rolling', aliases => [ 'fast', 'slow' ]);
+cmp_ok(admitted('fast', 'slow'), '>', 300, 'rolling: windows have rolled');
+
+# Limits that change while they are used, by callers of any isolation level. What every version of a row has in common always
+# holds; of a cap that goes up and down, the greatest.
+value(q{SELECT add_key('changing', add_account('changing', '90/minute'), '60/minute'); SELECT clock_go('1 hour', 2000)});
+my $stop = PostgreSQL::Test::Utils::tempdir() . '/stop';
+my $admin = IPC::Run::start([ 'pgbench', '-n', '-c', '1', '-T', '5', '-f', '-', $node->connstr('postgres') ], '<', \<<'EOF', '>', \my $out, '2>', \my $err);
+\set n random(1, 6)
+\set window random(1, 20)
+\set cap random(1, 30)
+UPDATE apikeys.key SET limits = CASE :n
+    WHEN 1 THEN '60/minute' WHEN 2 THEN '30/minute' WHEN 3 THEN '1/minute'
+    WHEN 4 THEN format('60/minute, 300/%s minutes', :window + 10) WHEN 5 THEN format('60/minute, %s/%s seconds', :cap, :window)
+    ELSE '60/minute, 900/hour, 5000/day, 9000/week, 20000/month, 90000/total' END::apikeys.limits WHERE alias = 'changing';
+UPDATE apikeys.account SET limits = CASE WHEN :n < 4 THEN '90/minute' ELSE format('%s/%s seconds, 90/minute', :cap + 30, :window + 20) END::apikeys.limits
+WHERE name = 'changing';
+\sleep 5 ms
+EOF
+sessions($node, 8, 250, "\\set cost random(0, 3)\nSELECT request('changing', :cost)");
+sessions($node, 8, 250, "\\set cost random(0, 3)\nBEGIN ISOLATION LEVEL REPEATABLE READ;\nSELECT count(*) FROM apikeys.key;\nSELECT request('changing', :cost);\nCOMMIT");
+$admin->finish or die "pgbench: $err";
+value(q{SELECT clock_go('1 second');
+    UPDATE apikeys.key SET limits = '60/minute' WHERE alias = 'changing'; UPDATE apikeys.account SET limits = '90/minute' WHERE name = 'changing'});
+trace_ok($node, 'changing');
+cmp_ok(value(q{SELECT count(DISTINCT limit_window) FROM rule}), '>', 5, 'the oracle had rules');
+cmp_ok(value(q{SELECT count(*) FROM journal WHERE alias = 'changing' AND code = 'valid'}), '>', 100, 'changing: some were admitted');
+
+# A snapshot does not keep old limits alive, nor hide new ones.
+value(q{SELECT add_key('snapshot', add_account('snapshot', ''), '5/hour'); SELECT request('snapshot')});
+my $old = $node->background_psql('postgres');
+$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+is($old->query_safe(q{SELECT limits FROM apikeys.key WHERE alias = 'snapshot'}), '5/hour', 'a snapshot is taken');
+value(q{UPDATE apikeys.key SET limits = '1/hour' WHERE alias = 'snapshot'});
+is($old->query_safe(q{SELECT (request('snapshot')).code}), 'rate_limited', 'a lower cap holds in it at once');
+value(q{UPDATE apikeys.key SET limits = '2/hour' WHERE alias = 'snapshot'});
+is($old->query_safe(q{SELECT (request('snapshot')).code}), 'valid', 'and so does a higher one');
+$old->query_safe('COMMIT');
+$old->quit;
+
+# The status of an exhausted quota is a setting.
+value(q{SELECT add_key('quota', add_account('quota', ''), '0/day, 1/total')});
+is(value(q{SELECT status, code FROM apikeys.verify('quota')}), '401|quota_exceeded', 'status 401');
+$node->append_conf('postgresql.conf', 'apikeys.quota_status = 429');
+$node->reload;
+ok($node->poll_query_until('postgres', q{SELECT status = 429 FROM apikeys.verify('quota', '/429')}), 'status 429');
+is(value(q{SELECT * FROM apikeys.check_ledger(); SELECT max(status) FROM apikeys.request_log WHERE endpoint = '/429'}), '429', 'also in the log');
+
+$node->stop;
+done_testing();
