@@ -169,6 +169,66 @@ SELECT * FROM apikeys.account_limits('nobody');
 SELECT * FROM apikeys.explain_key(NULL);
 \set VERBOSITY default
 
+--
+-- Usage over time
+--
+SELECT (apikeys.import_key('acme', 'text of series', alias => 'series')).alias;
+INSERT INTO apikeys.usage_bucket SELECT 'k', id('series'), v.* FROM (VALUES
+    (timestamptz '2031-01-31 22:00Z', 1, 0, 1, 0, 0), ('2031-01-31 23:00Z', 2, 1, 3, 1, 7), ('2031-03-30 00:55Z', 10, 0, 10, 0, 0),
+    ('2031-03-30 01:00Z', 20, 0, 20, 0, 0), ('2031-03-30 21:55Z', 30, 0, 30, 0, 0), ('2031-03-30 22:00Z', 40, 0, 40, 0, 0)) AS v;
+-- Empty steps, and both ends: a step is whole.
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-31 20:10Z', '2031-01-31 23:30Z', '1 hour');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-01-31 22:00Z', '2031-01-31 23:00Z', '1 hour');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-03-30 00:50Z', '2031-03-30 01:05Z', '5 minutes');
+-- A step shorter than what is stored.
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-03-30 00:54:30Z', '2031-03-30 00:57Z', '1 minute');
+-- Days and months are those of the time zone; that of 30 March has 23 hours in Berlin.
+SET timezone = 'Europe/Berlin';
+SELECT at, admitted, units FROM apikeys.usage_series(id('series'), '2031-03-29 12:00', '2031-03-31 12:00', '1 day', 'Europe/Berlin');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-03-29 12:00', '2031-03-31 12:00', '1 day');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-03-30 00:00', '2031-03-31 00:00', '6 hours', 'Europe/Berlin');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-03-28', '2031-04-01', '7 days', 'Europe/Berlin');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-01-15', '2031-04-01', '1 month', 'Europe/Berlin');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-01-15', '2031-04-01', '1 month', 'UTC');
+SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-02-15', '2031-05-01', '3 months', 'Europe/Berlin');
+SELECT at, admitted, denied, units, errors, credits FROM apikeys.usage_series(id('series'), '2031-02-15', '2031-05-01', '1 year', 'Europe/Berlin');
+SET timezone = 'UTC';
+-- It is another cut of the same figures.
+SELECT sum(s.admitted) = 103 AS admitted, count(*) FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '5 minutes', 'Asia/Kathmandu') AS s;
+SELECT count(*) FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '78 seconds');
+SELECT sum(s.admitted), sum(s.denied), sum(s.units), sum(s.errors), sum(s.credits)
+FROM apikeys.usage_series(id('large'), '2031-03-05 10:00Z', '2031-03-05 10:10Z', '5 minutes') AS s;
+-- Errors.
+\set VERBOSITY terse
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '77 seconds');
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-01Z', '1 hour');
+SELECT * FROM apikeys.usage_series(id('series'), '-infinity', '2031-01-01Z', '1 hour');
+SELECT * FROM apikeys.usage_series(id('series'), NULL, '2031-01-01Z', '1 hour');
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '0');
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '-1 day');
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 day 1 hour');
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 month -1 day');
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', NULL);
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', 'Mars/Olympus');
+SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', NULL);
+SELECT * FROM apikeys.usage_series(1, '2031-01-01Z', '2031-01-02Z', '1 hour');
+\set VERBOSITY default
+
+--
+-- Headers
+--
+SELECT v.limit_window, v.remaining, v.reset_after, v.retry_after, h.*
+FROM (VALUES
+    (true, 'day', 1000, 50, interval '30 s', NULL::interval), (true, '10 minutes', 5, 4, '9 min 59.000001 s', NULL), (true, 'month', 7, 7, NULL, NULL),
+    (true, 'total', 9007199254740991, 9007199254740990, NULL, NULL), (false, 'second', 2, 0, '0.001 s', '0.9 s'), (false, 'week', 9, 2, '24:00:00', '48:00:00.5'),
+    (false, 'hour', 9, 2, '60 s', '30 s'), (false, 'total', 3, 0, NULL, NULL), (false, 'day', 3, 1, '100 s', NULL), (false, NULL, NULL, NULL, NULL, NULL)
+) AS v(allowed, limit_window, limit_cap, remaining, reset_after, retry_after),
+LATERAL apikeys.ratelimit_headers(ROW(v.allowed, 0::smallint, '', '', 0, '', NULL, v.limit_window, v.limit_cap, v.remaining, v.reset_after, v.retry_after)) AS h;
+SELECT * FROM apikeys.ratelimit_headers(NULL);
+UPDATE apikeys.key SET limits = '1/minute' WHERE key_id = id('idle');
+SELECT n, h.name, h.value ~ '^("minute";r=0;t=)?(60|61)$' AS wait, CASE WHEN h.name LIKE '%Policy' THEN h.value END AS policy
+FROM generate_series(1, 2) AS n, LATERAL (SELECT v FROM apikeys.verify('text of idle', '/' || n) AS v) AS r(v), LATERAL apikeys.ratelimit_headers(r.v) AS h;
+
 -- Nothing is left behind, and an extension made anew knows nothing of old meters.
 SET client_min_messages = warning;
 DROP FUNCTION set_clock(timestamptz), id(text), ledger();

@@ -39,9 +39,11 @@ GRANT EXECUTE ON FUNCTION
     apikeys.complete(uuid, int, real, bigint),
     apikeys.complete_many(uuid[], int[], real[], bigint[]),
     apikeys.authenticate(text, text, inet, text, text, text[], int),
-    apikeys.error_body(apikeys.verdict)
+    apikeys.error_body(apikeys.verdict),
+    apikeys.ratelimit_headers(apikeys.verdict)
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- What views, policies and constraints call, they call as the one who uses them.

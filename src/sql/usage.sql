@@ -1,4 +1,4 @@
--- Usage as it is metered and stored: how limits stand, and whether all of it agrees.
+-- Usage as it is metered and stored: how limits stand, usage over time, and whether all of it agrees.
 
 CREATE FUNCTION apikeys.limits_used(
     subject "char", subject_id bigint, limits apikeys.limits,
@@ -40,6 +40,56 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.key_limits(bigint) IS
 'How the limits of a key''s account (subject account) and its own (subject key) stand now; columns as in account_limits. A request is admitted if all of them have room for its cost. Errors: P0002 unknown key.';
+
+-- Steps of days and months are counted on the calendar of the time zone, from a Monday and a January; shorter ones are counted
+-- in real time from the first day's midnight there, so that they are equally long where clocks change.
+CREATE FUNCTION apikeys.usage_series(
+    key_id bigint, since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
+    OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    listed    apikeys.key_list := apikeys.get_key(key_id);
+    months    int := extract(year FROM step) * 12 + extract(month FROM step);
+    days      int := extract(day FROM step);
+    seconds   numeric := extract(epoch FROM step - make_interval(months => months, days => days));
+    calendar  text := CASE WHEN seconds > 0 THEN 'UTC' ELSE time_zone END;
+    beginning timestamp := since AT TIME ZONE calendar;
+BEGIN
+    IF NOT coalesce(isfinite(since) AND isfinite(until) AND since < until, false) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
+    ELSIF step IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'a step must be positive, and have either months, or days, or hours, minutes and seconds';
+    ELSIF time_zone IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
+    ELSIF extract(epoch FROM until - since) > 100000 * extract(epoch FROM step) THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = 'a series has at most 100000 steps', HINT = 'Make the steps longer or the time shorter.';
+    END IF;
+    beginning := CASE
+        WHEN months > 0 THEN
+            date_trunc('month', beginning)
+            - make_interval(months => (extract(year FROM beginning) * 12 + extract(month FROM beginning) - 1)::int % months)
+        WHEN days > 0 THEN date_bin(step, beginning, '2001-01-01')
+        ELSE date_bin(step, beginning, date_trunc('day', since, time_zone) AT TIME ZONE calendar)
+    END;
+    RETURN QUERY
+        SELECT s.starts_at, u.admitted, u.denied, u.units, u.errors, u.credits
+        FROM (SELECT g.starts AT TIME ZONE calendar, lead(g.starts) OVER (ORDER BY g.starts) AT TIME ZONE calendar
+              FROM generate_series(beginning, (until AT TIME ZONE calendar) + 2 * step, step) AS g(starts)) AS s(starts_at, ends_at),
+             LATERAL (SELECT coalesce(sum(b.admitted), 0)::bigint, coalesce(sum(b.denied), 0)::bigint, coalesce(sum(b.units), 0)::bigint,
+                             coalesce(sum(b.errors), 0)::bigint, coalesce(sum(b.credits), 0)::bigint
+                      FROM apikeys.usage_bucket AS b
+                      WHERE b.subject = 'k' AND b.subject_id = listed.key_id AND b.bucket >= s.starts_at AND b.bucket < s.ends_at
+             ) AS u(admitted, denied, units, errors, credits)
+        WHERE s.starts_at < until
+        ORDER BY s.starts_at;
+END
+$$;
+COMMENT ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) IS
+'What a key used over time, a row for each step from the one that holds since to the one before until, whole steps, zeros where nothing was used: requests admitted and denied, units, errors (status 400 and more) and credits as given to complete(). Steps begin at midnight, on Mondays (7 days), on the first of a month or quarter (3 months) in the time zone. Usage is stored in steps of 5 minutes for 2 days, then of hours, after 90 days of days (UTC); what is stored shows in the step in which it begins. Errors: P0002 unknown key; 22023 since not before until, step not positive or mixed, unknown time zone; 54000 more than 100000 steps.';
 
 CREATE FUNCTION apikeys.check_meters(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint

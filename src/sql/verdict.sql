@@ -22,3 +22,26 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN NOT (verdict).allowed THEN pg_catalog.json_build_object('error', (verdict).message) END;
 COMMENT ON FUNCTION apikeys.error_body(apikeys.verdict) IS
 'The body of the HTTP response to a denied request: {"error": "<message>"}; NULL for an allowed one.';
+
+CREATE FUNCTION apikeys.ratelimit_headers(verdict apikeys.verdict, OUT name text, OUT value text) RETURNS SETOF record
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 3
+BEGIN ATOMIC
+    WITH limit_shown AS (
+        SELECT replace((verdict).limit_window, ' ', '-') AS policy,
+               least((verdict).limit_cap, 999999999999999) AS quota, least((verdict).remaining, 999999999999999) AS remaining,
+               (SELECT extract(epoch FROM i.window_length)::bigint
+                FROM apikeys.limits_items(('0/' || (verdict).limit_window)::apikeys.limits) AS i) AS seconds,
+               ceil(extract(epoch FROM (verdict).reset_after))::bigint AS reset,
+               ceil(extract(epoch FROM (verdict).retry_after))::bigint AS retry
+    )
+    SELECT h.name, h.value
+    FROM limit_shown AS l, LATERAL (VALUES
+        (1, 'RateLimit-Policy', format('"%s";q=%s', l.policy, l.quota) || coalesce(';w=' || l.seconds, '')),
+        (2, 'RateLimit', format('"%s";r=%s', l.policy, l.remaining) || coalesce(';t=' || l.reset, '')),
+        (3, 'Retry-After', CASE WHEN NOT (verdict).allowed AND l.retry IS NOT NULL THEN greatest(l.retry, l.reset)::text END)
+    ) AS h(n, name, value)
+    WHERE l.policy IS NOT NULL AND h.value IS NOT NULL
+    ORDER BY h.n;
+END;
+COMMENT ON FUNCTION apikeys.ratelimit_headers(apikeys.verdict) IS
+'HTTP headers that tell the client of the limit which the verdict shows: RateLimit-Policy (cap and window), RateLimit (units that remain, and seconds until more come back) as in the IETF draft draft-ietf-httpapi-ratelimit-headers, and for a denied request Retry-After, unless no waiting helps. Seconds are rounded up; the policy is named after the window: "day", "10-minutes". No row if the verdict shows no limit.';
