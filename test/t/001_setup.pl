@@ -41,6 +41,14 @@ foreach my $preload ('', 'apikeys')
     $node->safe_psql($database, 'CREATE EXTENSION apikeys');
     is($node->safe_psql($database, $count_objects), $objects, "$how: made again, though the roles exist");
 
+    # What needs shared memory says so; the rest goes without.
+    foreach my $call (q{verify('x')}, q{verify_many('{x}')}, q{complete(gen_random_uuid(), 200)}, 'stats()', 'flush()', 'maintain()')
+    {
+        my $sql = "SELECT * FROM apikeys.$call";
+        $preload ? $node->safe_psql($database, $sql) : is(sqlstate_of($database, $sql), '55000', 'it is not preloaded');
+    }
+    is($node->safe_psql($database, q{SELECT code FROM apikeys.authenticate((apikeys.create_key('acme')).key)}), 'valid', "$how: authenticate works");
+
     # A schema that somebody has planted before must not become ours.
     $node->safe_psql('postgres', "CREATE DATABASE planted_$database");
     $node->safe_psql("planted_$database", 'CREATE ROLE planter; CREATE SCHEMA apikeys AUTHORIZATION planter');
