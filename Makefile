@@ -49,6 +49,7 @@ SQL_PARTS = \
 	src/sql/audit.sql \
 	src/sql/account.sql \
 	src/sql/key.sql \
+	src/sql/plan.sql \
 	src/sql/authenticate.sql \
 	src/sql/verify.sql \
 	src/sql/stats.sql \
@@ -74,6 +75,7 @@ REGRESS = \
 	guard \
 	account \
 	key \
+	plan \
 	audit \
 	authenticate \
 	verify \
@@ -87,7 +89,8 @@ REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 # Tests with several sessions, in test/specs.
 ISOLATION = \
 	guard \
-	firstuse
+	firstuse \
+	plan
 ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config

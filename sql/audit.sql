@@ -1,6 +1,7 @@
 -- The audit log: every change by every way, who and on whose behalf, no digests; and nobody changes the log.
 SET search_path = pg_catalog;
 \set SHOW_CONTEXT never
+SET jit = off;
 -- Rows of earlier tests cannot be deleted.
 SELECT coalesce(max(id), 0) AS start FROM apikeys.audit_log \gset
 CREATE FUNCTION pg_temp.shown(whole jsonb) RETURNS jsonb LANGUAGE sql AS $$
@@ -37,10 +38,12 @@ SELECT alias FROM apikeys.suspend_key(:key_id, 'unpaid');
 SELECT alias FROM apikeys.unsuspend_key(:key_id);
 UPDATE apikeys.key SET limits = '5/day', metadata = '{"b": 2}', expires_at = '2100-01-01 00:00+00' WHERE key_id = :key_id;
 UPDATE apikeys.key SET limits = '5 / 24 hours' WHERE key_id = :key_id;
-UPDATE apikeys.key SET tier = 'gold';
+UPDATE apikeys.key SET tier = 'gold' WHERE key_id = :other;
+UPDATE apikeys.key SET tier = 'gold' WHERE key_id = :key_id;
 SELECT name FROM apikeys.deactivate_account('globex');
 SELECT * FROM pg_temp.news();
 UPDATE apikeys.account SET contact = 'ops@acme.example', limits = '9/second' WHERE name = 'acme';
+DELETE FROM apikeys.account WHERE name = 'globex';
 UPDATE apikeys.plan SET max_keys = 9;
 UPDATE apikeys.plan SET name = 'basic';
 UPDATE apikeys.tier SET limits = '2000/day' WHERE name = 'gold';

@@ -83,43 +83,59 @@ COMMENT ON FUNCTION apikeys.find_key(text, text) IS 'Id of the key with that ali
 
 -- Rules of the plan.
 
-CREATE FUNCTION apikeys.check_room(candidate apikeys.key, rules apikeys.plan) RETURNS void
+CREATE FUNCTION apikeys.check_products(candidate apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     present   timestamptz := apikeys.wall_clock();
-    owner     text := (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = candidate.account_id);
-    taken     bigint;
     collision record;
 BEGIN
+    SELECT a.name AS account, k.alias, theirs.product INTO collision
+    FROM apikeys.key_product AS ours
+    JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
+    JOIN apikeys.key AS k ON k.key_id = theirs.key_id
+    JOIN apikeys.account AS a ON a.account_id = k.account_id
+    WHERE ours.key_id = candidate.key_id AND k.account_id = candidate.account_id AND k.key_id <> candidate.key_id
+      AND k.active AND (k.expires_at IS NULL OR k.expires_at > present)
+    ORDER BY theirs.product LIMIT 1;
+    IF FOUND THEN
+        RAISE unique_violation USING
+            MESSAGE = format('account "%s" has a key for product "%s" already', collision.account, collision.product),
+            DETAIL = format('It is the key "%s".', collision.alias);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_products(apikeys.key) IS
+'Whether no other key of the account that is neither inactive nor expired has one of the key''s products. The account must be locked. Internal. Errors: 23505.';
+
+CREATE FUNCTION apikeys.check_room(candidate apikeys.key) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present timestamptz := apikeys.wall_clock();
+    rules   apikeys.plan;
+    taken   bigint;
+BEGIN
     PERFORM apikeys.lock_account(candidate.account_id);
+    SELECT p.* INTO STRICT rules FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan
+    WHERE a.account_id = candidate.account_id;
     IF rules.max_keys IS NOT NULL THEN
         SELECT count(*) INTO taken FROM apikeys.key AS k
         WHERE k.account_id = candidate.account_id AND k.key_id <> candidate.key_id
           AND k.active AND (k.expires_at IS NULL OR k.expires_at > present);
         IF taken >= rules.max_keys THEN
             RAISE configuration_limit_exceeded USING
-                MESSAGE = format('account "%s" has %s of %s keys', owner, taken, rules.max_keys),
+                MESSAGE = format('account "%s" has %s of %s keys',
+                                 (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = candidate.account_id), taken, rules.max_keys),
                 HINT = format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name);
         END IF;
     END IF;
     IF rules.one_key_per_product THEN
-        SELECT k.alias, theirs.product INTO collision
-        FROM apikeys.key_product AS ours
-        JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
-        JOIN apikeys.key AS k ON k.key_id = theirs.key_id
-        WHERE ours.key_id = candidate.key_id AND k.account_id = candidate.account_id AND k.key_id <> candidate.key_id
-          AND k.active AND (k.expires_at IS NULL OR k.expires_at > present)
-        ORDER BY theirs.product LIMIT 1;
-        IF FOUND THEN
-            RAISE unique_violation USING
-                MESSAGE = format('account "%s" has a key for product "%s" already', owner, collision.product),
-                DETAIL = format('It is the key "%s".', collision.alias);
-        END IF;
+        PERFORM apikeys.check_products(candidate);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_room(apikeys.key, apikeys.plan) IS
+COMMENT ON FUNCTION apikeys.check_room(apikeys.key) IS
 'Whether the plan has room for one more key of the account that is neither inactive nor expired. Locks the account. Internal. Errors: 53400, 23505.';
 
 CREATE FUNCTION apikeys.check_key(candidate apikeys.key, former apikeys.key) RETURNS void
@@ -161,7 +177,7 @@ BEGIN
 
     IF candidate.active AND (candidate.expires_at IS NULL OR candidate.expires_at > present)
        AND (made OR NOT former.active OR former.expires_at <= present) THEN
-        PERFORM apikeys.check_room(candidate, rules);
+        PERFORM apikeys.check_room(candidate);
     END IF;
 END
 $$;

@@ -76,6 +76,19 @@ GRANT EXECUTE ON FUNCTION
                        text[], cidr[], text[], text, jsonb)
 TO apikeys_admin;
 
+GRANT EXECUTE ON FUNCTION
+    apikeys.assign_product(bigint, text),
+    apikeys.unassign_product(bigint, text)
+TO apikeys_manager, apikeys_admin;
+GRANT EXECUTE ON FUNCTION
+    apikeys.create_tier(text, int, apikeys.limits, text),
+    apikeys.create_product(text, text),
+    apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean, boolean, text[]),
+    apikeys.change_plan(text, text, boolean),
+    apikeys.add_member(name, text),
+    apikeys.remove_member(name, text)
+TO apikeys_admin;
+
 -- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.
 
 GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list

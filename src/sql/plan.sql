@@ -1,0 +1,257 @@
+-- The catalogue: plans, tiers, products; which products a key is for, which plan an account is on, who manages it.
+--
+-- Plans, tiers, products and members can be made by plain INSERT as well; these functions also record that in the audit log.
+
+CREATE FUNCTION apikeys.create_tier(name text, rank int, limits apikeys.limits DEFAULT '', description text DEFAULT NULL)
+RETURNS apikeys.tier
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made apikeys.tier;
+BEGIN
+    INSERT INTO apikeys.tier (name, rank, limits, description)
+    VALUES (create_tier.name, create_tier.rank, create_tier.limits, create_tier.description)
+    RETURNING * INTO made;
+    PERFORM apikeys.audit('insert', 'tier', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION apikeys.create_tier(text, int, apikeys.limits, text) IS
+'Make a quota level for keys; a higher rank is a higher level. Errors: 23505 the name or the rank is taken; 23502, 23514 what the table refuses.';
+
+CREATE FUNCTION apikeys.create_product(name text, description text DEFAULT NULL) RETURNS apikeys.product
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made apikeys.product;
+BEGIN
+    INSERT INTO apikeys.product (name, description) VALUES (create_product.name, create_product.description) RETURNING * INTO made;
+    PERFORM apikeys.audit('insert', 'product', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION apikeys.create_product(text, text) IS
+'Make a product: an API that keys can be assigned to. Errors: 23505 the name is taken; 23502, 23514 what the table refuses.';
+
+CREATE FUNCTION apikeys.create_plan(
+    name text, key_prefix text DEFAULT 'ak', max_keys int DEFAULT NULL, max_lifetime interval DEFAULT NULL,
+    lifetimes interval[] DEFAULT NULL, default_lifetime interval DEFAULT NULL, allow_unexpiring boolean DEFAULT true,
+    limits apikeys.limits DEFAULT '', default_tier text DEFAULT NULL, one_key_per_product boolean DEFAULT false,
+    custom_limits_allowed boolean DEFAULT true, billing_types text[] DEFAULT NULL)
+RETURNS apikeys.plan
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made apikeys.plan;
+BEGIN
+    INSERT INTO apikeys.plan (
+        name, key_prefix, max_keys, max_lifetime, lifetimes, default_lifetime, allow_unexpiring, limits, default_tier,
+        one_key_per_product, custom_limits_allowed, billing_types)
+    VALUES (
+        create_plan.name, create_plan.key_prefix, create_plan.max_keys, create_plan.max_lifetime, create_plan.lifetimes,
+        create_plan.default_lifetime, create_plan.allow_unexpiring, create_plan.limits, create_plan.default_tier,
+        create_plan.one_key_per_product, create_plan.custom_limits_allowed, create_plan.billing_types)
+    RETURNING * INTO made;
+    PERFORM apikeys.audit('insert', 'plan', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean,
+    boolean, text[]) IS
+'Make a plan, the rules for accounts: the arguments are the columns of table plan. Errors: 23505 the name is taken; 23503 unknown tier; 23502, 23514 what the table refuses.';
+
+-- Who manages an account.
+
+CREATE FUNCTION apikeys.add_member(role name, account text) RETURNS apikeys.member
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys.get_account(account);
+    made  apikeys.member;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = add_member.role) THEN
+        RAISE no_data_found USING MESSAGE = format('role "%s" does not exist', role);
+    END IF;
+    INSERT INTO apikeys.member (role, account_id) VALUES (add_member.role, owner.account_id) ON CONFLICT DO NOTHING RETURNING * INTO made;
+    IF NOT FOUND THEN
+        RAISE unique_violation USING MESSAGE = format('role "%s" is bound to account "%s" already', role, account);
+    END IF;
+    PERFORM apikeys.audit('insert', 'member', made.role, made.account_id, NULL, apikeys.audited_row(to_jsonb(made)));
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION apikeys.add_member(name, text) IS
+'Bind a manager, by the role that it logs in as, to an account: it sees and changes only the accounts that it is bound to. Errors: P0002 unknown role or account; 23505 it is bound already.';
+
+CREATE FUNCTION apikeys.remove_member(role name, account text) RETURNS apikeys.member
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys.get_account(account);
+    gone  apikeys.member;
+BEGIN
+    DELETE FROM apikeys.member AS m WHERE m.role = remove_member.role AND m.account_id = owner.account_id RETURNING * INTO gone;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = format('role "%s" is not bound to account "%s"', role, account);
+    END IF;
+    RETURN gone;
+END
+$$;
+COMMENT ON FUNCTION apikeys.remove_member(name, text) IS
+'Unbind a manager from an account. One that is bound to none any more sees all: revoke apikeys_manager from it as well. Errors: P0002 unknown account, or not bound to it.';
+
+-- The products of a key.
+
+CREATE FUNCTION apikeys.check_assignment(key_id bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    candidate apikeys.key;
+BEGIN
+    PERFORM apikeys.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
+    SELECT k.* INTO candidate
+    FROM apikeys.key AS k
+    JOIN apikeys.account AS a ON a.account_id = k.account_id
+    JOIN apikeys.plan AS p ON p.name = a.plan AND p.one_key_per_product
+    WHERE k.key_id = check_assignment.key_id AND k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys.wall_clock());
+    IF FOUND THEN
+        PERFORM apikeys.check_products(candidate);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_assignment(bigint) IS
+'Whether the plan allows the products that a key has now. Locks the account, so that of two assignments the second sees the first. Internal. Errors: 23505.';
+
+CREATE FUNCTION apikeys.check_key_product_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.check_assignment(NEW.key_id);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_key_product_update() IS 'Trigger: a changed assignment obeys the rules of the plan.';
+
+CREATE TRIGGER key_product_check_update AFTER UPDATE ON apikeys.key_product
+FOR EACH ROW EXECUTE FUNCTION apikeys.check_key_product_update();
+COMMENT ON TRIGGER key_product_check_update ON apikeys.key_product IS 'A changed assignment obeys the rules of the plan.';
+
+CREATE FUNCTION apikeys.assign_product(key_id bigint, product text) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made apikeys.key_product;
+BEGIN
+    PERFORM apikeys.get_key(key_id);
+    IF NOT EXISTS (SELECT FROM apikeys.product AS p WHERE p.name = assign_product.product) THEN
+        RAISE no_data_found USING MESSAGE = format('product "%s" does not exist', product);
+    END IF;
+    INSERT INTO apikeys.key_product (key_id, product) VALUES (assign_product.key_id, assign_product.product)
+    ON CONFLICT DO NOTHING RETURNING * INTO made;
+    IF FOUND THEN
+        PERFORM apikeys.check_assignment(key_id);
+        PERFORM apikeys.audit('insert', 'key_product', made.key_id::text, (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = made.key_id),
+                              NULL, apikeys.audited_row(to_jsonb(made)));
+    END IF;
+    RETURN apikeys.get_key(key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.assign_product(bigint, text) IS
+'Assign a product to a key; one that was good for all is good for this one alone then. Nothing happens where it is assigned already. Errors: P0002 unknown key or product; 23505 another key of the account has it, where the plan says one key a product.';
+
+CREATE FUNCTION apikeys.unassign_product(key_id bigint, product text) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.get_key(key_id);
+    -- Of two who take away the last two products the second waits here, and sees it.
+    PERFORM apikeys.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
+    DELETE FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id AND kp.product = unassign_product.product;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = format('product "%s" is not assigned to the key', product);
+    ELSIF NOT EXISTS (SELECT FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('product "%s" is the only one of the key', product),
+            DETAIL = 'A key without products is good for all.',
+            HINT = 'Assign another one before, or deactivate the key.';
+    END IF;
+    RETURN apikeys.get_key(key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.unassign_product(bigint, text) IS
+'Take a product away from a key, but not its last: a key without products is good for all. Errors: P0002 unknown key, or not assigned; 22023 it is the last.';
+
+-- From one plan to another.
+
+CREATE FUNCTION apikeys.plan_breaches(account_id bigint, rules apikeys.plan)
+RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH owned AS (
+        SELECT k.key_id, k.alias, k.expires_at, k.limits, k.billing_type,
+               k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys.wall_clock()) AS live,
+               coalesce((rules).max_lifetime, (SELECT max(l.lifetime) FROM unnest((rules).lifetimes) AS l (lifetime))) AS longest
+        FROM apikeys.key AS k
+        WHERE k.account_id = plan_breaches.account_id
+    )
+    SELECT NULL::bigint, NULL::text, 'max_keys', format('%s of %s keys', count(*), (rules).max_keys)
+    FROM owned AS o WHERE o.live HAVING count(*) > (rules).max_keys
+    UNION ALL
+    SELECT o.key_id, o.alias, b.rule, b.detail
+    FROM owned AS o, LATERAL (
+        SELECT 'allow_unexpiring', 'it never expires'
+        WHERE o.expires_at IS NULL AND (NOT (rules).allow_unexpiring OR (rules).max_lifetime IS NOT NULL)
+        UNION ALL
+        SELECT 'max_lifetime', format('it expires later than in %s', o.longest)
+        WHERE o.expires_at > apikeys.seconds_after(apikeys.wall_clock(), o.longest)
+        UNION ALL
+        SELECT 'custom_limits_allowed', format('it has limits of its own: %s', o.limits)
+        WHERE o.limits IS NOT NULL AND NOT (rules).custom_limits_allowed
+        UNION ALL
+        SELECT 'billing_types', format('its billing type is "%s"', o.billing_type)
+        WHERE o.billing_type <> ALL ((rules).billing_types)
+        UNION ALL
+        SELECT 'one_key_per_product', format('product "%s" is the key "%s"''s as well', ours.product, other.alias)
+        FROM apikeys.key_product AS ours
+        JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
+        JOIN owned AS other ON other.key_id = theirs.key_id AND other.live
+        WHERE (rules).one_key_per_product AND ours.key_id = o.key_id AND o.live AND other.key_id <> o.key_id
+    ) AS b (rule, detail)
+    ORDER BY 2 NULLS FIRST, 3, 4;
+END;
+COMMENT ON FUNCTION apikeys.plan_breaches(bigint, apikeys.plan) IS
+'What the keys of an account have that a plan does not allow; the rules are columns of table plan. Internal.';
+
+CREATE FUNCTION apikeys.change_plan(account text, plan text, dry_run boolean DEFAULT false)
+RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner    apikeys.account := apikeys.get_account(account);
+    rules    apikeys.plan;
+    breaches text[];
+BEGIN
+    SELECT p.* INTO rules FROM apikeys.plan AS p WHERE p.name = change_plan.plan;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = format('plan "%s" does not exist', plan);
+    END IF;
+    IF dry_run THEN
+        RETURN QUERY SELECT b.* FROM apikeys.plan_breaches(owner.account_id, rules) AS b;
+        RETURN;
+    END IF;
+    PERFORM apikeys.lock_account(owner.account_id);
+    breaches := ARRAY(SELECT format('%s: %s', coalesce('key "' || b.alias || '"', b.rule), b.detail)
+                      FROM apikeys.plan_breaches(owner.account_id, rules) AS b);
+    IF breaches <> '{}' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('account "%s" has what plan "%s" does not allow', account, plan),
+            DETAIL = concat_ws(E'\n', VARIADIC breaches[:20] || CASE WHEN cardinality(breaches) > 20
+                                                                     THEN format('and %s more', cardinality(breaches) - 20) END),
+            HINT = 'Change the keys first. With dry_run => true the list comes as rows.';
+    END IF;
+    UPDATE apikeys.account AS a SET plan = rules.name WHERE a.account_id = owner.account_id;
+END
+$$;
+COMMENT ON FUNCTION apikeys.change_plan(text, text, boolean) IS
+'Put an account on another plan, if its keys obey it, inactive ones too: else 22023, and the detail lists what they break. With dry_run nothing is changed, and the list comes as rows: the key (NULL: the account as a whole), the rule (a column of table plan) and what breaks it. Lifetimes are measured from now. A plain UPDATE of account.plan asks nothing.
+Errors: P0002 unknown account or plan; 22023.';
