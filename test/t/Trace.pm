@@ -53,6 +53,7 @@ DECLARE
     v apikeys.verdict;
     admitted int := 0;
 BEGIN
+    PERFORM clock_set(ahead) FROM clock;
     FOR n IN 1 .. calls LOOP
         IF random() < 0.3 THEN
             UPDATE timeline SET base = base - ln(1 - random()) * seconds;
