@@ -99,7 +99,7 @@ value(q{SELECT add_key('windows', add_account('windows', '20/hour'), '9/hour')})
 for my $round (1 .. 12)
 {
     value(qq{UPDATE apikeys.key SET limits = format('9/hour, 50/%s minutes, 60/%s hours', $round + 60, $round + 2)::apikeys.limits WHERE alias = 'windows';
-        SELECT wander('{windows}', 25, 4, '4 minutes')});
+        SELECT wander('{windows}', 40, 3, '6 minutes')});
 }
 value(q{UPDATE apikeys.key SET limits = '9/hour' WHERE alias = 'windows'});
 trace_ok($node, 'windows', aliases => [ @aliases, 'windows' ], loaded => 1, lost => 1);
@@ -134,7 +134,7 @@ value(q{SELECT clock_go('1 second')});
 trace_ok($node, 'evictions by many sessions', aliases => $all, loaded => 1, lost => 1);
 
 is(value(q{SELECT count(*) FROM (SELECT alias FROM journal WHERE alias !~ '^(crowd|total)' GROUP BY 1
-    HAVING count(*) FILTER (WHERE code = 'valid') > 50 AND count(*) FILTER (WHERE code IN ('rate_limited', 'quota_exceeded')) > 50) AS k}),
+    HAVING count(*) FILTER (WHERE code = 'valid') > 30 AND count(*) FILTER (WHERE code IN ('rate_limited', 'quota_exceeded')) > 30) AS k}),
     5, 'of each key, many requests were admitted and many denied');
 
 $node->stop;
