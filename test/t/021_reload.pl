@@ -98,7 +98,7 @@ wander_ok('after a crash with events queued', loaded => 1, lost => 1);
 value(q{SELECT add_key('windows', add_account('windows', '20/hour'), '9/hour')});
 for my $round (1 .. 12)
 {
-    value(qq{UPDATE apikeys.key SET limits = format('9/hour, 50/%s minutes, 60/%s hours', $round + 60, $round + 2)::apikeys.limits WHERE alias = 'windows';
+    value(qq{UPDATE apikeys.key SET limits = format('9/hour, 50/%s minutes, 500/%s hours', $round + 60, $round + 2)::apikeys.limits WHERE alias = 'windows';
         SELECT wander('{windows}', 40, 3, '6 minutes')});
 }
 value(q{UPDATE apikeys.key SET limits = '9/hour' WHERE alias = 'windows'});
