@@ -732,7 +732,7 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 	if (account->state == STATE_READY && key->state == STATE_READY &&
 		(request->denied || (hasRings(account, request->account_limits) && hasRings(key, request->key_limits))))
 	{
-		if (!key->used && !(request->first_use_locked && request->queued))
+		if (request->queued ? !key->used && !request->first_use_locked : !key->use_durable)
 			outcome = METER_FIRST_USE;
 		else if (request->denied)
 			outcome = METER_DENIED;

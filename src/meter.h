@@ -54,7 +54,7 @@ typedef enum MeterOutcome
 	METER_ADMITTED,
 	METER_DENIED,
 	METER_NOT_READY,			/* nothing was done: pin again */
-	METER_FIRST_USE				/* nothing was done: the key was never used; it takes first_use_locked and queued */
+	METER_FIRST_USE				/* nothing was done: no use of the key is durable; it takes first_use_locked and queued */
 } MeterOutcome;
 
 /* A request as the meters see it. */

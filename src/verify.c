@@ -250,10 +250,12 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		Event		event;
 		char		space[EVENT_SIZE_MAX];
 	}			buffer;
+	bool		recorded_always = first_use_locked || (!denied && VerifyOnOverload == OVERLOAD_DENY);
+	int64		room_deadline = denied && !first_use_locked ? QUEUE_NO_WAIT : call->deadline;
 	MeterOutcome outcome = METER_NOT_READY;
 
 	makeEvent(&buffer.event, request, row);
-	if (!QueueAttach(call->deadline))
+	if (call->late || !QueueAttach(call->deadline))
 	{
 		setOverloaded(verdict);
 		return RECORDED_NOT;
@@ -267,14 +269,11 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 			UsageMeter(relation, METER_KEY, row->key_id, metering.key_limits, call->deadline);
 		if (metering.key == METER_NONE)
 			break;
-		room = QueueReserve(buffer.event.size, denied && !first_use_locked ? QUEUE_NO_WAIT : call->deadline);
-		if (room || denied || (VerifyOnOverload == OVERLOAD_ALLOW && !first_use_locked))
-			outcome = admit(&metering, room ? &buffer.event : NULL, verdict, call);
+		room = QueueReserve(buffer.event.size, room_deadline);
+		if (!room && recorded_always)
+			break;
+		outcome = admit(&metering, room ? &buffer.event : NULL, verdict, call);
 		UsageRelease();
-		if (!room && outcome == METER_FIRST_USE && first_use_locked)
-			break;
-		if (!room && outcome == METER_NOT_READY && !denied && VerifyOnOverload == OVERLOAD_DENY)
-			break;
 		if (!room && (outcome == METER_ADMITTED || outcome == METER_DENIED))
 			QueueCount(outcome == METER_DENIED ? QUEUE_DROPPED : QUEUE_UNRECORDED, 1);
 	}
@@ -295,14 +294,18 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	return RECORDED_NOT;
 }
 
-/* Locks the key's first use against its deletion; false: not in time. */
+/*
+ * Locks the key's first use against its deletion; false: not in time.  Who
+ * deletes it may be waiting for the keys that this call has locked before, so
+ * these are let go first.
+ */
 static bool
 lockFirstUse(int64 key_id, Call *call)
 {
 	while (!GuardFirstUseTryLock(key_id))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (ClockMillisecondsUntil(call->deadline) == 0)
+		if (!awaitDurable(call) || ClockMillisecondsUntil(call->deadline) == 0)
 			return false;
 		pg_usleep(GUARD_NAP_US);
 	}
