@@ -281,6 +281,19 @@ writeLog(const BatchRequest *requests, int count)
 			   &columns);
 }
 
+/* Returns when the request of a completion was: its id tells. */
+static TimestampTz
+requestTime(const Event *completion)
+{
+	int64		at;
+	int64		key_id;
+	uint32		sequence;
+
+	if (!RequestIdDecode(&completion->request_id, &at, &key_id, &sequence))
+		elog(ERROR, "malformed request id in the queue");
+	return ClockTimestamp(at * 1000);
+}
+
 /*
  * Completes a request that was logged before; adds to usage what that changes,
  * nothing if it was completed already or is not in the log.
@@ -289,7 +302,7 @@ static void
 completeLogged(const Event *completion, HTAB *usages)
 {
 	static SPIPlanPtr plan = NULL;
-	TimestampTz at = ClockTimestamp(completion->at * 1000);
+	TimestampTz at = requestTime(completion);
 	Datum		values[6] = {
 		TimestampTzGetDatum(at), Int64GetDatum(completion->key_id), UUIDPGetDatum((const pg_uuid_t *) &completion->request_id),
 		Int16GetDatum(completion->status), Float4GetDatum(completion->duration_ms), Int64GetDatum(completion->credits)

@@ -22,6 +22,7 @@ typedef struct Batch
 	const char *events;
 	uint64		size;			/* bytes */
 	uint64		position;		/* in the queue, behind the last */
+	bool		discarded;		/* of an extension that is gone: not written */
 	const char *quarantine_reason;	/* NULL: log them; else they go to quarantine, and count all the same */
 } Batch;
 

@@ -143,6 +143,14 @@ fetchIndexed(const CatalogTable *table, Relation rel, int index, Datum value, Sn
 	return found;
 }
 
+/* Returns the OID of the table key. */
+Oid
+LookupKeyRelation(void)
+{
+	CatalogResolve(&key_table);
+	return key_table.oid;
+}
+
 /* Starts a look-up with the latest snapshot, after taking notice of all changes of definitions. */
 void
 LookupBegin(Lookup *lookup)

@@ -51,6 +51,7 @@ typedef enum ProductStanding
 	PRODUCT_NOT_ASSIGNED
 } ProductStanding;
 
+extern Oid	LookupKeyRelation(void);
 extern void LookupBegin(Lookup *lookup);
 extern bool LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row);
 extern bool LookupById(Lookup *lookup, int64 key_id, KeyRow *row);

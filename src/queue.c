@@ -63,8 +63,8 @@ typedef struct QueueShared
 	pg_atomic_uint64 promised;
 	pg_atomic_uint64 durable;
 	pg_atomic_uint32 sequence;
-	pg_atomic_uint32 maintain;	/* somebody has asked for the care of what is stored */
-	pg_atomic_uint64 maintained;	/* how often it was done */
+	pg_atomic_uint64 maintain_requests; /* how often somebody has asked for the care of what is stored */
+	pg_atomic_uint64 maintained;	/* how many of these had been made when the last care began */
 	pg_atomic_uint32 urgent;	/* somebody waits: do not wait for the interval */
 	pg_atomic_uint64 counters[QUEUE_COUNTERS];
 	ConditionVariable room;		/* the tail has moved */
@@ -152,7 +152,7 @@ QueueShmemInit(void)
 		pg_atomic_init_u64(&q->durable, 0);
 		pg_atomic_init_u32(&q->sequence, 0);
 		pg_atomic_init_u32(&q->urgent, 0);
-		pg_atomic_init_u32(&q->maintain, 0);
+		pg_atomic_init_u64(&q->maintain_requests, 0);
 		pg_atomic_init_u64(&q->maintained, 0);
 		for (int c = 0; c < QUEUE_COUNTERS; c++)
 			pg_atomic_init_u64(&q->counters[c], 0);
@@ -194,9 +194,13 @@ detachAtExit(int code, Datum arg)
 	QueueWriterEnd();
 	if (queue)					/* as a backend */
 	{
+		bool		last;
+
 		LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
-		queue->attached--;
+		last = (--queue->attached == 0);
 		LWLockRelease(DIRECTORY_LOCK);
+		if (last)
+			QueueWakeWriter();	/* to end soon, if nobody comes */
 		queue = NULL;
 	}
 }
@@ -329,9 +333,11 @@ QueueAttach(int64 deadline)
 static bool
 tryReserve(uint64 size)
 {
-	if (pg_atomic_add_fetch_u64(&queue->promised, size) <= directory->size)
-		return true;
-	pg_atomic_sub_fetch_u64(&queue->promised, size);
+	uint64		promised = pg_atomic_read_u64(&queue->promised);
+
+	while (promised + size <= directory->size)
+		if (pg_atomic_compare_exchange_u64(&queue->promised, &promised, promised + size))
+			return true;
 	return false;
 }
 
@@ -473,21 +479,19 @@ QueueWaitWritten(int64 deadline)
 }
 
 static bool
-isMaintained(uint64 times)
+isMaintained(uint64 request)
 {
-	return pg_atomic_read_u64(&queue->maintained) >= times;
+	return pg_atomic_read_u64(&queue->maintained) >= request;
 }
 
 /* Asks the writer to care for what is stored and waits until it has; false: not in time. */
 bool
 QueueWaitMaintained(int64 deadline)
 {
-	/* One that is under way may have begun before what we want cared for: wait for the next. */
-	uint64		times = pg_atomic_read_u64(&queue->maintained) + 1;
+	uint64		request = pg_atomic_add_fetch_u64(&queue->maintain_requests, 1);
 
-	pg_atomic_write_u32(&queue->maintain, 1);
 	QueueWakeWriter();
-	return waitFor(&queue->writer, isMaintained, times, deadline);
+	return waitFor(&queue->writer, isMaintained, request, deadline);
 }
 
 /* Counts what stats() shows. */
@@ -581,12 +585,13 @@ QueueWriterEnd(void)
 	LWLockRelease(queue_lock);
 	is_writer = false;
 	queue = NULL;
+	wakeLauncher();				/* there may be need of another */
 }
 
 /*
- * Copies whole events, oldest first, into the buffer: as many as fit in so many
- * bytes, but one at least, for which there is always room.  Returns how many
- * bytes, and in *position the position behind them.
+ * Copies whole events of one relation, oldest first, into the buffer: as many as
+ * fit in so many bytes, but one at least, for which there is always room.
+ * Returns how many bytes, and in *position the position behind them.
  */
 uint64
 QueueTake(char *buffer, size_t size, uint64 *position)
@@ -600,13 +605,13 @@ QueueTake(char *buffer, size_t size, uint64 *position)
 	LWLockRelease(queue_lock);
 	while (queue->tail + taken < head)
 	{
-		uint32		event_size;
+		Event		next;
 
-		copyOut(queue->tail + taken, &event_size, sizeof(event_size));
-		if (taken > 0 && taken + event_size > size)
+		copyOut(queue->tail + taken, &next, offsetof(Event, texts));
+		if (taken > 0 && (taken + next.size > size || next.relation != ((Event *) buffer)->relation))
 			break;
-		copyOut(queue->tail + taken, buffer + taken, event_size);
-		taken += event_size;
+		copyOut(queue->tail + taken, buffer + taken, next.size);
+		taken += next.size;
 	}
 	*position = queue->tail + taken;
 	return taken;
@@ -664,18 +669,18 @@ QueueIsUrgent(void)
 	return pg_atomic_read_u32(&queue->urgent) != 0;
 }
 
-/* Tells whether somebody has asked for the care of what is stored, and takes the request. */
-bool
-QueueTakeMaintainRequest(void)
+/* Returns how often somebody has asked for the care of what is stored. */
+uint64
+QueueMaintainRequests(void)
 {
-	return pg_atomic_exchange_u32(&queue->maintain, 0) != 0;
+	return pg_atomic_read_u64(&queue->maintain_requests);
 }
 
-/* Takes note that what is stored was cared for. */
+/* Takes note that what is stored was cared for, after so many requests. */
 void
-QueueMaintained(void)
+QueueMaintained(uint64 requests)
 {
-	pg_atomic_fetch_add_u64(&queue->maintained, 1);
+	pg_atomic_write_u64(&queue->maintained, requests);
 	ConditionVariableBroadcast(&queue->writer);
 }
 

@@ -26,7 +26,7 @@ typedef struct Event
 	uint8		code;			/* requests: the verdict's */
 	bool		admitted;		/* requests */
 	bool		urgent;			/* somebody waits for it to be durable */
-	int64		at;				/* of the request, microseconds since the Unix epoch */
+	int64		at;				/* of the request, or of its completion: microseconds since the Unix epoch */
 	int64		key_id;
 	RequestId	request_id;
 	int64		account_id;		/* of completions: only where requests are not logged; else 0 */
@@ -37,6 +37,7 @@ typedef struct Event
 	bool		has_duration;	/* completions */
 	bool		has_credits;	/* completions */
 	float		duration_ms;	/* completions */
+	Oid			relation;		/* the table key: an extension made anew has no use for events of the old one */
 	int64		credits;		/* completions */
 	uint8		address_len;	/* 0: none */
 	uint8		address[16];
@@ -121,8 +122,8 @@ extern void QueueReport(WriterState state, const char *error);
 extern bool QueueIsIdle(void);
 extern bool QueueIsUrgent(void);
 extern bool QueueHasBackends(void);
-extern bool QueueTakeMaintainRequest(void);
-extern void QueueMaintained(void);
+extern uint64 QueueMaintainRequests(void);
+extern void QueueMaintained(uint64 requests);
 
 /* The launcher's side. */
 extern void QueueLauncherBegin(void);

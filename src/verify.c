@@ -155,6 +155,7 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
 
 	memset(event, 0, size);
 	event->kind = EVENT_REQUEST;
+	event->relation = LookupKeyRelation();
 	event->key_id = row->key_id;
 	event->account_id = row->account_id;
 	event->cost = request->cost;
@@ -518,6 +519,7 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 	}			buffer;
 	Event	   *event = &buffer.event;
 	uint32		sequence;
+	int64		requested_at;
 	int32		status;
 	Call		call;
 
@@ -531,6 +533,7 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 				 errmsg("status must be an HTTP status, from 100 to 599")));
 	memset(&buffer, 0, sizeof(buffer));
 	event->kind = EVENT_COMPLETION;
+	event->relation = LookupKeyRelation();
 	event->size = MAXALIGN(offsetof(Event, texts));
 	event->key_meter = event->account_meter = METER_NONE;
 	event->urgent = VerifySynchronous;
@@ -544,13 +547,14 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be negative", event->credits < 0 ? "credits" : "duration_ms")));
 	memcpy(&event->request_id, PG_GETARG_UUID_P(0), REQUESTID_LEN);
-	if (!RequestIdDecode(&event->request_id, &event->at, &event->key_id, &sequence))
+	if (!RequestIdDecode(&event->request_id, &requested_at, &event->key_id, &sequence))
 		PG_RETURN_BOOL(false);
 	if (!BatchLogRequests && !findAccount(event->key_id, &event->account_id))
 		PG_RETURN_BOOL(false);
 
 	if (!QueueAttach(call.deadline) || !QueueReserve(event->size, call.deadline))
 		PG_RETURN_BOOL(false);
+	event->at = ClockNow() / 1000;
 	HOLD_INTERRUPTS();
 	call.durable_from = QueueAppend(event);
 	RESUME_INTERRUPTS();

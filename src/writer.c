@@ -11,9 +11,12 @@
  * after, and only then the queue is durable up to there.
  *
  * A batch that fails is tried again, with growing pauses.  What has nothing to
- * do with its rows (locks, resources, shutdown) is waited out for ever; any other
- * error has it halved until one event is left, which goes to quarantine and
- * counts in usage all the same.
+ * do with its rows (locks, resources, privileges, shutdown) is waited out for ever;
+ * any other error has it halved, without pauses, until one event is left, which
+ * goes to quarantine and counts in usage all the same.
+ *
+ * Events of an extension that was dropped, whether or not it was made anew, are
+ * discarded.
  *
  * The writer takes nothing from its surroundings: settings that ALTER DATABASE
  * or ALTER ROLE could plant are overridden before it connects, every name is
@@ -41,6 +44,7 @@
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -49,6 +53,7 @@
 #include "batch.h"
 #include "catalog.h"
 #include "clock.h"
+#include "lookup.h"
 #include "maintain.h"
 #include "queue.h"
 #include "waitpoint.h"
@@ -56,6 +61,8 @@
 
 #define BATCH_BYTES			(1024 * 1024)
 #define IDLE_END_NS			(3 * NS_PER_SECOND)
+#define IDLE_NAP_MS			1000
+#define STOP_NAP_MS			10
 #define DRAIN_NS			(5 * NS_PER_SECOND)
 #define MAINTAIN_NS			(24 * 3600 * NS_PER_SECOND)
 #define PAUSE_MAX_MS		5000	/* between attempts to write a failing batch */
@@ -69,14 +76,16 @@ static volatile sig_atomic_t stop_requested = false;
 /* The batch that the open transaction writes; the commit callback settles it. */
 static Batch batch;
 static bool batch_in_transaction = false;
-static int64 batch_first_at;	/* microseconds since the Unix epoch */
+static char *buffer;
 
 /* How the last attempt ended. */
-static char *buffer;
 static int	failures = 0;		/* in a row */
 static int64 retry_at = 0;		/* engine time; not before */
-static uint64 batch_limit = BATCH_BYTES;	/* bytes; halved to isolate an event that cannot be written */
-static char poison_reason[QUEUE_ERROR_MAX];
+
+/* An event that cannot be written is before suspect_end, and isolated by ever smaller batches up to there. */
+static uint64 suspect_end = 0;
+static uint64 batch_limit = BATCH_BYTES;
+static char poison_reason[QUEUE_ERROR_MAX]; /* the next event's, if not empty */
 
 static void
 requestStop(SIGNAL_ARGS)
@@ -92,10 +101,12 @@ requestStop(SIGNAL_ARGS)
 static void
 settleBatch(void)
 {
+	int64		first_at = BatchNext(&batch, NULL)->at;
 	uint64		events = BatchSettle(&batch);
 
-	QueueAdvance(batch.position, Max(ClockNow() / 1000 - batch_first_at, 0));
-	QueueCount(batch.quarantine_reason ? QUEUE_QUARANTINED : QUEUE_WRITTEN, events);
+	QueueAdvance(batch.position, Max(ClockNow() / 1000 - first_at, 0));
+	if (!batch.discarded)
+		QueueCount(batch.quarantine_reason ? QUEUE_QUARANTINED : QUEUE_WRITTEN, events);
 }
 
 /* Right after the commit that wrote the batch, settles it. */
@@ -175,7 +186,9 @@ static bool
 writeStep(void *unused)
 {
 	batch_in_transaction = true;
-	BatchWrite(&batch);
+	batch.discarded = BatchNext(&batch, NULL)->relation != LookupKeyRelation();
+	if (!batch.discarded)
+		BatchWrite(&batch);
 	WAIT_POINT("writer_commit");
 	return false;
 }
@@ -198,6 +211,7 @@ isTransient(int sqlstate)
 		case ERRCODE_TO_CATEGORY(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE):	/* locks */
 		case ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION):
 		case ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR):
+		case ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION):	/* privileges, definitions */
 			return true;
 		default:
 			return false;
@@ -220,32 +234,44 @@ makePartitions(char *error, int *sqlstate)
 	return true;
 }
 
-/* Draws the consequences of a failure: a smaller batch, or quarantine, and a pause before the next attempt. */
+/*
+ * Draws the consequences of a failure: a pause before the next attempt or, if
+ * the error is not of a kind that goes by itself, smaller batches up to the
+ * end of this one, and at last quarantine.
+ */
 static void
-learnFromFailure(const char *error, int sqlstate)
+learnFromFailure(const char *error, bool transient)
 {
+	bool		isolating = batch.position <= suspect_end;
+
 	failures++;
-	retry_at = ClockNow() + Min((int64) WriterFlushInterval << Min(failures, 10), PAUSE_MAX_MS) * NS_PER_MILLISECOND;
 	MaintainForget();
+	QueueReport(WRITER_FAILING, error);
+	if (!transient && (isolating || failures > 1))
+	{
+		suspect_end = Max(suspect_end, batch.position);
+		if (BatchNext(&batch, BatchNext(&batch, NULL)) == NULL)
+			strlcpy(poison_reason, error, sizeof(poison_reason));
+		else
+			batch_limit = batch.size / 2;
+		retry_at = 0;
+		return;
+	}
+	retry_at = ClockNow() + Min((int64) WriterFlushInterval << Min(failures, 10), PAUSE_MAX_MS) * NS_PER_MILLISECOND;
 	ereport(LOG,
 			(errmsg("apikeys writer could not write a batch of " UINT64_FORMAT " bytes: %s", batch.size, error),
 			 errhidestmt(true)));
-	QueueReport(WRITER_FAILING, error);
-	if (isTransient(sqlstate) || failures < 2)
-		return;
-	if (BatchNext(&batch, BatchNext(&batch, NULL)) == NULL)
-		strlcpy(poison_reason, error, sizeof(poison_reason));
-	else
-		batch_limit = Max(batch.size / 2, EVENT_SIZE_MAX);
 }
 
 static bool
 extensionExists(void)
 {
+	Oid			schema;
 	bool		exists;
 
 	StartTransactionCommand();
-	exists = OidIsValid(CatalogSchema(true));
+	schema = CatalogSchema(true);
+	exists = OidIsValid(schema) && OidIsValid(get_relname_relid(log_table.name, schema));
 	CommitTransactionCommand();
 	return exists;
 }
@@ -263,28 +289,43 @@ writeNext(void)
 	batch.quarantine_reason = poison_reason[0] ? poison_reason : NULL;
 	if (batch.size == 0)
 		return false;
-	batch_first_at = BatchNext(&batch, NULL)->at;
 
-	if (!extensionExists())
+	batch.discarded = !extensionExists();
+	if (batch.discarded)
+		settleBatch();
+	else if (!makePartitions(error, &sqlstate))
 	{
-		settleBatch();			/* nobody wants these any more */
-		BatchSetDurable(&batch);
-		return batch.size > BATCH_BYTES / 2;
+		learnFromFailure(error, true);
+		return false;
 	}
-	if (makePartitions(error, &sqlstate) && runTransaction(writeStep, NULL, &more, error, &sqlstate))
+	else if (!runTransaction(writeStep, NULL, &more, error, &sqlstate))
 	{
-		WAIT_POINT("writer_flush");
-		flushBatch();
-		if (failures > 0)
-			QueueReport(WRITER_RUNNING, NULL);
-		failures = 0;
-		poison_reason[0] = '\0';
-		more = batch.size > batch_limit / 2;
-		batch_limit = Min(batch_limit * 2, BATCH_BYTES);
-		return more;
+		learnFromFailure(error, isTransient(sqlstate));
+		return false;
 	}
-	learnFromFailure(error, sqlstate);
-	return false;
+	WAIT_POINT("writer_flush");
+	flushBatch();
+
+	if (batch.quarantine_reason)
+		ereport(LOG,
+				(errmsg("apikeys writer put an event into quarantine: %s", batch.quarantine_reason),
+				 errhidestmt(true)));
+	if (failures > 0)
+		QueueReport(WRITER_RUNNING, NULL);
+	failures = 0;
+	poison_reason[0] = '\0';
+	more = batch.size > batch_limit / 2 || batch.position < suspect_end;
+	if (batch.position >= suspect_end)
+		batch_limit = BATCH_BYTES;
+	return more;
+}
+
+/* Takes notice of interrupts between transactions, where there is nothing to cancel. */
+static void
+checkInterrupts(void)
+{
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
 }
 
 static bool
@@ -297,6 +338,8 @@ maintainStep(void *step)
 static void
 maintain(void)
 {
+	if (!extensionExists())
+		return;
 	for (const MaintainStep *step = MaintainSteps; *step; step++)
 	{
 		char		error[QUEUE_ERROR_MAX];
@@ -305,9 +348,10 @@ maintain(void)
 
 		while (more && !stop_requested)
 		{
-			CHECK_FOR_INTERRUPTS();
+			checkInterrupts();
 			if (runTransaction(maintainStep, (void *) step, &more, error, &sqlstate))
 				continue;
+			MaintainForget();
 			ereport(LOG,
 					(errmsg("apikeys maintenance was put off: %s", error),
 					 errhidestmt(true)));
@@ -322,7 +366,9 @@ overrideSettings(void)
 {
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
+		{"role", "none"},
 		{"session_replication_role", "replica"},
+		{"exit_on_error", "off"},
 		{"synchronous_commit", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
@@ -358,7 +404,7 @@ nap(long timeout_ms)
 {
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
+	checkInterrupts();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
@@ -373,6 +419,8 @@ serve(void)
 	int64		maintain_at = ClockNow();
 	int64		busy_at = ClockNow();
 	int64		stop_at = 0;
+	uint64		asked;
+	uint64		answered = QueueMaintainRequests();
 
 	while (WriterEnabled)
 	{
@@ -389,18 +437,22 @@ serve(void)
 			stop_at = now + DRAIN_NS;
 		if (stop_requested && now >= stop_at)
 			break;
-		if (now >= maintain_at || QueueTakeMaintainRequest())
+		asked = QueueMaintainRequests();
+		if (now >= maintain_at || asked != answered)
 		{
 			maintain();
 			maintain_at = now + MAINTAIN_NS;
-			QueueMaintained();
+			answered = asked;
+			QueueMaintained(answered);
 		}
 		if (failures > 0)
 			nap(Min(ClockMillisecondsUntil(retry_at), WriterFlushInterval));
-		else if (!more && !QueueIsUrgent())
-			nap(stop_requested ? 10 : WriterFlushInterval);
+		else if (more || QueueIsUrgent())
+			checkInterrupts();
+		else if (stop_requested)
+			nap(STOP_NAP_MS);
 		else
-			CHECK_FOR_INTERRUPTS();
+			nap(QueueHasBackends() ? WriterFlushInterval : Min(WriterFlushInterval, IDLE_NAP_MS));
 	}
 	if (!QueueIsIdle() && stop_requested)
 		ereport(LOG,
@@ -415,13 +467,13 @@ WriterMain(Datum database)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	overrideSettings();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database), InvalidOid, 0);
+	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database), InvalidOid, BGWORKER_BYPASS_ALLOWCONN);
 	RegisterXactCallback(endTransaction, NULL);
 	buffer = MemoryContextAllocHuge(TopMemoryContext, BATCH_BYTES);
 
 	if (QueueWriterBegin(DatumGetObjectId(database)))
 		serve();
-	else if (extensionExists())
+	else
 		maintain();
 	proc_exit(0);
 }
