@@ -50,6 +50,7 @@ SQL_PARTS = \
 	src/sql/account.sql \
 	src/sql/key.sql \
 	src/sql/plan.sql \
+	src/sql/upgrade_request.sql \
 	src/sql/authenticate.sql \
 	src/sql/verify.sql \
 	src/sql/stats.sql \
@@ -76,6 +77,7 @@ REGRESS = \
 	account \
 	key \
 	plan \
+	upgrade_request \
 	audit \
 	authenticate \
 	verify \
@@ -90,7 +92,8 @@ REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 ISOLATION = \
 	guard \
 	firstuse \
-	plan
+	plan \
+	upgrade_request
 ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config

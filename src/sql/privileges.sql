@@ -48,7 +48,7 @@ GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- What views, policies and constraints call, they call as the one who uses them.
 GRANT EXECUTE ON FUNCTION
-    apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz)
+    apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz), apikeys.wall_clock()
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]) TO apikeys_manager, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]) TO apikeys_admin;
@@ -89,6 +89,19 @@ GRANT EXECUTE ON FUNCTION
     apikeys.remove_member(name, text)
 TO apikeys_admin;
 
+GRANT EXECUTE ON FUNCTION
+    apikeys.request_upgrade(bigint, text, text, text, text, text, bigint, bigint, apikeys.limits),
+    apikeys.answer_upgrade(bigint, text),
+    apikeys.withdraw_upgrade(bigint),
+    apikeys.get_upgrade(bigint)
+TO apikeys_manager, apikeys_admin;
+GRANT EXECUTE ON FUNCTION
+    apikeys.ask_upgrade(bigint, text),
+    apikeys.approve_upgrade(bigint, text),
+    apikeys.decline_upgrade(bigint, text),
+    apikeys.create_upgrade_rule(text, text, text, text)
+TO apikeys_admin;
+
 -- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.
 
 GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list
@@ -103,6 +116,9 @@ GRANT UPDATE (active, expires_at, tier, limits, scopes, billing_type) ON apikeys
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
 GRANT INSERT, UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT SELECT, INSERT, DELETE ON apikeys.member TO apikeys_admin;
+GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_admin, apikeys_auditor;
+GRANT SELECT ON apikeys.upgrade_queue TO apikeys_admin, apikeys_auditor;
+GRANT SELECT, INSERT, UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
 
 GRANT SELECT ON
     apikeys.member, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.adjustment, apikeys.notice,

@@ -1,0 +1,306 @@
+-- Requests for a higher tier or higher limits of a key: asked for by who manages the key, decided by members of apikeys_admin.
+--
+--   request_upgrade     ->  pending  <->  needs_information      ask_upgrade, answer_upgrade
+--   pending or needs_information  ->  approved, declined, withdrawn
+--
+-- Whoever changes a request locks the key first, as who deletes the key does, then the request.
+
+CREATE FUNCTION apikeys.working_days_after(start timestamptz, days int) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT d.day AT TIME ZONE 'UTC'
+    FROM generate_series(1, 2 * days + 2) AS n, LATERAL (SELECT (start AT TIME ZONE 'UTC') + make_interval(days => n)) AS d (day)
+    WHERE extract(isodow FROM d.day) < 6
+    ORDER BY n OFFSET days - 1 LIMIT 1;
+END;
+COMMENT ON FUNCTION apikeys.working_days_after(timestamptz, int) IS
+'The same time of day so many working days later (1 or more): Monday to Friday, by the calendar of UTC. Internal.';
+
+CREATE FUNCTION apikeys.limits_reach(limits apikeys.limits, bar apikeys.limits) RETURNS boolean
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(bool_and(l.cap IS NULL OR l.cap >= b.cap), NOT EXISTS (SELECT FROM apikeys.limits_items(limits)))
+    FROM apikeys.limits_items(bar) AS b LEFT JOIN apikeys.limits_items(limits) AS l ON l.limit_window = b.limit_window;
+END;
+COMMENT ON FUNCTION apikeys.limits_reach(apikeys.limits, apikeys.limits) IS
+'Whether limits have no lower cap on any window of the bar; where the bar has none, whether they have none either. Internal.';
+
+CREATE FUNCTION apikeys.limits_rise(former apikeys.limits, wanted apikeys.limits) RETURNS boolean
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT apikeys.limits_reach(wanted, former) AND EXISTS (
+        SELECT FROM apikeys.limits_items(former) AS f LEFT JOIN apikeys.limits_items(wanted) AS w ON w.limit_window = f.limit_window
+        WHERE w.cap IS NULL OR w.cap > f.cap);
+END;
+COMMENT ON FUNCTION apikeys.limits_rise(apikeys.limits, apikeys.limits) IS
+'Whether limits are higher than others: no window of those gets a lower cap, and one at least gets a higher one or is free. Windows that are new are not judged. Internal.';
+
+-- Lists.
+
+CREATE VIEW apikeys.upgrade_list WITH (security_barrier) AS
+SELECT r.id, a.name AS account, r.key_id, k.alias, r.tier, r.limits, r.state,
+       r.state = 'pending' AND r.due_at < apikeys.wall_clock() AS overdue,
+       r.motivation, r.project, r.project_kind, r.purpose, r.expected_requests, r.expected_users, r.asked_at, r.asked_by, r.due_at,
+       r.question, r.answer, r.decided_at, r.decided_by, r.note
+FROM apikeys.upgrade_request AS r
+JOIN apikeys.key AS k ON k.key_id = r.key_id
+JOIN apikeys.account AS a ON a.account_id = k.account_id
+WHERE (SELECT apikeys.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
+COMMENT ON VIEW apikeys.upgrade_list IS 'All upgrade requests, open and closed, for keys that the session''s user may manage.';
+COMMENT ON COLUMN apikeys.upgrade_list.tier IS 'The tier asked for; NULL: limits are.';
+COMMENT ON COLUMN apikeys.upgrade_list.limits IS 'The limits asked for; NULL: a tier is.';
+COMMENT ON COLUMN apikeys.upgrade_list.state IS 'pending: with the provider; needs_information: with who asked; approved, declined or withdrawn: closed.';
+COMMENT ON COLUMN apikeys.upgrade_list.overdue IS 'Whether it is still pending after due_at.';
+COMMENT ON COLUMN apikeys.upgrade_list.due_at IS 'Two working days (Monday to Friday, UTC) after it was asked for or answered.';
+
+CREATE VIEW apikeys.upgrade_queue WITH (security_barrier) AS
+SELECT l.*, k.tier AS present_tier, k.limits AS present_limits
+FROM apikeys.upgrade_list AS l JOIN apikeys.key_list AS k ON k.key_id = l.key_id
+WHERE l.state IN ('pending', 'needs_information')
+ORDER BY l.overdue DESC, l.state = 'pending' DESC, l.due_at, l.id;
+COMMENT ON VIEW apikeys.upgrade_queue IS
+'The open upgrade requests in the order in which to see to them: overdue ones first, those that wait for information last.';
+COMMENT ON COLUMN apikeys.upgrade_queue.present_limits IS 'The limits in effect now: the key''s own, else its tier''s.';
+
+CREATE FUNCTION apikeys.get_upgrade(id bigint) RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    listed apikeys.upgrade_list;
+BEGIN
+    SELECT l.* INTO listed FROM apikeys.upgrade_list AS l WHERE l.id = get_upgrade.id;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = format('upgrade request %s does not exist', coalesce(id::text, 'NULL'));
+    END IF;
+    RETURN listed;
+END
+$$;
+COMMENT ON FUNCTION apikeys.get_upgrade(bigint) IS 'The upgrade request''s row of the view upgrade_list. Errors: P0002 unknown request.';
+
+-- Rules.
+
+CREATE FUNCTION apikeys.check_upgrade(key_id bigint, tier text, limits apikeys.limits) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present   apikeys.key;
+    rules     apikeys.plan;
+    held      apikeys.tier;
+    wanted    apikeys.tier;
+    effective apikeys.limits;
+BEGIN
+    SELECT k.* INTO STRICT present FROM apikeys.key AS k WHERE k.key_id = check_upgrade.key_id;
+    SELECT p.* INTO STRICT rules FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan WHERE a.account_id = present.account_id;
+    SELECT t.* INTO held FROM apikeys.tier AS t WHERE t.name = present.tier;
+    SELECT t.* INTO wanted FROM apikeys.tier AS t WHERE t.name = check_upgrade.tier;
+    effective := coalesce(present.limits, held.limits, '');
+    IF tier IS NOT NULL AND wanted.name IS NULL THEN
+        RAISE no_data_found USING MESSAGE = format('tier "%s" does not exist', tier);
+    ELSIF limits IS NOT NULL AND NOT rules.custom_limits_allowed THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('plan "%s" does not allow limits of a key''s own', rules.name),
+            HINT = 'Ask for a tier.';
+    ELSIF wanted.rank <= held.rank THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('tier "%s" is not above the key''s tier "%s"', tier, held.name);
+    ELSIF present.limits IS NULL AND tier IS NOT NULL AND held.name IS NOT NULL THEN
+        RETURN;
+    ELSIF effective::text = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the key has no limits that could be higher';
+    ELSIF NOT apikeys.limits_rise(effective, coalesce(limits, wanted.limits)) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('limits of %s are not above the key''s: %s', coalesce(limits, wanted.limits), effective),
+            HINT = 'No window may get less, and one at least must get more.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_upgrade(bigint, text, apikeys.limits) IS
+'Whether a tier or limits would be an upgrade for a key: a tier by its rank, against limits of the key''s own by its limits, too. Internal. Errors: P0002, 22023.';
+
+CREATE FUNCTION apikeys.matching_rule(request apikeys.upgrade_request) RETURNS apikeys.upgrade_rule
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT r.*
+    FROM apikeys.upgrade_rule AS r
+    LEFT JOIN apikeys.tier AS bar ON bar.name = r.min_tier
+    LEFT JOIN apikeys.tier AS wanted ON wanted.name = (request).tier
+    WHERE (r.min_tier IS NULL OR coalesce(wanted.rank >= bar.rank, apikeys.limits_reach((request).limits, bar.limits)))
+      AND (r.project_kind IS NULL OR lower(r.project_kind) = lower((request).project_kind))
+      AND (r.purpose IS NULL OR lower(r.purpose) = lower((request).purpose))
+    ORDER BY r.id LIMIT 1;
+END;
+COMMENT ON FUNCTION apikeys.matching_rule(apikeys.upgrade_request) IS 'The first rule by which a request is declined at once; NULL: none. Internal.';
+
+CREATE FUNCTION apikeys.create_upgrade_rule(
+    reason text, min_tier text DEFAULT NULL, project_kind text DEFAULT NULL, purpose text DEFAULT NULL)
+RETURNS apikeys.upgrade_rule
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made apikeys.upgrade_rule;
+BEGIN
+    INSERT INTO apikeys.upgrade_rule (min_tier, project_kind, purpose, reason)
+    VALUES (create_upgrade_rule.min_tier, create_upgrade_rule.project_kind, create_upgrade_rule.purpose, create_upgrade_rule.reason)
+    RETURNING * INTO made;
+    PERFORM apikeys.audit('insert', 'upgrade_rule', made.id::text, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION apikeys.create_upgrade_rule(text, text, text, text) IS
+'Decline at once, with the reason, upgrade requests that match all the other arguments that are given: min_tier: for this tier or a higher one, or for limits that reach its; project_kind and purpose: the same text in upper or lower case. Errors: 23503 unknown tier; 23502, 23514 no reason.';
+
+-- Asking.
+
+CREATE FUNCTION apikeys.request_upgrade(
+    key_id bigint, tier text DEFAULT NULL, motivation text DEFAULT NULL, project text DEFAULT NULL, project_kind text DEFAULT NULL,
+    purpose text DEFAULT NULL, expected_requests bigint DEFAULT NULL, expected_users bigint DEFAULT NULL,
+    limits apikeys.limits DEFAULT NULL)
+RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    asked    apikeys.key_list := apikeys.get_key(key_id);
+    present  timestamptz := apikeys.wall_clock();
+    made     apikeys.upgrade_request;
+    matching apikeys.upgrade_rule;
+BEGIN
+    IF (tier IS NULL) = (limits IS NULL) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'ask for either a tier or limits';
+    ELSIF coalesce(btrim(motivation), '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'an upgrade request must have a motivation';
+    ELSIF expected_requests < 0 OR expected_users < 0 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'expected requests and users must not be negative';
+    END IF;
+    PERFORM FROM apikeys.key AS k WHERE k.key_id = request_upgrade.key_id FOR NO KEY UPDATE;
+    PERFORM apikeys.check_upgrade(key_id, tier, limits);
+    INSERT INTO apikeys.upgrade_request (
+        key_id, tier, limits, motivation, project, project_kind, purpose, expected_requests, expected_users, asked_at, due_at)
+    VALUES (
+        asked.key_id, request_upgrade.tier, request_upgrade.limits, request_upgrade.motivation, request_upgrade.project,
+        request_upgrade.project_kind, request_upgrade.purpose, request_upgrade.expected_requests, request_upgrade.expected_users,
+        present, apikeys.working_days_after(present, 2))
+    ON CONFLICT DO NOTHING
+    RETURNING * INTO made;
+    IF NOT FOUND THEN
+        RAISE unique_violation USING
+            MESSAGE = format('key "%s" of account "%s" has an open upgrade request already', asked.alias, asked.account),
+            HINT = 'Wait until it is decided, or withdraw it.';
+    END IF;
+    PERFORM apikeys.audit('insert', 'upgrade_request', made.id::text, k.account_id, NULL, apikeys.audited_row(to_jsonb(made)))
+    FROM apikeys.key AS k WHERE k.key_id = made.key_id;
+    matching := apikeys.matching_rule(made);
+    IF matching.id IS NOT NULL THEN
+        RETURN apikeys.close_upgrade(made.id, 'declined', format('upgrade_rule %s', matching.id), matching.reason);
+    END IF;
+    RETURN apikeys.get_upgrade(made.id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.request_upgrade(bigint, text, text, text, text, text, bigint, bigint, apikeys.limits) IS
+'Ask for a higher tier of a key, or for higher limits of its own where the plan allows them. A tier is higher by its rank; limits are if no window gets a lower cap and one at least gets a higher one or is free. The motivation is required; project, project_kind, purpose and the numbers expected (requests a month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and note of the result.
+Errors: P0002 unknown key or tier; 22023 not higher, no motivation, or not in the plan; 23505 the key has an open request.';
+
+CREATE FUNCTION apikeys.lock_upgrade(id bigint, VARIADIC states text[]) RETURNS apikeys.upgrade_request
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    listed apikeys.upgrade_list := apikeys.get_upgrade(id);
+    locked apikeys.upgrade_request;
+BEGIN
+    PERFORM FROM apikeys.key AS k WHERE k.key_id = listed.key_id FOR NO KEY UPDATE;
+    SELECT r.* INTO locked FROM apikeys.upgrade_request AS r WHERE r.id = listed.id FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = format('upgrade request %s does not exist', id);
+    ELSIF locked.state <> ALL (states) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = format('upgrade request %s is in state %s', id, locked.state),
+            HINT = format('It must be in state %s.', array_to_string(states, ' or '));
+    END IF;
+    RETURN locked;
+END
+$$;
+COMMENT ON FUNCTION apikeys.lock_upgrade(bigint, text[]) IS
+'The upgrade request in one of these states, locked after its key. Internal. Errors: P0002 unknown request; 55000 it is in another state.';
+
+CREATE FUNCTION apikeys.close_upgrade(id bigint, state text, decided_by text, note text) RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE apikeys.upgrade_request AS r
+    SET state = close_upgrade.state, decided_at = apikeys.wall_clock(), decided_by = close_upgrade.decided_by, note = close_upgrade.note
+    WHERE r.id = close_upgrade.id;
+    RETURN apikeys.get_upgrade(id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.close_upgrade(bigint, text, text, text) IS 'What ends an upgrade request that is locked. Internal.';
+
+CREATE FUNCTION apikeys.answer_upgrade(id bigint, answer text) RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.lock_upgrade(id, 'needs_information');
+    IF coalesce(btrim(answer), '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'an answer must not be empty';
+    END IF;
+    UPDATE apikeys.upgrade_request AS r
+    SET state = 'pending', answer = answer_upgrade.answer, due_at = apikeys.working_days_after(apikeys.wall_clock(), 2)
+    WHERE r.id = answer_upgrade.id;
+    RETURN apikeys.get_upgrade(id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.answer_upgrade(bigint, text) IS
+'Answer the question about an upgrade request, which is pending again then and due two working days on. Errors: P0002 unknown request; 22023 no answer; 55000 nothing was asked.';
+
+CREATE FUNCTION apikeys.withdraw_upgrade(id bigint) RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
+    RETURN apikeys.close_upgrade(id, 'withdrawn', SESSION_USER, NULL);
+END
+$$;
+COMMENT ON FUNCTION apikeys.withdraw_upgrade(bigint) IS 'Withdraw an upgrade request. Errors: P0002 unknown request; 55000 it is closed.';
+
+-- Deciding.
+
+CREATE FUNCTION apikeys.ask_upgrade(id bigint, question text) RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
+    IF coalesce(btrim(question), '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a question must not be empty';
+    END IF;
+    UPDATE apikeys.upgrade_request AS r SET state = 'needs_information', question = ask_upgrade.question, answer = NULL
+    WHERE r.id = ask_upgrade.id;
+    RETURN apikeys.get_upgrade(id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.ask_upgrade(bigint, text) IS
+'Ask for more information about an upgrade request, which waits for answer_upgrade then. A second question takes the place of the first and its answer; the audit log has both. Errors: P0002 unknown request; 22023 no question; 55000 it is closed.';
+
+CREATE FUNCTION apikeys.approve_upgrade(id bigint, note text DEFAULT NULL) RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    request apikeys.upgrade_request := apikeys.lock_upgrade(id, 'pending', 'needs_information');
+BEGIN
+    PERFORM apikeys.check_upgrade(request.key_id, request.tier, request.limits);
+    UPDATE apikeys.key AS k SET tier = coalesce(request.tier, k.tier), limits = request.limits WHERE k.key_id = request.key_id;
+    RETURN apikeys.close_upgrade(id, 'approved', SESSION_USER, note);
+END
+$$;
+COMMENT ON FUNCTION apikeys.approve_upgrade(bigint, text) IS
+'Grant an upgrade request: the key has the tier or the limits with the next request that it makes; a tier takes the place of limits of its own. Errors: P0002 unknown request; 22023 it would be no upgrade any more, or the plan does not allow it any more; 55000 it is closed.';
+
+CREATE FUNCTION apikeys.decline_upgrade(id bigint, note text) RETURNS apikeys.upgrade_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
+    IF coalesce(btrim(note), '') = '' THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'who declines an upgrade request must say why';
+    END IF;
+    RETURN apikeys.close_upgrade(id, 'declined', SESSION_USER, note);
+END
+$$;
+COMMENT ON FUNCTION apikeys.decline_upgrade(bigint, text) IS
+'Decline an upgrade request; the note says why. Errors: P0002 unknown request; 22023 no note; 55000 it is closed.';
