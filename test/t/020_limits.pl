@@ -80,6 +80,12 @@ trace_ok($node, 'changing');
 cmp_ok(value(q{SELECT count(DISTINCT limit_window) FROM rule}), '>', 5, 'the oracle had rules');
 cmp_ok(value(q{SELECT count(*) FROM journal WHERE alias = 'changing' AND code = 'valid'}), '>', 100, 'changing: some were admitted');
 
+# Windows that nobody had, all the time: each is loaded while requests of other sessions come and are queued.
+value(q{SELECT add_key('growing', add_account('growing', ''), '100/hour'); SELECT clock_go('1 hour')});
+sessions($node, 8, 60, "\\set window random(61, 90)\nUPDATE apikeys.key SET limits = format('100/%s minutes', :window)::apikeys.limits WHERE alias = 'growing';\nSELECT request('growing') FROM generate_series(1, 3)");
+trace_ok($node, 'growing', aliases => ['growing'], loaded => 1);
+is(admitted('growing'), 100, 'growing: exactly the cap was admitted');
+
 # A snapshot does not keep old limits alive, nor hide new ones.
 value(q{SELECT add_key('snapshot', add_account('snapshot', ''), '5/hour'); SELECT request('snapshot')});
 my $old = $node->background_psql('postgres');

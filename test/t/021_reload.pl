@@ -104,13 +104,31 @@ for my $round (1 .. 12)
 value(q{UPDATE apikeys.key SET limits = '9/hour' WHERE alias = 'windows'});
 trace_ok($node, 'windows', aliases => [ @aliases, 'windows' ], loaded => 1, lost => 1);
 
-# Stored steps of an hour and of a day.
-value(q{SELECT clock_go('100 days')});
-$node->append_conf('postgresql.conf', "apikeys.debug_clock_offset = '" . value('SELECT ahead FROM clock') . "'");
-$node->restart;
-my $steps = value('SELECT count(*) FROM apikeys.usage_bucket');
-is(value('SELECT apikeys.maintain()'), 't', 'stored steps are merged');
-cmp_ok(value('SELECT count(*) FROM apikeys.usage_bucket'), '<', $steps / 2, 'there are fewer');
+# Stored steps get longer with age: their units come back with the end of the step, not before.
+sub merged
+{
+    my ($go_to) = @_;
+    value("SELECT clock_go_to($go_to)");
+    $node->append_conf('postgresql.conf', "apikeys.debug_clock_offset = '" . value('SELECT ahead FROM clock') . "'");
+    $node->restart;
+    my $steps = value('SELECT count(*) FROM apikeys.usage_bucket');
+    is(value('SELECT apikeys.maintain()'), 't', 'stored steps are merged');
+    cmp_ok(value('SELECT count(*) FROM apikeys.usage_bucket'), '<', $steps, 'there are fewer');
+}
+sub code_at
+{
+    my ($alias, $at) = @_;
+    return value("SELECT clock_go_to($at); SELECT (request('$alias')).code") =~ s/^\n//r;
+}
+my $used = "'" . value(q{SELECT date_trunc('day', clock_timestamp() + make_interval(secs => ahead) + '2 days', 'UTC') + '20:50' FROM clock}) . "'::timestamptz";
+value(qq{SELECT add_key('hours', a, '10/3 days'), add_key('days', a, '10/100 days') FROM add_account('steps', '') AS a;
+    SELECT clock_go_to($used); SELECT request('hours', 10), request('days', 10)});
+merged("$used + '51 hours'");
+is(code_at('hours', "$used + '3 days' - interval '1 minute'"), 'rate_limited', 'a unit of a merged hour is not back early');
+is(code_at('hours', "$used + '3 days 10 minutes'::interval + '3 days'::interval / 128 + '1 minute'"), 'valid', 'and not later than its hour');
+merged("$used + '93 days'");
+is(code_at('days', "$used + '100 days' - interval '1 minute'"), 'rate_limited', 'a unit of a merged day is not back early');
+is(code_at('days', "$used + '100 days 190 minutes'::interval + '100 days'::interval / 128 + '1 minute'"), 'valid', 'and not later than its day');
 wander_ok('after merging', loaded => 1, lost => 1);
 
 # Far more keys than meters.

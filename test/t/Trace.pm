@@ -33,6 +33,9 @@ $$ SELECT set_config('apikeys.debug_clock_offset', $1::text, false) $$;
 CREATE FUNCTION clock_go(by interval, speed float8 = 0) RETURNS void LANGUAGE sql AS
 $$ UPDATE timeline SET base = ahead + extract(epoch FROM $1), since = clock_timestamp(), speed = $2 FROM clock $$;
 
+CREATE FUNCTION clock_go_to(timestamptz) RETURNS void LANGUAGE sql AS
+$$ SELECT clock_go($1 - clock_timestamp() - make_interval(secs => ahead)) FROM clock $$;
+
 -- What the callers were told.
 CREATE TABLE journal (request_id uuid, code text, alias text);
 CREATE FUNCTION request(alias text, cost int = 1) RETURNS apikeys.verdict LANGUAGE plpgsql AS $$
