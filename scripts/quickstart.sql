@@ -31,7 +31,7 @@ SELECT key_id, alias, hint, state, limits, last_used_at::timestamp(0) FROM apike
 
 -- A used key cannot be deleted, only deactivated: from the next request on it is refused.
 \set ON_ERROR_STOP off
-SELECT apikeys.delete_key(:key_id);
+DELETE FROM apikeys.key WHERE key_id = :key_id;
 \set ON_ERROR_STOP on
 SELECT key_id, state FROM apikeys.deactivate_key(:key_id);
 SELECT allowed, status, code, message FROM apikeys.verify(:'key');
