@@ -5,8 +5,8 @@
  * A backend that finds no writer sets the launcher's latch.  The launcher is
  * static: the postmaster starts it, and again when it ends, for it exits with
  * 1.  Writers are dynamic and never restarted by the postmaster: whether
- * one is needed is for the launcher to see.  One that keeps ending at once is
- * started less and less often.  Once a day each database gets a writer for the
+ * one is needed is for the launcher to see.  One that keeps ending before it has
+ * begun to serve is started less and less often.  Once a day each database gets a writer for the
  * care of what is stored.  Events for a database that was dropped are discarded.
  */
 #include "postgres.h"
@@ -37,15 +37,15 @@
 
 #define DAY_NS			(24 * 3600 * NS_PER_SECOND)
 #define LOOK_MS			10000	/* between looks without being woken */
+#define PAUSE_NS		(50 * NS_PER_MILLISECOND)	/* between two starts; doubled with each that fails */
 #define PAUSE_MAX_NS	(30 * NS_PER_SECOND)
-#define QUICK_END_NS	NS_PER_SECOND	/* a writer that lived less has failed */
 
 /* A database whose writer we have started. */
 typedef struct Started
 {
 	Oid			database;
 	BackgroundWorkerHandle *handle; /* NULL: none that we know of */
-	int64		started_at;
+	uint64		begun_before;	/* writers that had begun to serve when it was started */
 	int64		not_before;		/* of the next start */
 	int			failures;		/* in a row */
 } Started;
@@ -148,13 +148,11 @@ writerLives(Started *entry, int64 now)
 		return true;
 	pfree(entry->handle);
 	entry->handle = NULL;
-	if (now - entry->started_at < QUICK_END_NS)
-	{
+	if (QueueWritersBegun(entry->database) == entry->begun_before)
 		entry->failures++;
-		entry->not_before = now + Min(PAUSE_MAX_NS, (100 * NS_PER_MILLISECOND) << Min(entry->failures, 10));
-	}
 	else
 		entry->failures = 0;
+	entry->not_before = now + Min(PAUSE_MAX_NS, PAUSE_NS << Min(entry->failures, 10));
 	return false;
 }
 
@@ -183,7 +181,7 @@ startNeeded(void)
 			discardEvents(databases[i]);
 			continue;
 		}
-		entry->started_at = now;
+		entry->begun_before = QueueWritersBegun(databases[i]);
 		if (!startWriter(databases[i], &entry->handle))
 		{
 			entry->handle = NULL;

@@ -56,6 +56,7 @@ typedef struct QueueShared
 	uint64		tail;
 	int			writer_pid;
 	Latch	   *writer_latch;
+	uint64		writers_begun;	/* since the server started */
 	WriterState writer_state;
 	int64		lag_us;
 	char		last_error[QUEUE_ERROR_MAX];
@@ -560,6 +561,7 @@ QueueWriterBegin(Oid database)
 			queue->writer_state = WRITER_RUNNING;
 			queue->writer_pid = MyProcPid;
 			queue->writer_latch = MyLatch;
+			queue->writers_begun++;
 			is_writer = true;
 		}
 		LWLockRelease(queue_lock);
@@ -712,6 +714,25 @@ QueueLauncherBegin(void)
 	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
 	directory->launcher_latch = MyLatch;
 	LWLockRelease(DIRECTORY_LOCK);
+}
+
+/* Returns how many writers have begun to serve the queue that the database has now. */
+uint64
+QueueWritersBegun(Oid database)
+{
+	uint64		begun = 0;
+	int			index;
+
+	LWLockAcquire(DIRECTORY_LOCK, LW_SHARED);
+	index = findQueue(database);
+	if (index >= 0)
+	{
+		LWLockAcquire(&locks[index].lock, LW_SHARED);
+		begun = queues[index].queue.writers_begun;
+		LWLockRelease(&locks[index].lock);
+	}
+	LWLockRelease(DIRECTORY_LOCK);
+	return begun;
 }
 
 /* Lists the databases whose queue is in use and has no writer; returns how many. */

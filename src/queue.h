@@ -127,6 +127,7 @@ extern void QueueMaintained(uint64 requests);
 
 /* The launcher's side. */
 extern void QueueLauncherBegin(void);
+extern uint64 QueueWritersBegun(Oid database);
 extern int	QueueNeedsWriter(Oid *databases, int size);
 
 #endif

@@ -1,0 +1,159 @@
+# The writer under attack: terminated, killed, cancelled, switched off, given what it cannot write, locked out. What was
+# acknowledged is recorded once, and a writer comes back.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+use Engine;
+
+my $node = engine_node('main', "apikeys.queue_size = 64kB\napikeys.queue_timeout = 60s");
+
+sub value
+{
+    return $node->safe_psql('postgres', $_[0]);
+}
+
+my $logged = 'SELECT count(*) FROM apikeys.request_log';
+
+# Runs a statement again and again while pgbench runs; each request that pgbench saw admitted must be in the log, once.
+# Returns how many writers the statement met.
+sub attack
+{
+    my ($what, $statement, $pause_ms, @load) = @_;
+    value('SELECT apikeys.flush()');
+    my $before = value($logged);
+    my %pids;
+    my $load = load_start($node, 'postgres', @load);
+    while ($load->{run}->pumpable)
+    {
+        my $pid = value($statement);
+        $pids{$pid} = 1 if $pid;
+        usleep($pause_ms * 1000);
+        $load->{run}->pump_nb if $load->{run}->pumpable;
+    }
+    my ($admitted, $well) = load_finish($load);
+    ok($well, "$what: no request failed") or diag($load->{err});
+    cmp_ok($admitted, '>', 100, "$what: there was load");
+    ledger_ok($node, $what);
+    is(value($logged) - $before, $admitted, "$what: each admitted request is recorded");
+    return scalar keys %pids;
+}
+
+my $terminate = 'SELECT writer_pid FROM apikeys.stats() WHERE pg_terminate_backend(writer_pid)';
+my $cancel = 'SELECT writer_pid FROM apikeys.stats() WHERE pg_cancel_backend(writer_pid)';
+cmp_ok(attack('terminated under load', $terminate, 100, '-c', '4', '-T', '7'), '>', 1, 'there were several writers');
+cmp_ok(attack('terminated between sessions', $terminate, 20, '-C', '-c', '2', '-t', '150'), '>', 3, 'there were many writers');
+my $session = $node->background_psql('postgres');
+$session->query_safe('SELECT apikeys.flush()');
+is(attack('cancelled', $cancel, 5, '-c', '2', '-T', '2'), 1, 'one writer went through it all');
+$session->quit;
+
+# The launcher goes, then the writer: both come back.
+my $launcher = value(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'apikeys launcher'});
+value("SELECT pg_terminate_backend($launcher)");
+until_true($node, "SELECT pid <> $launcher FROM pg_stat_activity WHERE backend_type = 'apikeys launcher'", 'a launcher is back');
+value(q{SELECT pg_terminate_backend(writer_pid, 10000) FROM apikeys.stats()});
+is(verdict_code($node, 'key-1'), 'valid', 'and starts a writer');
+ledger_ok($node, 'launcher terminated');
+
+# Killed: the server restarts. What was flushed is there, nothing is there twice, and no meter has forgotten it.
+my $load = load_start($node, 'postgres', '-c', '4', '-T', '60');
+until_true($node, 'SELECT events_written > 500 FROM apikeys.stats()', 'there is load');
+my ($flushed) = value("SELECT apikeys.flush(); $logged") =~ /^t\n(\d+)$/;
+kill 'KILL', writer_pid($node);
+load_finish($load);
+until_true($node, 'SELECT NOT pg_is_in_recovery()', 'the server is back');
+cmp_ok(value($logged), '>=', $flushed, 'all that was flushed is there');
+is(verdict_code($node, 'key-1'), 'valid', 'requests go on after a crash');
+ledger_ok($node, 'writer killed');
+
+# Switched off: the queue fills, then nothing is acknowledged that is not recorded.
+set_conf($node, "apikeys.writer_enabled = off\napikeys.queue_timeout = 300ms", q{SELECT writer_state = 'none' FROM apikeys.stats()}, 'the writer goes');
+value(q{CREATE FUNCTION fill() RETURNS int LANGUAGE plpgsql AS $$
+    DECLARE n int := 0;
+    BEGIN
+        WHILE (apikeys.verify('key-1', repeat('x', 100))).allowed LOOP n := n + 1; END LOOP;
+        RETURN n;
+    END $$});
+my $before = value($logged);
+my $filled = value('SELECT fill()');
+cmp_ok($filled, '>', 100, 'the queue takes requests until it is full');
+cmp_ok($filled, '<', 1000, 'and no more');
+is(value('SELECT verdicts_overloaded FROM apikeys.stats()'), '1', 'overloaded verdicts are counted');
+is(verdict_code($node, 'suspended'), 'suspended', 'a denied request needs no room');
+is(value('SELECT denials_dropped FROM apikeys.stats()'), '1', 'and is counted as dropped');
+is(verdict_code($node, 'key-16'), 'overloaded', 'a first use is not admitted');
+set_conf($node, 'apikeys.on_overload = allow', q{SELECT current_setting('apikeys.on_overload') = 'allow'}, 'requests are allowed');
+is(value(q{SELECT code, request_id IS NULL FROM apikeys.verify('key-1')}), 'valid|t', 'admitted without a record');
+is(value('SELECT requests_unrecorded FROM apikeys.stats()'), '1', 'and counted');
+is(verdict_code($node, 'key-16'), 'overloaded', 'a first use is not, even so');
+set_conf($node, "apikeys.writer_enabled = on\napikeys.on_overload = deny\napikeys.queue_timeout = 60s", q{SELECT apikeys.flush()}, 'the queue drains');
+is(value($logged) - $before, $filled, 'each recorded request is in the log');
+is(verdict_code($node, 'key-16'), 'valid', 'the first use is admitted');
+ledger_ok($node, 'switched off and on');
+is(value('SELECT queue_bytes FROM apikeys.stats()'), '0', 'the queue is empty');
+
+# Events that cannot be written: put aside, counted; the others are in the log.
+value(q{
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'poison'; END $$;
+    DO $$
+    DECLARE partition regclass;
+    BEGIN
+        FOR partition IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'apikeys.request_log'::regclass LOOP
+            EXECUTE format('CREATE TRIGGER refuse BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.endpoint = ''/poison'') EXECUTE FUNCTION refuse()', partition);
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER refuse', partition);
+        END LOOP;
+    END $$});
+$before = value($logged);
+value(q{SELECT apikeys.verify('key-' || 1 + n % 15, CASE WHEN n IN (7, 150, 151, 299) THEN '/poison' ELSE '/good' END) FROM generate_series(1, 300) AS n});
+value(q{SELECT apikeys.complete(request_id, 200) FROM apikeys.verify('key-17', '/poison')});
+until_true($node, 'SELECT apikeys.flush()', 'poison: the writer goes on');
+is(value($logged) - $before, 296, 'poison: the others are in the log');
+is(value(q{SELECT count(*), min(reason), max(reason) FROM apikeys.quarantine WHERE event->>'code' = 'valid'}), '5|poison|poison', 'poison: it is in quarantine');
+is(value(q{SELECT events_quarantined, writer_state, last_error FROM apikeys.stats()}), '5|running|poison', 'poison: it shows');
+is(value(q{SELECT admitted FROM apikeys.usage_total JOIN apikeys.key ON subject_id = key_id WHERE subject = 'k' AND alias = 'key-17'}), '1', 'poison: it counts');
+is(verdict_code($node, 'key-17'), 'valid', 'poison: its first use is on record');
+ledger_ok($node, 'poison');
+
+# The log locked by another session: nobody waits, nothing is lost.
+$before = value($logged);
+$session = $node->background_psql('postgres');
+$session->query_safe('BEGIN');
+$session->query_safe('LOCK TABLE apikeys.request_log');
+is(value(q{SELECT count(*) FROM generate_series(1, 100) AS n, LATERAL apikeys.verify('key-' || 1 + n % 15) AS v WHERE allowed}), '100', 'locked: requests go on');
+until_true($node, q{SELECT writer_state = 'failing' AND queue_bytes > 0 FROM apikeys.stats()}, 'locked: the writer waits');
+$session->query_safe('COMMIT');
+ledger_ok($node, 'locked');
+is(value($logged) - $before, 100, 'locked: all are in the log');
+
+# Locked by the caller: what would have to wait for itself is overloaded at the timeout, and recorded.
+$before = value($logged);
+$session->query_safe(q{BEGIN; LOCK TABLE apikeys.request_log; SET LOCAL apikeys.queue_timeout = '300ms'});
+is($session->query_safe(q{SELECT code FROM apikeys.verify('key-2')}), 'valid', 'locked by the caller: a request goes on');
+is($session->query_safe(q{SELECT code, request_id IS NULL FROM apikeys.verify('key-18')}), 'overloaded|t', 'locked by the caller: a first use does not');
+$session->query_safe('SET LOCAL apikeys.synchronous_usage = on');
+is($session->query_safe(q{SELECT code FROM apikeys.verify('key-2')}), 'overloaded', 'nor a synchronous request');
+$session->query_safe('COMMIT');
+ledger_ok($node, 'locked by the caller');
+is(value($logged) - $before, 3, 'all three are recorded');
+is(value(q{SELECT code FROM apikeys.request_log JOIN apikeys.key USING (key_id) WHERE alias = 'key-18'}), 'valid', 'the first use was one');
+
+# A standby that is not there stalls nobody: requests wait for local WAL at most.
+$before = value($logged);
+set_conf($node, q{synchronous_standby_names = 'nope'}, q{SELECT current_setting('synchronous_standby_names') = 'nope'}, 'a standby is missing');
+is(verdict_code($node, 'key-3'), 'valid', 'missing standby: a request');
+is(verdict_code($node, 'key-19'), 'valid', 'missing standby: a first use');
+is(verdict_code($node, 'key-3', 'SET apikeys.synchronous_usage = on'), 'valid', 'missing standby: a synchronous request');
+$session->quit;
+$node->stop('fast');
+$node->start;
+is(value($logged) - $before, 3, 'missing standby: a fast stop has written all');
+ledger_ok($node, 'missing standby');
+
+$node->stop;
+done_testing();
