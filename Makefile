@@ -51,6 +51,7 @@ SQL_PARTS = \
 	src/sql/key.sql \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \
+	src/sql/erasure.sql \
 	src/sql/authenticate.sql \
 	src/sql/verify.sql \
 	src/sql/stats.sql \
@@ -78,6 +79,7 @@ REGRESS = \
 	key \
 	plan \
 	upgrade_request \
+	erasure \
 	audit \
 	authenticate \
 	verify \

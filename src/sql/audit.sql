@@ -31,8 +31,11 @@ DECLARE
     changed text[];
     owner   bigint;
 BEGIN
+    -- What goes with a deleted key finds its account in the log.
     owner := coalesce((former ->> 'account_id')::bigint,
-                      (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = (former ->> 'key_id')::bigint));
+                      (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = (former ->> 'key_id')::bigint),
+                      (SELECT l.account_id FROM apikeys.audit_log AS l WHERE l.object = 'key' AND l.object_id = former ->> 'key_id'
+                       ORDER BY l.at DESC LIMIT 1));
     IF TG_OP = 'UPDATE' THEN
         changed := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value <> present -> f.key);
         IF changed <> '{}' THEN
@@ -84,7 +87,26 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.refuse_change() IS 'Trigger: refuses to change, delete or truncate rows, whoever asks. Errors: 42501.';
 
-CREATE TRIGGER audit_log_refuse_change BEFORE UPDATE OR DELETE OR TRUNCATE ON apikeys.audit_log
+-- The one change that the log lets pass: a row whose personal values become null. That is how an account's data are erased.
+CREATE FUNCTION apikeys.erased(whole jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(jsonb_object_agg(e.key, CASE WHEN e.key = ANY ('{
+        display_name,contact,metadata,alias,allowed_domains,allowed_ips,suspended_reason,
+        motivation,project,purpose,question,answer,note}'::text[]) THEN 'null'::jsonb ELSE e.value END), '{}')
+    FROM jsonb_each(whole) AS e;
+END;
+COMMENT ON FUNCTION apikeys.erased(jsonb) IS 'A row as the audit log shows it, with null for what may tell of a person. Internal.';
+
+CREATE TRIGGER audit_log_refuse_update BEFORE UPDATE ON apikeys.audit_log
+FOR EACH ROW WHEN (
+    to_jsonb(NEW.*) - '{old,new}'::text[] IS DISTINCT FROM to_jsonb(OLD.*) - '{old,new}'::text[]
+    OR NEW.old IS DISTINCT FROM apikeys.erased(OLD.old) OR NEW.new IS DISTINCT FROM apikeys.erased(OLD.new))
+EXECUTE FUNCTION apikeys.refuse_change();
+CREATE TRIGGER audit_log_refuse_delete BEFORE DELETE OR TRUNCATE ON apikeys.audit_log
 FOR EACH STATEMENT EXECUTE FUNCTION apikeys.refuse_change();
-COMMENT ON TRIGGER audit_log_refuse_change ON apikeys.audit_log IS 'The log is append-only for every role, its owner and superusers included.';
-ALTER TABLE apikeys.audit_log ENABLE ALWAYS TRIGGER audit_log_refuse_change;
+COMMENT ON TRIGGER audit_log_refuse_update ON apikeys.audit_log IS
+'The log is append-only for every role, its owner and superusers included; but personal values can be erased.';
+COMMENT ON TRIGGER audit_log_refuse_delete ON apikeys.audit_log IS 'The log is append-only for every role, its owner and superusers included.';
+ALTER TABLE apikeys.audit_log ENABLE ALWAYS TRIGGER audit_log_refuse_update;
+ALTER TABLE apikeys.audit_log ENABLE ALWAYS TRIGGER audit_log_refuse_delete;

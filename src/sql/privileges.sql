@@ -99,7 +99,8 @@ GRANT EXECUTE ON FUNCTION
     apikeys.ask_upgrade(bigint, text),
     apikeys.approve_upgrade(bigint, text),
     apikeys.decline_upgrade(bigint, text),
-    apikeys.create_upgrade_rule(text, text, text, text)
+    apikeys.create_upgrade_rule(text, text, text, text),
+    apikeys.erase_account_data(text)
 TO apikeys_admin;
 
 -- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.

@@ -203,6 +203,7 @@ CREATE TABLE apikeys.audit_log (
     new        jsonb
 );
 CREATE INDEX audit_log_object_idx ON apikeys.audit_log (object, object_id, at);
+CREATE INDEX audit_log_account_id_idx ON apikeys.audit_log (account_id, at);
 COMMENT ON TABLE apikeys.audit_log IS 'What was changed, when, by which session user and actor, from what to what. Append-only; never a digest.';
 
 CREATE TABLE apikeys.adjustment (

@@ -1,0 +1,39 @@
+-- Erasure: what tells of the people behind an account goes, what was counted and decided stays.
+
+CREATE FUNCTION apikeys.erase_account_data(account text) RETURNS apikeys.account
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys.get_account(account);
+    owned bigint[];
+BEGIN
+    PERFORM apikeys.lock_account(owner.account_id);
+    -- Without its lists a key would be good from anywhere: it is switched off.
+    WITH erased AS (
+        UPDATE apikeys.key AS k
+        SET active = false, alias = k.key_id::text, allowed_domains = '{}', allowed_ips = '{}', metadata = '{}',
+            suspended_reason = CASE WHEN k.suspended_reason IS NOT NULL THEN 'erased' END
+        WHERE k.account_id = owner.account_id
+        RETURNING k.key_id
+    )
+    SELECT array_agg(e.key_id) INTO owned FROM erased AS e;
+    UPDATE apikeys.upgrade_request AS r
+    SET motivation = 'erased', project = NULL, purpose = NULL, question = NULL, answer = NULL, note = NULL,
+        state = CASE WHEN r.decided_at IS NULL THEN 'withdrawn' ELSE r.state END,
+        decided_by = CASE WHEN r.decided_at IS NULL THEN SESSION_USER ELSE r.decided_by END,
+        decided_at = coalesce(r.decided_at, apikeys.wall_clock())
+    WHERE r.key_id = ANY (owned);
+    UPDATE apikeys.account AS a SET active = false, display_name = NULL, contact = NULL, metadata = '{}'
+    WHERE a.account_id = owner.account_id;
+    UPDATE apikeys.notice AS n SET details = '{}'
+    WHERE n.account_id = owner.account_id OR n.key_id = ANY (owned);
+    -- The writer waits for the rows that are locked here; hence last but for the log of all this.
+    UPDATE apikeys.request_log AS l SET ip = NULL WHERE l.key_id = ANY (owned) AND l.ip IS NOT NULL;
+    PERFORM apikeys.audit('erase', 'account', owner.name, owner.account_id, NULL, NULL);
+    UPDATE apikeys.audit_log AS l SET old = apikeys.erased(l.old), new = apikeys.erased(l.new) WHERE l.account_id = owner.account_id;
+    RETURN apikeys.get_account(account);
+END
+$$;
+COMMENT ON FUNCTION apikeys.erase_account_data(text) IS
+'Erase what tells of the people behind an account: its display name, contact and metadata; aliases, metadata, lists of domains and addresses of its keys, why they were suspended; what was written in upgrade requests; client addresses in the request log; all that in the audit log; the details of notices. The account and its keys are switched off, open upgrade requests withdrawn. Names of accounts stay (they should be ids of yours), who did what in the audit log, usage, counts and the endpoints of requests. Call deactivate_account and flush before, so that no request on its way is logged later; commit soon: completions of its requests wait for that. Old versions of rows are on disk until VACUUM, and in backups.
+Errors: P0002 unknown account.';
