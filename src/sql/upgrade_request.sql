@@ -54,8 +54,10 @@ COMMENT ON COLUMN apikeys.upgrade_list.overdue IS 'Whether it is still pending a
 COMMENT ON COLUMN apikeys.upgrade_list.due_at IS 'Two working days (Monday to Friday, UTC) after it was asked for or answered.';
 
 CREATE VIEW apikeys.upgrade_queue WITH (security_barrier) AS
-SELECT l.*, k.tier AS present_tier, k.limits AS present_limits
-FROM apikeys.upgrade_list AS l JOIN apikeys.key_list AS k ON k.key_id = l.key_id
+SELECT l.*, k.tier AS present_tier, coalesce(k.limits, t.limits, '') AS present_limits
+FROM apikeys.upgrade_list AS l
+JOIN apikeys.key AS k ON k.key_id = l.key_id
+LEFT JOIN apikeys.tier AS t ON t.name = k.tier
 WHERE l.state IN ('pending', 'needs_information')
 ORDER BY l.overdue DESC, l.state = 'pending' DESC, l.due_at, l.id;
 COMMENT ON VIEW apikeys.upgrade_queue IS
