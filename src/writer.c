@@ -65,6 +65,7 @@
 #define STOP_NAP_MS			10
 #define DRAIN_NS			(5 * NS_PER_SECOND)
 #define MAINTAIN_NS			(24 * 3600 * NS_PER_SECOND)
+#define MAINTAIN_AGAIN_NS	(600 * NS_PER_SECOND)	/* when some of it was put off */
 #define PAUSE_MAX_MS		5000	/* between attempts to write a failing batch */
 
 int			WriterFlushInterval = 200;
@@ -86,6 +87,12 @@ static int64 retry_at = 0;		/* engine time; not before */
 static uint64 suspect_end = 0;
 static uint64 batch_limit = BATCH_BYTES;
 static char poison_reason[QUEUE_ERROR_MAX]; /* the next event's, if not empty */
+
+/* The care for what is stored. */
+static const MaintainStep *maintain_step = NULL;	/* what comes next; NULL: it is not under way */
+static bool maintain_put_off = false;	/* some of it has failed */
+static int64 maintain_at = 0;	/* engine time; when it is due */
+static uint64 maintain_requests = 0;	/* that had been made when it began */
 
 static void
 requestStop(SIGNAL_ARGS)
@@ -334,30 +341,53 @@ maintainStep(void *step)
 	return (*(const MaintainStep *) step) (ClockTimestamp(ClockNow()));
 }
 
-/* Runs all steps of the care for what is stored; what fails is tried again the next time. */
-static void
-maintain(void)
+/*
+ * Runs one transaction of a step of the care for what is stored; what fails is
+ * put off.  Returns the step to go on with, NULL after the last.
+ */
+static const MaintainStep *
+maintainNext(const MaintainStep *step)
 {
-	if (!extensionExists())
-		return;
-	for (const MaintainStep *step = MaintainSteps; *step; step++)
-	{
-		char		error[QUEUE_ERROR_MAX];
-		int			sqlstate;
-		bool		more = true;
+	char		error[QUEUE_ERROR_MAX];
+	int			sqlstate;
+	bool		more;
 
-		while (more && !stop_requested)
-		{
-			checkInterrupts();
-			if (runTransaction(maintainStep, (void *) step, &more, error, &sqlstate))
-				continue;
-			MaintainForget();
-			ereport(LOG,
-					(errmsg("apikeys maintenance was put off: %s", error),
-					 errhidestmt(true)));
-			break;
-		}
+	if (!extensionExists())
+		return NULL;
+	if (!runTransaction(maintainStep, (void *) step, &more, error, &sqlstate))
+	{
+		MaintainForget();
+		ereport(LOG,
+				(errmsg("apikeys maintenance was put off: %s", error),
+				 errhidestmt(true)));
+		maintain_put_off = true;
+		more = false;
 	}
+	if (!more)
+		step++;
+	return *step ? step : NULL;
+}
+
+/* Does a bit of the care for what is stored if it is due, and no more: events come first.  True: go on with it. */
+static bool
+maintain(int64 now)
+{
+	if (maintain_step == NULL)
+	{
+		uint64		requests = QueueMaintainRequests();
+
+		if (now < maintain_at && requests == maintain_requests)
+			return false;
+		maintain_requests = requests;
+		maintain_put_off = false;
+		maintain_step = MaintainSteps;
+	}
+	maintain_step = maintainNext(maintain_step);
+	if (maintain_step != NULL)
+		return true;
+	maintain_at = now + (maintain_put_off ? MAINTAIN_AGAIN_NS : MAINTAIN_NS);
+	QueueMaintained(maintain_requests);
+	return false;
 }
 
 /* Overrides the settings that somebody could have planted for the database or the role. */
@@ -398,12 +428,10 @@ overrideSettings(void)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-/* Sleeps until the latch is set or the time is over. */
+/* Does what others have asked this process for. */
 static void
-nap(long timeout_ms)
+takeSignals(void)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
 	checkInterrupts();
 	if (ConfigReloadPending)
 	{
@@ -412,15 +440,20 @@ nap(long timeout_ms)
 	}
 }
 
+/* Sleeps until the latch is set or the time is over. */
+static void
+nap(long timeout_ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
 /* Writes what comes, until there is no need of this writer any more. */
 static void
 serve(void)
 {
-	int64		maintain_at = ClockNow();
 	int64		busy_at = ClockNow();
 	int64		stop_at = 0;
-	uint64		asked;
-	uint64		answered = QueueMaintainRequests();
 
 	while (WriterEnabled)
 	{
@@ -429,7 +462,7 @@ serve(void)
 
 		pgstat_report_stat(true);
 		now = ClockNow();
-		if (!QueueIsIdle() || QueueHasBackends())
+		if (!QueueIsIdle() || QueueHasBackends() || (maintain_step != NULL && !stop_requested))
 			busy_at = now;
 		else if (stop_requested || now - busy_at > IDLE_END_NS)
 			break;
@@ -437,22 +470,16 @@ serve(void)
 			stop_at = now + DRAIN_NS;
 		if (stop_requested && now >= stop_at)
 			break;
-		asked = QueueMaintainRequests();
-		if (now >= maintain_at || asked != answered)
-		{
-			maintain();
-			maintain_at = now + MAINTAIN_NS;
-			answered = asked;
-			QueueMaintained(answered);
-		}
+		more |= !stop_requested && maintain(now);
 		if (failures > 0)
 			nap(Min(ClockMillisecondsUntil(retry_at), WriterFlushInterval));
-		else if (more || QueueIsUrgent())
-			checkInterrupts();
-		else if (stop_requested)
-			nap(STOP_NAP_MS);
-		else
-			nap(QueueHasBackends() ? WriterFlushInterval : Min(WriterFlushInterval, IDLE_NAP_MS));
+		else if (!more && !QueueIsUrgent())
+		{
+			long		idle_ms = QueueHasBackends() ? WriterFlushInterval : Min(WriterFlushInterval, IDLE_NAP_MS);
+
+			nap(stop_requested ? STOP_NAP_MS : idle_ms);
+		}
+		takeSignals();
 	}
 	if (!QueueIsIdle() && stop_requested)
 		ereport(LOG,
@@ -474,6 +501,7 @@ WriterMain(Datum database)
 	if (QueueWriterBegin(DatumGetObjectId(database)))
 		serve();
 	else
-		maintain();
+		for (const MaintainStep *step = MaintainSteps; step && !stop_requested; step = maintainNext(step))
+			takeSignals();
 	proc_exit(0);
 }
