@@ -89,16 +89,6 @@ BEGIN;
 DELETE FROM apikeys.request_log WHERE key_id = id('large');
 SELECT * FROM ledger();
 ALTER TABLE apikeys.request_log DETACH PARTITION apikeys.request_log_20310305;
-DO $$
-DECLARE
-    older regclass;
-BEGIN
-    FOR older IN SELECT inhrelid FROM pg_inherits JOIN pg_class ON oid = inhrelid
-                 WHERE inhparent = 'apikeys.request_log'::regclass AND relname < 'request_log_20310306' LOOP
-        EXECUTE format('ALTER TABLE apikeys.request_log DETACH PARTITION %s', older);
-    END LOOP;
-END
-$$;
 SELECT * FROM ledger();
 ROLLBACK;
 

@@ -132,8 +132,10 @@ BEGIN ATOMIC
                sum(b.admitted + b.denied - b.unlogged)::bigint AS requests, sum(b.units)::bigint AS units, sum(b.unlogged) AS unlogged
         FROM apikeys.usage_bucket AS b GROUP BY 1, 2, 3
     ), kept AS (
-        SELECT min((regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.*?)''\)'))[1]::timestamptz) AS since
-        FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid WHERE i.inhparent = 'apikeys.request_log'::regclass
+        SELECT generate_series(b.bounds[1]::timestamptz, b.bounds[2]::timestamptz - interval '1 s', '24 hours') AS day
+        FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid,
+             regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''(.*)''\) TO \(''(.*)''\)') AS b(bounds)
+        WHERE i.inhparent = 'apikeys.request_log'::regclass
     )
     SELECT subject, subject_id, concat(what, ' in buckets'), t.amount, b.amount
     FROM total AS t FULL JOIN bucketed AS b USING (subject, subject_id, what)
@@ -143,7 +145,7 @@ BEGIN ATOMIC
     FROM counted AS c FULL JOIN logged AS l USING (subject, subject_id, day), LATERAL (VALUES
         ('requests', c.requests, l.requests, true), ('units', c.units, l.units, c.unlogged = 0)
     ) AS v(what, expected, found, comparable)
-    WHERE day >= (SELECT k.since FROM kept AS k) AND v.comparable IS NOT FALSE
+    WHERE day IN (SELECT k.day FROM kept AS k) AND v.comparable IS NOT FALSE
       AND coalesce(v.expected, 0) <> coalesce(v.found, 0);
 END;
 COMMENT ON FUNCTION apikeys.check_tables() IS
@@ -164,4 +166,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_ledger() IS
-'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied, and as many units, on each day (UTC) from the oldest partition on, apart from the requests that usage_bucket.unlogged counts; live meters must have the units of the totals, unless requests were admitted unrecorded since the server started. Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';
+'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied, and as many units, on each day (UTC) that has a partition, apart from the requests that usage_bucket.unlogged counts; live meters must have the units of the totals, unless requests were admitted unrecorded since the server started. Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';
