@@ -134,6 +134,7 @@ foreach my $how (sort keys %restore)
     is($copy->safe_psql('service', $ask), $verdicts, "$how: the same verdicts");
     is($copy->safe_psql('service', $make_next), $next, "$how: ids go on");
     is($copy->safe_psql('service', $spend), $spent, "$how: used units stay used");
+    is($copy->safe_psql('service', 'SELECT * FROM apikeys.check_ledger()'), '', "$how: the ledger holds");
 
     my ($status, undef, $err) = $copy->psql('service', "\\set VERBOSITY sqlstate\nDELETE FROM apikeys.key WHERE key_id = $used");
     like($err, qr/23503/, "$how: a used key is still safe from deletion");
