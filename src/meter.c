@@ -741,8 +741,12 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 			bool		room = leavesRoom(account, request->account_limits, request->cost, true, false, decision);
 
 			room = leavesRoom(key, request->key_limits, request->cost, false, !room, decision);
-			outcome = room ? METER_ADMITTED : METER_DENIED;
+			if (!room)
+				outcome = METER_DENIED;
+			else
+				outcome = request->deny_only ? METER_ADMISSIBLE : METER_ADMITTED;
 		}
+		account->latest = key->latest = decision->at;
 	}
 	if (outcome == METER_ADMITTED || outcome == METER_DENIED)
 	{
@@ -757,7 +761,6 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 
 			decision->reset_after = RingResetAfter(&rings[findRing(meter, decision->limit.window)], decision->at);
 		}
-		account->latest = key->latest = decision->at;
 		decision->use_durable = key->use_durable;
 		if (request->queued)
 		{

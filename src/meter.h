@@ -54,6 +54,7 @@ typedef enum MeterOutcome
 	METER_ADMITTED,
 	METER_DENIED,
 	METER_NOT_READY,			/* nothing was done: pin again */
+	METER_ADMISSIBLE,			/* nothing was done: it would be admitted, and was to be denied only */
 	METER_FIRST_USE				/* nothing was done: no use of the key is durable; it takes first_use_locked and queued */
 } MeterOutcome;
 
@@ -68,6 +69,7 @@ typedef struct MeterRequest
 	int64		now;			/* engine time, as the caller read it */
 	bool		denied;			/* by something else than limits: it is recorded, and not metered */
 	bool		queued;			/* an event will be appended: counts as pending in both meters */
+	bool		deny_only;		/* not to be admitted: there is no room for the event */
 	bool		first_use_locked;	/* the caller holds the guard's first-use lock on the key */
 } MeterRequest;
 

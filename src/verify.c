@@ -251,8 +251,6 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		Event		event;
 		char		space[EVENT_SIZE_MAX];
 	}			buffer;
-	bool		recorded_always = first_use_locked || (!denied && VerifyOnOverload == OVERLOAD_DENY);
-	int64		room_deadline = denied && !first_use_locked ? QUEUE_NO_WAIT : call->deadline;
 	MeterOutcome outcome = METER_NOT_READY;
 
 	makeEvent(&buffer.event, request, row);
@@ -261,8 +259,9 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		setOverloaded(verdict);
 		return RECORDED_NOT;
 	}
-	while (outcome == METER_NOT_READY)
+	while (outcome == METER_NOT_READY || outcome == METER_ADMISSIBLE)
 	{
+		bool		admissible = (outcome == METER_ADMISSIBLE);
 		bool		room;
 
 		metering.account = UsageMeter(relation, METER_ACCOUNT, row->account_id, metering.account_limits, call->deadline);
@@ -270,9 +269,11 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 			UsageMeter(relation, METER_KEY, row->key_id, metering.key_limits, call->deadline);
 		if (metering.key == METER_NONE)
 			break;
-		room = QueueReserve(buffer.event.size, room_deadline);
-		if (!room && recorded_always)
+		/* Only a first use, and who would be admitted, waits for room. */
+		room = QueueReserve(buffer.event.size, first_use_locked || admissible ? call->deadline : QUEUE_NO_WAIT);
+		if (!room && (first_use_locked || (admissible && VerifyOnOverload == OVERLOAD_DENY)))
 			break;
+		metering.deny_only = !room && !admissible;
 		outcome = admit(&metering, room ? &buffer.event : NULL, verdict, call);
 		UsageRelease();
 		if (!room && (outcome == METER_ADMITTED || outcome == METER_DENIED))
@@ -289,6 +290,7 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 				return RECORDED_FIRST_USE;
 			break;
 		case METER_NOT_READY:
+		case METER_ADMISSIBLE:
 			break;
 	}
 	setOverloaded(verdict);

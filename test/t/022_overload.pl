@@ -1,0 +1,62 @@
+# A full queue: who is over a limit hears so at once, and nobody is admitted for that.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', <<'EOF');
+shared_preload_libraries = 'apikeys'
+apikeys.queue_size = 64kB
+apikeys.queue_timeout = 5min
+statement_timeout = 60s
+EOF
+$node->start;
+$node->safe_psql('postgres', q{
+    CREATE EXTENSION apikeys;
+    INSERT INTO apikeys.plan (name) VALUES ('default');
+    INSERT INTO apikeys.account (account_id, name, plan) VALUES (1, 'acme', 'default');
+    INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias, limits)
+    SELECT n, 1, sha256(convert_to(alias, 'UTF8'))::apikeys.digest, '', '', alias, limits::apikeys.limits
+    FROM (VALUES (1, 'used up', '2/hour'), (2, 'half', '2/hour'), (3, 'free', ''), (4, 'unused', '0/hour')) AS k(n, alias, limits)});
+
+sub value
+{
+    return $node->safe_psql('postgres', $_[0]);
+}
+
+is(value(q{SELECT string_agg(code, ' ' ORDER BY n) FROM apikeys.verify_many('{used up,used up,half,free}')}), 'valid valid valid valid', 'three keys are used');
+$node->append_conf('postgresql.conf', 'apikeys.writer_enabled = off');
+$node->reload;
+ok($node->poll_query_until('postgres', q{SELECT writer_state = 'none' FROM apikeys.stats()}), 'nothing is written');
+value(q{SET apikeys.queue_timeout = '100ms';
+    DO $$ BEGIN WHILE (apikeys.verify('free', repeat('x', 1000))).allowed LOOP END LOOP; WHILE (apikeys.verify('free')).allowed LOOP END LOOP; END $$});
+my $full = value('SELECT queue_bytes FROM apikeys.stats()');
+
+is(value(q{SELECT code, remaining, retry_after > '50 minutes', request_id IS NULL FROM apikeys.verify('used up')}), 'rate_limited|0|t|t', 'denied by a limit, at once');
+is(value(q{SELECT code, remaining FROM apikeys.verify('half', cost => 2)}), 'rate_limited|1', 'denied for its cost, at once');
+is(value('SELECT denials_dropped FROM apikeys.stats()'), '2', 'both are dropped');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT code, remaining IS NULL FROM apikeys.verify('half')}), 'overloaded|t', 'whoever would be admitted waits for room');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT code FROM apikeys.verify('unused')}), 'overloaded', 'and so does a first use, even one that is denied');
+is(value('SELECT queue_bytes FROM apikeys.stats()'), $full, 'nothing was queued');
+
+# Admitted without a record: it still counts, while the meters live.
+$node->append_conf('postgresql.conf', 'apikeys.on_overload = allow');
+$node->reload;
+ok($node->poll_query_until('postgres', q{SHOW apikeys.on_overload}, 'allow'), 'unrecorded requests are allowed');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT code, remaining, request_id IS NULL FROM apikeys.verify('half')}), 'valid|0|t', 'one is admitted unrecorded');
+is(value(q{SELECT code FROM apikeys.verify('half')}), 'rate_limited', 'and the next denied');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT code FROM apikeys.verify('unused')}), 'overloaded', 'a first use is never unrecorded');
+is(value('SELECT requests_unrecorded, denials_dropped FROM apikeys.stats()'), '1|3', 'all are counted');
+
+$node->append_conf('postgresql.conf', "apikeys.writer_enabled = on\napikeys.on_overload = deny");
+$node->reload;
+ok($node->poll_query_until('postgres', q{SHOW apikeys.writer_enabled}, 'on'), 'a writer may run');
+is(value('SELECT apikeys.flush()'), 't', 'the queue is written');
+is(value(q{SELECT code, request_id IS NOT NULL FROM apikeys.verify('unused')}), 'rate_limited|t', 'the first use is recorded');
+is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger is balanced');
+
+$node->stop;
+done_testing();
