@@ -36,6 +36,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -53,7 +54,6 @@
 #include "batch.h"
 #include "catalog.h"
 #include "clock.h"
-#include "lookup.h"
 #include "maintain.h"
 #include "queue.h"
 #include "waitpoint.h"
@@ -189,11 +189,20 @@ runTransaction(bool (*step) (void *), void *argument, bool *more, char *error, i
 	return done;
 }
 
+/* Tells whether the extension that the batch's events are of is still there; in a transaction. */
+static bool
+batchIsWanted(void)
+{
+	Oid			schema = CatalogSchema(true);
+
+	return OidIsValid(schema) && get_relname_relid("key", schema) == BatchNext(&batch, NULL)->relation;
+}
+
 static bool
 writeStep(void *unused)
 {
 	batch_in_transaction = true;
-	batch.discarded = BatchNext(&batch, NULL)->relation != LookupKeyRelation();
+	batch.discarded = !batchIsWanted();
 	if (!batch.discarded)
 		BatchWrite(&batch);
 	WAIT_POINT("writer_commit");
@@ -270,15 +279,14 @@ learnFromFailure(const char *error, bool transient)
 			 errhidestmt(true)));
 }
 
+/* Tells whether the extension is there; in a transaction of its own. */
 static bool
 extensionExists(void)
 {
-	Oid			schema;
 	bool		exists;
 
 	StartTransactionCommand();
-	schema = CatalogSchema(true);
-	exists = OidIsValid(schema) && OidIsValid(get_relname_relid(log_table.name, schema));
+	exists = OidIsValid(get_extension_oid("apikeys", true));
 	CommitTransactionCommand();
 	return exists;
 }
@@ -297,7 +305,9 @@ writeNext(void)
 	if (batch.size == 0)
 		return false;
 
-	batch.discarded = !extensionExists();
+	StartTransactionCommand();
+	batch.discarded = !batchIsWanted();
+	CommitTransactionCommand();
 	if (batch.discarded)
 		settleBatch();
 	else if (!makePartitions(error, &sqlstate))
