@@ -30,7 +30,7 @@ SELECT apikeys.complete(v.request_id, 500, credits => 8) FROM apikeys.verify('te
 SELECT apikeys.flush();
 SELECT apikeys.complete(r.request_id, 404, 2.5, 11) FROM apikeys.request_log AS r WHERE r.key_id = id('large') AND r.cost = 7;
 SELECT * FROM ledger();
-SELECT t.subject, t.admitted, t.denied, t.units, t.errors, t.credits, t.first_used_at::timestamp(0) FROM apikeys.usage_total AS t
+SELECT t.subject, t.admitted, t.denied, t.units, t.errors, t.credits, date_trunc('minute', t.first_used_at::timestamp) AS first_used_at FROM apikeys.usage_total AS t
 WHERE t.subject_id IN (id('small'), id('large')) ORDER BY t.units;
 SELECT t.admitted, t.denied, t.units, t.errors, t.credits FROM apikeys.usage_total AS t JOIN apikeys.account AS a ON a.account_id = t.subject_id
 WHERE t.subject = 'a' AND a.name = 'acme';

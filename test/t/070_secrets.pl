@@ -187,7 +187,7 @@ like(places_of('apikeys.verify($1)'), qr/pg_stat_activity, .*the log/, 'statemen
 SKIP:
 {
     skip 'no pg_stat_statements', 1 if !$statistics;
-    like($statements, qr/verify_many\(ARRAY\[\$1, \$2\]\)/, 'statements are in pg_stat_statements');
+    like($statements, qr/verify_many\(ARRAY\[\$1/, 'statements are in pg_stat_statements');
 }
 
 done_testing();
