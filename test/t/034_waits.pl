@@ -1,0 +1,156 @@
+# Calls that are cancelled, timed out, terminated or left by their client in each kind of wait: no room, pin, lock or load is
+# left behind.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Engine;
+
+my $many = 300;
+my $victims = 8;
+my $node = engine_node('main', <<'EOF');
+apikeys.queue_size = 64kB
+apikeys.meter_memory = 256kB
+apikeys.queue_timeout = 60s
+client_connection_check_interval = 50ms
+EOF
+
+sub value
+{
+    return $node->safe_psql('postgres', $_[0]);
+}
+
+# More used keys than there are meters: a pin left on each would leave no meter for others.
+value(qq{
+    SELECT add_key('many-' || n), add_key('fresh-' || n) FROM generate_series(1, $many) AS n;
+    CREATE FUNCTION use_many() RETURNS bigint LANGUAGE sql AS
+    \$\$ SELECT count(*) FROM generate_series(1, $many) AS n, LATERAL apikeys.verify('many-' || n) AS v WHERE v.allowed \$\$;
+    CREATE FUNCTION fill() RETURNS int LANGUAGE plpgsql SET apikeys.queue_timeout = '300ms' AS \$\$
+    DECLARE n int := 0;
+    BEGIN
+        WHILE (apikeys.verify('key-1', repeat('x', 100))).allowed LOOP n := n + 1; END LOOP;
+        RETURN n;
+    END \$\$});
+is(value('SELECT use_many()'), $many, 'there are many used keys');
+cmp_ok(value('SELECT meters_size FROM apikeys.stats()'), '<', $many, 'and fewer meters');
+
+sub writer_off
+{
+    value('SELECT apikeys.flush()');
+    set_conf($node, 'apikeys.writer_enabled = off', q{SELECT writer_state = 'none' AND queue_bytes = 0 FROM apikeys.stats()}, 'the writer is off');
+    return;
+}
+
+sub writer_on
+{
+    set_conf($node, 'apikeys.writer_enabled = on', 'SELECT apikeys.flush()', 'the writer is on');
+    return;
+}
+
+my $waiting = q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'victim' AND state = 'active' AND clock_timestamp() - query_start > '30 ms'};
+
+# Has clients run into a wait, each with its own statement, and interrupts them there.
+sub interrupt
+{
+    my ($what, $how, $statement) = @_;
+    my @runs;
+    foreach my $victim (1 .. $victims)
+    {
+        my @statements = map { ('-c', $_) } split /; /, $statement =~ s/VICTIM/$victim/gr;
+        push @runs, IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres') . ' application_name=victim', @statements ],
+            '<', \undef, '>', \my $out, '2>', \my $err);
+    }
+    until_true($node, "$waiting" =~ s/count\(\*\)/count(*) = $victims/r, "$what: all wait");
+    if ($how eq 'client gone')
+    {
+        $_->signal('KILL') foreach @runs;
+    }
+    else
+    {
+        value("SELECT count($how(pid)) FROM pg_stat_activity WHERE application_name = 'victim'");
+    }
+    foreach my $run (@runs)
+    {
+        eval { IPC::Run::finish($run) };
+    }
+    until_true($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'victim'}, "$what, $how: all have gone");
+    return;
+}
+
+# The same by statement_timeout, once for each of many keys, in subtransactions of one session or each by itself.
+sub time_out
+{
+    my ($what, $calls, $statement) = @_;
+    my $script = "SET statement_timeout = '3ms';\n" . join('', map { "$statement;\n" =~ s/VICTIM/$_/gr } 1 .. $calls);
+    my (undef, undef, $err) = $node->psql('postgres', $script, on_error_stop => 0);
+    is(() = $err =~ /statement timeout/g, $calls, "$what: timed out, each by itself");
+    $script = "SET statement_timeout = '3ms';\nBEGIN;\n" . join('', map { "SAVEPOINT s;\n$statement;\nROLLBACK TO s;\n" =~ s/VICTIM/$_/gr } 1 .. $calls)
+        . "SELECT 'locks', count(*) FROM pg_locks WHERE locktype = 'advisory';\nCOMMIT;\n";
+    my (undef, $out, $err2) = $node->psql('postgres', $script, on_error_stop => 0);
+    is(() = $err2 =~ /statement timeout/g, $calls, "$what: timed out, after savepoints");
+    return $out;
+}
+
+sub nothing_left
+{
+    my ($what) = @_;
+    is(value(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'}), '0', "$what: no lock is left");
+    return;
+}
+
+my @ways = ('pg_cancel_backend', 'pg_terminate_backend', 'client gone');
+
+# How many events the queue takes when nothing is in it.
+writer_off();
+my $capacity = value('SELECT fill()');
+cmp_ok($capacity, '>', 100, 'the queue takes events');
+
+# It is full now: waits for room.
+interrupt('room', $_, q{SELECT apikeys.verify('many-VICTIM', repeat('x', 100))}) foreach @ways;
+time_out('room', $many, q{SELECT apikeys.verify('many-VICTIM', repeat('x', 100))});
+
+# Waits for a window to be loaded, which waits for the events of its key, and of others for that.
+value(q{UPDATE apikeys.key SET limits = '1000000/hour' WHERE alias = 'key-1'});
+interrupt('loading', $_, q{SELECT apikeys.verify('key-1')}) foreach @ways;
+time_out('loading', 50, q{SELECT apikeys.verify('key-1')});
+writer_on();
+nothing_left('room and loading');
+is(verdict_code($node, 'key-1'), 'valid', 'the window is loaded at last');
+is(value('SELECT use_many()'), $many, 'every key gets a meter');
+
+# Waits for durability: of synchronous usage, and of a first use, which holds its locks meanwhile.
+writer_off();
+interrupt('synchronous', $_, q{SET apikeys.synchronous_usage = on; SELECT apikeys.verify('many-VICTIM', repeat('x', 100))}) foreach @ways;
+interrupt('first use', $ways[$_], "SELECT apikeys.verify('fresh-' || VICTIM + 10 * $_)") foreach 0 .. $#ways;
+nothing_left('first uses that wait');
+is(time_out('first use', 50, q{SELECT apikeys.verify('fresh-' || VICTIM + 50)}), 'locks|0', 'first uses in a transaction: no lock is left after a savepoint');
+writer_on();
+nothing_left('durability');
+
+# Waits for a deletion to end: the key's lock is somebody else's.
+my $session = $node->background_psql('postgres');
+$session->query_safe(q{BEGIN; DELETE FROM apikeys.key WHERE alias ~ '^fresh-2..$'});
+interrupt('deletion', $_, q{SELECT apikeys.verify('fresh-' || VICTIM + 200)}) foreach @ways;
+time_out('deletion', 50, q{SELECT apikeys.verify('fresh-' || VICTIM + 200)});
+is(value(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock')}),
+    '0', 'deletion: no lock is left but its own');
+$session->query_safe('ROLLBACK');
+$session->quit;
+nothing_left('deletion');
+
+# All room, all meters and all loads are there again.
+ledger_ok($node, 'in the end');
+is(value('SELECT use_many()'), $many, 'every key gets a meter in the end');
+is(value(qq{SELECT count(*) FROM generate_series(1, $many) AS n, LATERAL apikeys.verify('fresh-' || n) AS v WHERE v.allowed}), $many, 'and every new one');
+value(q{UPDATE apikeys.key SET limits = NULL WHERE alias = 'key-1'});
+writer_off();
+is(value('SELECT fill()'), $capacity, 'the queue takes as many events as in the beginning');
+writer_on();
+ledger_ok($node, 'after all');
+
+$node->stop;
+done_testing();
