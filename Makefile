@@ -56,6 +56,7 @@ SQL_PARTS = \
 	src/sql/verify.sql \
 	src/sql/stats.sql \
 	src/sql/usage.sql \
+	src/sql/analytics.sql \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
@@ -80,6 +81,7 @@ REGRESS = \
 	plan \
 	upgrade_request \
 	erasure \
+	analytics \
 	audit \
 	authenticate \
 	verify \

@@ -43,7 +43,11 @@ GRANT EXECUTE ON FUNCTION
     apikeys.ratelimit_headers(apikeys.verdict)
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger() TO apikeys_admin, apikeys_auditor;
-GRANT EXECUTE ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) TO apikeys_manager, apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION
+    apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text),
+    apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint),
+    apikeys.log_report(timestamptz, timestamptz, text[], interval, text, text, bigint)
+TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- What views, policies and constraints call, they call as the one who uses them.
@@ -63,7 +67,8 @@ GRANT EXECUTE ON FUNCTION
     apikeys.find_key(text, text),
     apikeys.explain_key(bigint, text, inet, text, text, text[], int),
     apikeys.key_limits(bigint),
-    apikeys.account_limits(text)
+    apikeys.account_limits(text),
+    apikeys.account_keys(text)
 TO apikeys_manager, apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
@@ -105,7 +110,7 @@ TO apikeys_admin;
 
 -- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.
 
-GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list
+GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list, apikeys.log
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
     key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,

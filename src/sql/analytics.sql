@@ -1,0 +1,191 @@
+-- What people look at: the keys of an account, the log with names, reports over log and usage.
+--
+-- usage_report reads usage_bucket, which is small and kept for ever; log_report reads the log, for what the buckets do not
+-- have. Both are static SQL, planned anew at each call, with the times and the keys as constants: so partitions are pruned,
+-- indexes chosen by what is known of these keys, and what is not asked for is NULL and drops out, with its left join. Compiling
+-- (jit) such a plan, with a part for each partition, takes longer than running it.
+
+CREATE FUNCTION apikeys.account_keys(
+    account text,
+    OUT key_id bigint, OUT alias text, OUT hint text, OUT state text, OUT tier text, OUT used text, OUT last_used date
+) RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys.get_account(account);
+BEGIN
+    RETURN QUERY
+        SELECT l.key_id, l.alias, l.hint, l.state, l.tier,
+               (SELECT string_agg(concat(u.used, '/', u.cap, ' ', u.limit_window), E'\n' ORDER BY u.place)
+                FROM apikeys.limits_used('k', l.key_id, l.limits) WITH ORDINALITY AS u (limit_window, cap, used, remaining, next_free_at, place)),
+               l.last_used_at::date
+        FROM apikeys.key_list AS l
+        WHERE l.account = owner.name
+        ORDER BY l.key_id;
+END
+$$;
+COMMENT ON FUNCTION apikeys.account_keys(text) IS
+'The keys of an account for a person to read, in the order in which they were made: used has a line for each limit in effect, units used in the rolling window now / cap and the window, NULL: no limits; last_used is a day in the session''s time zone. More about each: view key_list, key_limits. Errors: P0002 unknown account.';
+
+-- Left joins, so that those that are not asked for drop out of the plan; through the key, so that one account's rows
+-- are found by the index that the log has.
+CREATE VIEW apikeys.log WITH (security_barrier) AS
+SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.code, r.status, r.endpoint, r.duration_ms, r.cost, r.credits,
+       r.ip, r.request_id
+FROM apikeys.request_log AS r
+LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
+LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
+WHERE (SELECT apikeys.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
+COMMENT ON VIEW apikeys.log IS
+'The request log of all keys that the session''s user may manage, with names. Filter by at: it is partitioned by day (UTC); by key_id or account: it is indexed by key_id and at.';
+COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
+COMMENT ON COLUMN apikeys.log.category IS 'The key''s category at the time of the request.';
+COMMENT ON COLUMN apikeys.log.code IS 'The verdict''s code: valid, or why the request was denied.';
+COMMENT ON COLUMN apikeys.log.status IS 'HTTP status: the verdict''s, then the response''s as given to complete().';
+COMMENT ON COLUMN apikeys.log.duration_ms IS 'Time to the first byte of the response, in milliseconds, as given to complete().';
+COMMENT ON COLUMN apikeys.log.cost IS 'Units that the request asked for.';
+COMMENT ON COLUMN apikeys.log.credits IS 'What is billed for the request, as given to complete().';
+
+-- Reports.
+
+CREATE FUNCTION apikeys.report_unit(
+    since timestamptz, until timestamptz, by text[], choice text[], step interval, time_zone text) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    unit text;
+BEGIN
+    IF NOT coalesce(since < until, false) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
+    ELSIF by IS NULL OR array_position(by, NULL) IS NOT NULL OR NOT by <@ choice THEN
+        RAISE invalid_parameter_value USING MESSAGE = format('by must be a list of some of %s', array_to_string(choice, ', '));
+    ELSIF time_zone IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
+    END IF;
+    PERFORM since AT TIME ZONE time_zone;
+    IF step IS NULL THEN
+        RETURN NULL;
+    END IF;
+    SELECT s.unit INTO unit
+    FROM (VALUES ('hour', interval '1 hour'), ('day', '1 day'), ('week', '7 days'), ('month', '1 month'), ('quarter', '3 months'),
+                 ('year', '1 year')) AS s (unit, length)
+    WHERE s.length::text = step::text;
+    IF NOT FOUND THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'the steps of a report are 1 hour, 1 day, 7 days, 1 month, 3 months or 1 year';
+    END IF;
+    RETURN unit;
+END
+$$;
+COMMENT ON FUNCTION apikeys.report_unit(timestamptz, timestamptz, text[], text[], interval, text) IS
+'Check what usage_report and log_report have in common; the unit of date_trunc for the step, NULL for none. Internal. Errors: 22023.';
+
+CREATE FUNCTION apikeys.report_subjects(kind "char", only_account text, only_key bigint) RETURNS bigint[]
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    accounts bigint[] := apikeys.managed_accounts();
+BEGIN
+    IF only_account IS NOT NULL THEN
+        accounts := ARRAY[(apikeys.get_account(only_account)).account_id];
+    END IF;
+    IF only_key IS NOT NULL THEN
+        PERFORM apikeys.get_key(only_key);
+    END IF;
+    IF kind = 'a' OR (accounts IS NULL AND only_key IS NULL) THEN
+        RETURN accounts;
+    END IF;
+    RETURN ARRAY(
+        SELECT k.key_id FROM apikeys.key AS k
+        WHERE (accounts IS NULL OR k.account_id = ANY (accounts)) AND (only_key IS NULL OR k.key_id = only_key));
+END
+$$;
+COMMENT ON FUNCTION apikeys.report_subjects("char", text, bigint) IS
+'The accounts (a) or keys (k) that the session''s user may have a report about; NULL: all. Internal. Errors: P0002 unknown account or key.';
+
+CREATE FUNCTION apikeys.usage_report(
+    since timestamptz, until timestamptz, by text[] = '{account}', step interval = NULL, time_zone text = 'UTC',
+    only_account text = NULL, only_key bigint = NULL,
+    OUT at timestamptz, OUT account text, OUT key_id bigint, OUT alias text, OUT product text, OUT category text, OUT billing_type text,
+    OUT requests bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off
+AS $$
+DECLARE
+    unit     text := apikeys.report_unit(since, until, by, '{account,key,product,category,billing_type}', step, time_zone);
+    kind     "char" := CASE WHEN by <@ '{account}' AND only_key IS NULL THEN 'a' ELSE 'k' END;
+    subjects bigint[] := apikeys.report_subjects(kind, only_account, only_key);
+BEGIN
+    RETURN QUERY
+        SELECT date_trunc(unit, b.bucket, time_zone),
+               CASE WHEN by && '{account,key}' THEN a.name END,
+               CASE WHEN 'key' = ANY (by) THEN b.subject_id END,
+               CASE WHEN 'key' = ANY (by) THEN k.alias END,
+               p.product,
+               CASE WHEN 'category' = ANY (by) THEN k.category END,
+               CASE WHEN 'billing_type' = ANY (by) THEN k.billing_type END,
+               sum(b.admitted + b.denied)::bigint, sum(b.denied)::bigint, sum(b.units)::bigint, sum(b.errors)::bigint, sum(b.credits)::bigint
+        FROM apikeys.usage_bucket AS b
+        LEFT JOIN apikeys.key AS k ON kind = 'k' AND k.key_id = b.subject_id
+        LEFT JOIN apikeys.account AS a ON a.account_id = CASE kind WHEN 'k' THEN k.account_id ELSE b.subject_id END
+        LEFT JOIN apikeys.key_product AS p ON 'product' = ANY (by) AND p.key_id = b.subject_id
+        WHERE b.subject = kind AND (subjects IS NULL OR b.subject_id = ANY (subjects)) AND b.bucket >= since AND b.bucket < until
+        GROUP BY 1, 2, 3, 4, 5, 6, 7
+        ORDER BY 1, 8 DESC, 2, 3, 5, 6, 7;
+END
+$$;
+COMMENT ON FUNCTION apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint) IS
+'What was used from since to before until, a row for each of what it is made by, and for each step, the busiest first: requests (admitted or denied), denied among them, units, errors (admitted ones with a status of 400 and more), credits (as given to complete). Monthly bills: by => ''{account}'', step => ''1 month''.
+by: any of account, key (with alias and account), product, category, billing_type; {}: all in one; columns not asked for are NULL. step: 1 hour, 1 day, 7 days (from Mondays), 1 month, 3 months or 1 year of the time zone''s calendar, at is where it begins; NULL: all in one. Only_account and only_key restrict it.
+It counts what is stored by its beginning: steps of 5 minutes, after 2 days hours, after 90 days days (UTC). Products, category and billing type are the key''s now; a key with several products counts for each. It knows requests that the log does not have. Errors: P0002 unknown account or key; 22023 bad argument.';
+
+CREATE FUNCTION apikeys.log_report(
+    since timestamptz, until timestamptz, by text[] = '{}', step interval = NULL, time_zone text = 'UTC',
+    only_account text = NULL, only_key bigint = NULL,
+    OUT at timestamptz, OUT account text, OUT key_id bigint, OUT alias text, OUT product text, OUT category text, OUT billing_type text,
+    OUT endpoint text, OUT code text, OUT requests bigint, OUT denied bigint,
+    OUT status_2xx bigint, OUT status_3xx bigint, OUT status_4xx bigint, OUT status_5xx bigint,
+    OUT units bigint, OUT credits bigint, OUT p50_ms real, OUT p95_ms real, OUT p99_ms real
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off
+AS $$
+DECLARE
+    unit text := apikeys.report_unit(since, until, by, '{account,key,product,category,billing_type,endpoint,code}', step, time_zone);
+    keys bigint[] := apikeys.report_subjects('k', only_account, only_key);
+BEGIN
+    RETURN QUERY
+        SELECT g.at, g.account, g.key_id, g.alias, g.product, g.category, g.billing_type, g.endpoint, g.code, g.requests, g.denied,
+               g.status_2xx, g.status_3xx, g.status_4xx, g.status_5xx, g.units, g.credits,
+               g.percentiles[1]::real, g.percentiles[2]::real, g.percentiles[3]::real
+        FROM (SELECT date_trunc(unit, r.at, time_zone),
+                     CASE WHEN by && '{account,key}' THEN a.name END,
+                     CASE WHEN 'key' = ANY (by) THEN r.key_id END,
+                     CASE WHEN 'key' = ANY (by) THEN k.alias END,
+                     p.product,
+                     CASE WHEN 'category' = ANY (by) THEN r.category END COLLATE "C",
+                     CASE WHEN 'billing_type' = ANY (by) THEN k.billing_type END,
+                     CASE WHEN 'endpoint' = ANY (by) THEN r.endpoint END COLLATE "C",
+                     CASE WHEN 'code' = ANY (by) THEN r.code END COLLATE "C",
+                     count(*), count(*) FILTER (WHERE r.code <> 'valid'),
+                     count(*) FILTER (WHERE r.status BETWEEN 200 AND 299), count(*) FILTER (WHERE r.status BETWEEN 300 AND 399),
+                     count(*) FILTER (WHERE r.status BETWEEN 400 AND 499), count(*) FILTER (WHERE r.status BETWEEN 500 AND 599),
+                     coalesce(sum(r.cost) FILTER (WHERE r.code = 'valid'), 0)::bigint, coalesce(sum(r.credits), 0)::bigint,
+                     percentile_cont('{0.5,0.95,0.99}'::float8[]) WITHIN GROUP (ORDER BY r.duration_ms)
+              FROM apikeys.request_log AS r
+              LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
+              LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
+              LEFT JOIN apikeys.key_product AS p ON 'product' = ANY (by) AND p.key_id = r.key_id
+              WHERE (keys IS NULL OR r.key_id = ANY (keys)) AND r.at >= since AND r.at < until
+              GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+        ) AS g (at, account, key_id, alias, product, category, billing_type, endpoint, code, requests, denied,
+                status_2xx, status_3xx, status_4xx, status_5xx, units, credits, percentiles)
+        ORDER BY g.at, g.requests DESC, g.account, g.key_id, g.product, g.category, g.billing_type, g.endpoint, g.code;
+END
+$$;
+COMMENT ON FUNCTION apikeys.log_report(timestamptz, timestamptz, text[], interval, text, text, bigint) IS
+'What the request log tells of the time from since to before until, a row for each of what it is made by, and for each step, the busiest first: requests (admitted or denied), denied among them, requests by class of status (the verdict''s, or the response''s as given to complete), units that were used, credits, and half, 95 and 99 percent of the times to the first byte, in milliseconds (NULL: none was given to complete).
+by: any of account, key (with alias and account), product, category (at the time of the request), billing_type, endpoint, code (why requests were denied); step, time_zone, only_account and only_key, and what is NULL, are as in usage_report. Top endpoints: by => ''{endpoint}'' and LIMIT.
+Products and billing type are the key''s now; a key with several products counts for each. Reads the partitions (days, UTC) from since to until, and of one account or key only its own rows. Errors: P0002 unknown account or key; 22023 bad argument.';
