@@ -123,7 +123,7 @@ BEGIN
                CASE WHEN by && '{account,key}' THEN a.name END,
                CASE WHEN 'key' = ANY (by) THEN b.subject_id END,
                CASE WHEN 'key' = ANY (by) THEN k.alias END,
-               p.product,
+               CASE WHEN 'product' = ANY (by) THEN p.product END,
                CASE WHEN 'category' = ANY (by) THEN k.category END,
                CASE WHEN 'billing_type' = ANY (by) THEN k.billing_type END,
                sum(b.admitted + b.denied)::bigint, sum(b.denied)::bigint, sum(b.units)::bigint, sum(b.errors)::bigint, sum(b.credits)::bigint
@@ -164,7 +164,7 @@ BEGIN
                      CASE WHEN by && '{account,key}' THEN a.name END,
                      CASE WHEN 'key' = ANY (by) THEN r.key_id END,
                      CASE WHEN 'key' = ANY (by) THEN k.alias END,
-                     p.product,
+                     CASE WHEN 'product' = ANY (by) THEN p.product END,
                      CASE WHEN 'category' = ANY (by) THEN r.category END COLLATE "C",
                      CASE WHEN 'billing_type' = ANY (by) THEN k.billing_type END,
                      CASE WHEN 'endpoint' = ANY (by) THEN r.endpoint END COLLATE "C",
