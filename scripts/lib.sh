@@ -108,12 +108,14 @@ server_folder() {
 
 # server_make FOLDER SETTINGS: a new, empty server with these further lines of postgresql.conf. Its superuser is postgres.
 server_make() {
-    as_server "$bindir/initdb" -D "$1/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 -N >/dev/null
-    as_server tee -a "$1/data/postgresql.conf" >/dev/null <<EOF
+    as_server rm -rf "$1/data.new"
+    as_server "$bindir/initdb" -D "$1/data.new" -U postgres -A trust -E UTF8 --locale=C.UTF-8 -N >/dev/null
+    as_server tee -a "$1/data.new/postgresql.conf" >/dev/null <<EOF
 listen_addresses = ''
 unix_socket_directories = '$1'
 $2
 EOF
+    as_server mv "$1/data.new" "$1/data"    # at once: what an interruption leaves is no server that listens elsewhere
 }
 
 # server_start FOLDER [pg_ctl's options]

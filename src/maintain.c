@@ -101,6 +101,25 @@ partitionExists(const char *name)
 	return true;
 }
 
+/* Takes back what ALTER DEFAULT PRIVILEGES has granted on a new table: the parent's grants are all there is. */
+static void
+revokeAll(const char *name)
+{
+	SPI_execute(psprintf("SELECT pg_catalog.format('REVOKE ALL ON apikeys.%s FROM %%s',"
+						 " CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::pg_catalog.regrole::pg_catalog.text END)"
+						 " FROM pg_catalog.pg_class AS c, pg_catalog.aclexplode(c.relacl) AS a"
+						 " WHERE c.oid OPERATOR(pg_catalog.=) 'apikeys.%s'::pg_catalog.regclass"
+						 " AND a.grantee OPERATOR(pg_catalog.<>) c.relowner GROUP BY a.grantee", name, name), false, 0);
+	if (SPI_processed > 0)
+	{
+		SPITupleTable *grants = SPI_tuptable;
+		uint64		count = SPI_processed;
+
+		for (uint64 i = 0; i < count; i++)
+			run(SPI_getvalue(grants->vals[i], grants->tupdesc, 1));
+	}
+}
+
 /* Sees to it that the partition for an instant exists; false: it did, or was made: there is no more to do. */
 bool
 MaintainMakePartition(TimestampTz at)
@@ -117,6 +136,7 @@ MaintainMakePartition(TimestampTz at)
 	if (!partitionExists(name))
 	{
 		run(psprintf("CREATE TABLE apikeys.%s (LIKE apikeys.request_log INCLUDING ALL)", name));
+		revokeAll(name);
 		run(psprintf("CREATE INDEX %s_key_id_at_idx ON apikeys.%s (key_id, at)", name, name));
 		run(psprintf("ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.%s FOR VALUES FROM ('%s') TO ('%s')",
 					 name, from, to));

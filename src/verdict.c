@@ -35,7 +35,7 @@ static const struct
 	[VERDICT_DOMAIN_NOT_ALLOWED] = {"domain_not_allowed", 403, "This API Key may not be used from this domain"},
 	[VERDICT_PRODUCT_NOT_ALLOWED] = {"product_not_allowed", 403, "This API Key may not be used for this product"},
 	[VERDICT_INSUFFICIENT_SCOPE] = {"insufficient_scope", 403, "This API Key lacks a scope that the request needs"},
-	[VERDICT_OVERLOADED] = {"overloaded", 503, "Usage cannot be recorded now, please try again"}
+	[VERDICT_OVERLOADED] = {"overloaded", 503, "usage cannot be recorded now"}
 };
 
 /* The columns of apikeys.verdict. */

@@ -54,6 +54,8 @@
 #include "verify.h"
 #include "waitpoint.h"
 
+#define CREDITS_MAX		INT64CONST(1000000000000000)	/* of one request: their sums stay far from overflow */
+#define CLOCKS_APART_US	INT64CONST(60000000)	/* how much later than now a request may seem to be made */
 #define MANY_FIRST_USES	64		/* of one verify_many; beyond that it waits for them in between */
 #define GUARD_NAP_US	1000	/* between two attempts to lock a key that somebody deletes */
 
@@ -548,8 +550,13 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be negative", event->credits < 0 ? "credits" : "duration_ms")));
+	if (event->credits > CREDITS_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("credits must not be greater than %lld", (long long) CREDITS_MAX)));
 	memcpy(&event->request_id, PG_GETARG_UUID_P(0), REQUESTID_LEN);
-	if (!RequestIdDecode(&event->request_id, &requested_at, &event->key_id, &sequence))
+	if (!RequestIdDecode(&event->request_id, &requested_at, &event->key_id, &sequence) ||
+		requested_at > ClockNow() / 1000 + CLOCKS_APART_US)
 		PG_RETURN_BOOL(false);
 	if (!BatchLogRequests && !findAccount(event->key_id, &event->account_id))
 		PG_RETURN_BOOL(false);

@@ -66,6 +66,7 @@
 #define DRAIN_NS			(5 * NS_PER_SECOND)
 #define MAINTAIN_NS			(24 * 3600 * NS_PER_SECOND)
 #define MAINTAIN_AGAIN_NS	(600 * NS_PER_SECOND)	/* when some of it was put off */
+#define STOP_PAUSE_MS		100		/* the same while the server stops */
 #define PAUSE_MAX_MS		5000	/* between attempts to write a failing batch */
 
 int			WriterFlushInterval = 200;
@@ -253,7 +254,8 @@ makePartitions(char *error, int *sqlstate)
 /*
  * Draws the consequences of a failure: a pause before the next attempt or, if
  * the error is not of a kind that goes by itself, smaller batches up to the
- * end of this one, and at last quarantine.
+ * end of this one, and at last quarantine.  What fails even there is tried
+ * again, with pauses: it is not the event that cannot be written.
  */
 static void
 learnFromFailure(const char *error, bool transient)
@@ -263,7 +265,7 @@ learnFromFailure(const char *error, bool transient)
 	failures++;
 	MaintainForget();
 	QueueReport(WRITER_FAILING, error);
-	if (!transient && (isolating || failures > 1))
+	if (!transient && (isolating || failures > 1) && batch.quarantine_reason == NULL)
 	{
 		suspect_end = Max(suspect_end, batch.position);
 		if (BatchNext(&batch, BatchNext(&batch, NULL)) == NULL)
@@ -273,7 +275,8 @@ learnFromFailure(const char *error, bool transient)
 		retry_at = 0;
 		return;
 	}
-	retry_at = ClockNow() + Min((int64) WriterFlushInterval << Min(failures, 10), PAUSE_MAX_MS) * NS_PER_MILLISECOND;
+	retry_at = ClockNow() + NS_PER_MILLISECOND *
+		Min((int64) WriterFlushInterval << Min(failures, 10), stop_requested ? STOP_PAUSE_MS : PAUSE_MAX_MS);
 	ereport(LOG,
 			(errmsg("apikeys writer could not write a batch of " UINT64_FORMAT " bytes: %s", batch.size, error),
 			 errhidestmt(true)));
@@ -477,7 +480,10 @@ serve(void)
 		else if (stop_requested || now - busy_at > IDLE_END_NS)
 			break;
 		if (stop_requested && stop_at == 0)
+		{
 			stop_at = now + DRAIN_NS;
+			retry_at = 0;		/* who kept us from writing may be gone by now */
+		}
 		if (stop_requested && now >= stop_at)
 			break;
 		more |= !stop_requested && maintain(now);

@@ -263,7 +263,7 @@ BEGIN
     END IF;
     owner := apikeys.get_account(name);
     PERFORM apikeys.lock_account(owner.account_id);
-    RETURN owner;
+    RETURN apikeys.get_account(name);   -- as it is now that it is locked: its plan may have changed
 END
 $$;
 COMMENT ON FUNCTION apikeys.account_for_key(text) IS
@@ -406,6 +406,9 @@ BEGIN
     IF getdatabaseencoding() = 'UTF8' THEN
         ellipsis := chr(8230);
     END IF;
+    IF position(key IN hint) > 0 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the hint must not contain the key';
+    END IF;
     digest := coalesce(digest, apikeys.digest_of(key, hash_rule));
     IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.previous_digest OPERATOR(apikeys.=) import_key.digest) THEN
         RAISE unique_violation USING MESSAGE = 'this key exists already';
@@ -414,7 +417,7 @@ BEGIN
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
     made := apikeys.add_key(
         owner, rules, digest, hash_rule, coalesce(prefix, ''),
-        coalesce(hint, concat(nullif(prefix, '') || '_', ellipsis, right(key, 4))),
+        coalesce(hint, concat(nullif(prefix, '') || '_', ellipsis, CASE WHEN length(key) >= 16 THEN right(key, 4) END)),
         alias, category, tier, limits, lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata);
     RETURN apikeys.get_key(made.key_id);
 END

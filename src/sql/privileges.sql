@@ -1,7 +1,34 @@
 -- Who may do what. PUBLIC nothing; each role what stands here and nothing else: the last part of the script, after all
 -- that it speaks about. Direct INSERT into table key is granted to nobody, nor is reading a digest.
 
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA apikeys FROM PUBLIC;
+-- What PUBLIC has by default, and anybody by ALTER DEFAULT PRIVILEGES.
+DO $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        SELECT DISTINCT format('REVOKE ALL ON %s FROM %s CASCADE', o.object,
+                               CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END)
+        FROM (SELECT format('%s %s', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass), c.relacl, c.relowner
+              FROM pg_class AS c WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+              UNION ALL
+              SELECT format('FUNCTION %s', p.oid::regprocedure), coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner
+              FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace
+              UNION ALL
+              SELECT format('TYPE %s', t.oid::regtype), coalesce(t.typacl, acldefault('T', t.typowner)), t.typowner
+              FROM pg_type AS t
+              WHERE t.typnamespace = 'apikeys'::regnamespace AND t.typelem = 0
+                AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+              UNION ALL
+              SELECT 'SCHEMA apikeys', n.nspacl, n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'apikeys'
+             ) AS o(object, acl, owner), aclexplode(o.acl) AS a
+        WHERE a.grantee <> o.owner
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
+
 GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
 
 -- The types are for all four: the functions behind their operators, casts, input and output with them.

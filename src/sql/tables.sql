@@ -12,7 +12,7 @@ CREATE FUNCTION apikeys.lifetimes_are_valid(lifetimes interval[]) RETURNS boolea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.cardinality(lifetimes) OPERATOR(pg_catalog.>) 0
     AND NOT EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
-                    WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval);
+                    WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval OR l.lifetime OPERATOR(pg_catalog.>) '1000 years'::interval);
 COMMENT ON FUNCTION apikeys.lifetimes_are_valid(interval[]) IS 'Whether a list has lifetimes, all of them known and positive.';
 
 CREATE FUNCTION apikeys.domains_are_valid(domains text[]) RETURNS boolean
@@ -34,9 +34,9 @@ CREATE TABLE apikeys.plan (
     name                  text PRIMARY KEY CHECK (name <> ''),
     key_prefix            text NOT NULL DEFAULT 'ak' CHECK (apikeys.prefix_is_valid(key_prefix)),
     max_keys              int CHECK (max_keys >= 0),
-    max_lifetime          interval CHECK (max_lifetime > '0'),
+    max_lifetime          interval CHECK (max_lifetime > '0' AND max_lifetime <= '1000 years'),
     lifetimes             interval[] CHECK (apikeys.lifetimes_are_valid(lifetimes)),
-    default_lifetime      interval CHECK (default_lifetime > '0'),
+    default_lifetime      interval CHECK (default_lifetime > '0' AND default_lifetime <= '1000 years'),
     allow_unexpiring      boolean NOT NULL DEFAULT true,
     limits                apikeys.limits NOT NULL DEFAULT '',
     default_tier          text REFERENCES apikeys.tier ON UPDATE CASCADE,

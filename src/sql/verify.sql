@@ -22,7 +22,7 @@ CREATE FUNCTION apikeys.complete(
 ) RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_request_complete';
 COMMENT ON FUNCTION apikeys.complete(uuid, int, real, bigint) IS
-'Records how an admitted request ended: HTTP status, milliseconds to the first byte, credits to bill. The first call for a request wins. False: the id is none that verify gave, or it cannot be recorded now. Errors: 22023 for a status outside 100 to 599 and for negative figures.';
+'Records how an admitted request ended: HTTP status, milliseconds to the first byte, credits to bill. The first call for a request wins. False: the id is none that verify gave, or it cannot be recorded now. Errors: 22023 for a status outside 100 to 599, for negative figures and for credits beyond 10^15.';
 
 CREATE FUNCTION apikeys.complete_many(
     request_ids uuid[], statuses int[], durations_ms real[] = NULL, credits bigint[] = NULL

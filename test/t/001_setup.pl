@@ -49,6 +49,21 @@ foreach my $preload ('', 'apikeys')
     }
     is($node->safe_psql($database, q{SELECT code FROM apikeys.authenticate((apikeys.create_key('acme')).key)}), 'valid', "$how: authenticate works");
 
+    # Privileges that a database gives by default reach nothing of ours, partitions included.
+    $node->safe_psql('postgres', "CREATE DATABASE open_$database");
+    $node->safe_psql("open_$database", 'CREATE ROLE anybody; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO anybody, PUBLIC;'
+          . ' ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO anybody; ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO anybody;'
+          . ' ALTER DEFAULT PRIVILEGES GRANT ALL ON TYPES TO anybody; ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO anybody; CREATE EXTENSION apikeys');
+    $node->safe_psql("open_$database", 'SELECT apikeys.maintain()') if $preload;
+    is($node->safe_psql("open_$database", q{SELECT count(*) FROM (
+        SELECT relacl FROM pg_class WHERE relnamespace = 'apikeys'::regnamespace UNION ALL
+        SELECT proacl FROM pg_proc WHERE pronamespace = 'apikeys'::regnamespace UNION ALL
+        SELECT typacl FROM pg_type WHERE typnamespace = 'apikeys'::regnamespace AND typtype = 'b' AND typelem = 0 UNION ALL
+        SELECT nspacl FROM pg_namespace WHERE nspname = 'apikeys') AS o(acl), aclexplode(acl) AS a
+        WHERE a.grantee IN (0, 'anybody'::regrole)}), '0', "$how: default privileges give nothing away");
+    $node->safe_psql("open_$database", 'DROP OWNED BY anybody');
+    $node->safe_psql('postgres', 'DROP ROLE anybody');
+
     # A schema that somebody has planted before must not become ours.
     $node->safe_psql('postgres', "CREATE DATABASE planted_$database");
     $node->safe_psql("planted_$database", 'CREATE ROLE planter; CREATE SCHEMA apikeys AUTHORIZATION planter');
@@ -80,7 +95,7 @@ foreach my $preload ('', 'apikeys')
         is($node->safe_psql('encoded', q{
             SELECT key AS text FROM apikeys.create_key('acme') \gset
             SELECT hint = 'ak_...' || right(:'text', 4), (apikeys.authenticate(:'text')).code FROM apikeys.key;
-            SELECT hint, (apikeys.authenticate('theirs_1234')).code FROM apikeys.import_key('acme', 'theirs_1234', prefix => 'theirs')}),
+            SELECT hint, (apikeys.authenticate('theirs_123456781234')).code FROM apikeys.import_key('acme', 'theirs_123456781234', prefix => 'theirs')}),
             "t|valid\ntheirs_...1234|valid", "$how: works in $encoding");
     }
     $node->stop;

@@ -155,5 +155,20 @@ $node->start;
 is(value($logged) - $before, 3, 'missing standby: a fast stop has written all');
 ledger_ok($node, 'missing standby');
 
+# Where usage itself cannot be written, even quarantine fails: the batch waits, with pauses, and is written in the end.
+$before = value($logged);
+my $log = -s $node->logfile;
+$node->safe_psql('postgres', 'ALTER TABLE apikeys.usage_total ADD CONSTRAINT nothing_more CHECK (false) NOT VALID');
+is(verdict_code($node, 'key-4'), 'valid', 'usage cannot be written: a request is queued');
+until_true($node, q{SELECT writer_state = 'failing' FROM apikeys.stats()}, 'the writer fails');
+foreach (1 .. 300)
+{
+    last if (() = slurp_file($node->logfile, $log) =~ /could not write a batch/g) >= 3;
+    usleep(100_000);
+}
+cmp_ok(scalar(() = slurp_file($node->logfile, $log) =~ /could not write a batch/g), '>=', 3, 'it says so each time that it has paused');
+$node->safe_psql('postgres', 'ALTER TABLE apikeys.usage_total DROP CONSTRAINT nothing_more');
+ledger_ok($node, 'usage can be written again');
+
 $node->stop;
 done_testing();

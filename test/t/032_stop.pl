@@ -105,5 +105,23 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM apikeys.request_log WHERE 
 my (undef, undef, $err) = $node->psql('postgres', q{SELECT apikeys.delete_key(apikeys.find_key('caller', 'key-16'))});
 like($err, qr/has been used/, 'immediate: and keeps its key');
 
+# A stop that comes while the writer pauses between attempts: who held the table is gone with it, and all is written.
+my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM apikeys.request_log');
+my $log = -s $node->logfile;
+my $locker = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'LOCK TABLE apikeys.request_log; SELECT pg_sleep(100)' ],
+    '<', \undef, '>', \my $locked, '2>', \my $ended);
+until_true($node, 'SELECT count(*) > 0 FROM pg_locks WHERE mode = $$AccessExclusiveLock$$ AND relation = $$apikeys.request_log$$::regclass',
+    'the log is locked');
+$node->safe_psql('postgres', q{SELECT count(apikeys.verify('key-1')) FROM generate_series(1, 20000)});
+foreach (1 .. 300)
+{
+    last if (() = slurp_file($node->logfile, $log) =~ /could not write a batch/g) >= 7;    # the pauses are seconds by now
+    usleep(100_000);
+}
+$node->stop('fast');
+IPC::Run::finish($locker);
+$node->start;
+is($node->safe_psql('postgres', 'SELECT count(*) FROM apikeys.request_log') - $before, 20000, 'stopped in a pause of the writer: all is written');
+
 $node->stop;
 done_testing();
