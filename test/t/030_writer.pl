@@ -155,6 +155,8 @@ $node->start;
 is(value($logged) - $before, 3, 'missing standby: a fast stop has written all');
 ledger_ok($node, 'missing standby');
 
+set_conf($node, q{synchronous_standby_names = ''}, q{SELECT current_setting('synchronous_standby_names') = ''}, 'no standby is missed any more');
+
 # Where usage itself cannot be written, even quarantine fails: the batch waits, with pauses, and is written in the end.
 $before = value($logged);
 my $log = -s $node->logfile;
