@@ -35,22 +35,22 @@ DECLARE
     gone bigint;
     asked bigint;
 BEGIN
-    PERFORM apikeys.create_account(account, display_name => 'Zoe Doe', contact => 'zoe@doe.example', metadata => '{"mother": "Zoe sen."}');
-    UPDATE apikeys.account SET display_name = 'Zoe X. Doe', metadata = '{}' WHERE name = fill.account;
-    main := (apikeys.create_key(account, 'zoe''s laptop', allowed_domains => '{zoe.example}', allowed_ips => '{192.0.2.77}', metadata => '{"of": "Zoe"}', limits => '1/day')).key_id;
-    UPDATE apikeys.key SET alias = 'Zoes laptop', allowed_ips = '{192.0.2.77,2001:db8::2077}', metadata = '{"of": "Zoe D."}' WHERE key_id = main;
-    PERFORM apikeys.suspend_key(main, 'Zoe did not pay');
+    PERFORM apikeys.create_account(account, display_name => 'Zoenova Doe', contact => 'zoenova@doe.example', metadata => '{"mother": "Zoenova sen."}');
+    UPDATE apikeys.account SET display_name = 'Zoenova X. Doe', metadata = '{}' WHERE name = fill.account;
+    main := (apikeys.create_key(account, 'zoenova''s laptop', allowed_domains => '{zoenova.example}', allowed_ips => '{192.0.2.77}', metadata => '{"of": "Zoenova"}', limits => '1/day')).key_id;
+    UPDATE apikeys.key SET alias = 'Zoes laptop', allowed_ips = '{192.0.2.77,2001:db8::2077}', metadata = '{"of": "Zoenova D."}' WHERE key_id = main;
+    PERFORM apikeys.suspend_key(main, 'Zoenova did not pay');
     PERFORM apikeys.create_key(account, 'plain');
-    gone := (apikeys.create_key(account, 'zoe gone', limits => '1/day')).key_id;
-    PERFORM apikeys.request_upgrade(gone, 'gold', 'Zoe is gone');
+    gone := (apikeys.create_key(account, 'zoenova gone', limits => '1/day')).key_id;
+    PERFORM apikeys.request_upgrade(gone, 'gold', 'Zoenova is gone');
     PERFORM apikeys.delete_key(gone);
-    asked := (apikeys.request_upgrade(main, 'gold', 'Zoe needs it', project => 'Zoes', purpose => 'Zoe')).id;
+    asked := (apikeys.request_upgrade(main, 'gold', 'Zoenova needs it', project => 'Zoes', purpose => 'Zoe')).id;
     PERFORM apikeys.decline_upgrade(asked, 'Zoe, no');
-    asked := (apikeys.request_upgrade(main, 'gold', 'Zoe needs it still', project_kind => 'app')).id;
+    asked := (apikeys.request_upgrade(main, 'gold', 'Zoenova needs it still', project_kind => 'app')).id;
     PERFORM apikeys.ask_upgrade(asked, 'Zoe, why?');
     PERFORM apikeys.answer_upgrade(asked, 'I am Zoe');
     INSERT INTO apikeys.notice (kind, key_id, details) VALUES ('created', main, '{"alias": "Zoes laptop"}');
-    INSERT INTO apikeys.notice (kind, account_id, details) SELECT 'upgrade', a.account_id, '{"by": "Zoe"}' FROM apikeys.account AS a WHERE a.name = fill.account;
+    INSERT INTO apikeys.notice (kind, account_id, details) SELECT 'upgrade', a.account_id, '{"by": "Zoenova"}' FROM apikeys.account AS a WHERE a.name = fill.account;
     INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, ip, cost, category, completed)
     SELECT '2020-02-02 00:00+00', k.key_id, k.account_id, gen_random_uuid(), 'valid', 200, '192.0.2.77', 1, k.category, false FROM apikeys.key AS k WHERE k.key_id = main;
 END
@@ -62,7 +62,7 @@ SELECT FROM pg_temp.fill('u1');
 CREATE TEMP TABLE before AS
 SELECT 'log' AS what, count(*) FROM apikeys.request_log
 UNION ALL SELECT 'notice', count(*) FROM apikeys.notice UNION ALL SELECT 'upgrades', count(*) FROM apikeys.upgrade_request;
-SELECT text, pg_temp.found_in(text) <> '' AS found FROM (VALUES ('zoe'), ('192.0.2.77'), ('2001:db8::2077')) AS t(text);
+SELECT text, pg_temp.found_in(text) <> '' AS found FROM (VALUES ('zoenova'), ('192.0.2.77'), ('2001:db8::2077')) AS t(text);
 
 CREATE ROLE regress_clerk IN ROLE apikeys_manager;
 SELECT f.code FROM (VALUES
@@ -72,7 +72,7 @@ SELECT f.code FROM (VALUES
 DROP ROLE regress_clerk;
 
 SELECT name, display_name, contact, active, metadata FROM apikeys.erase_account_data('u1');
-SELECT text, pg_temp.found_in(text) FROM (VALUES ('zoe'), ('192.0.2.77'), ('2001:db8::2077')) AS t(text);
+SELECT text, pg_temp.found_in(text) FROM (VALUES ('zoenova'), ('192.0.2.77'), ('2001:db8::2077')) AS t(text);
 -- What is left, and is as many as before.
 SELECT alias = key_id::text AS alias, state, category, limits FROM apikeys.key_list WHERE account = 'u1' ORDER BY key_id;
 SELECT tier, state, motivation, project, project_kind, question, answer, note, decided_by = SESSION_USER AS mine FROM apikeys.upgrade_list WHERE account = 'u1' ORDER BY id;
@@ -86,9 +86,9 @@ FROM apikeys.audit_log WHERE id > :start AND account_id IS NOT NULL ORDER BY id;
 
 -- Again: nothing more; and nothing of another account.
 SELECT FROM pg_temp.fill('u2');
-SELECT pg_temp.found_in('zoe') AS before \gset
+SELECT pg_temp.found_in('zoenova') AS before \gset
 SELECT name, active FROM apikeys.erase_account_data('u1');
-SELECT pg_temp.found_in('zoe') = :'before' AS kept;
+SELECT pg_temp.found_in('zoenova') = :'before' AS kept;
 -- What the audit log lets pass is only this.
 SELECT f.code FROM (VALUES
     (1, $$UPDATE apikeys.audit_log SET old = NULL, new = NULL$$), (2, $$UPDATE apikeys.audit_log SET new = apikeys.erased(new), actor = 'x'$$),
@@ -96,7 +96,7 @@ SELECT f.code FROM (VALUES
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT apikeys.erased('{"alias": "x", "note": null, "active": true, "account_id": 5}'), apikeys.erased('{}'), apikeys.erased(NULL);
 SELECT name, active FROM apikeys.erase_account_data('u2');
-SELECT pg_temp.found_in('zoe');
+SELECT pg_temp.found_in('zoenova');
 
 DROP TABLE apikeys.request_log_20200202;
 DELETE FROM apikeys.notice;
