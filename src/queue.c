@@ -66,6 +66,7 @@ typedef struct QueueShared
 	pg_atomic_uint32 sequence;
 	pg_atomic_uint64 maintain_requests; /* how often somebody has asked for the care of what is stored */
 	pg_atomic_uint64 maintained;	/* how many of these had been made when the last care began */
+	pg_atomic_uint64 put_off;	/* the same for the last care of which some was put off */
 	pg_atomic_uint32 urgent;	/* somebody waits: do not wait for the interval */
 	pg_atomic_uint64 counters[QUEUE_COUNTERS];
 	ConditionVariable room;		/* the tail has moved */
@@ -155,6 +156,7 @@ QueueShmemInit(void)
 		pg_atomic_init_u32(&q->urgent, 0);
 		pg_atomic_init_u64(&q->maintain_requests, 0);
 		pg_atomic_init_u64(&q->maintained, 0);
+		pg_atomic_init_u64(&q->put_off, 0);
 		for (int c = 0; c < QUEUE_COUNTERS; c++)
 			pg_atomic_init_u64(&q->counters[c], 0);
 		ConditionVariableInit(&q->room);
@@ -485,14 +487,14 @@ isMaintained(uint64 request)
 	return pg_atomic_read_u64(&queue->maintained) >= request;
 }
 
-/* Asks the writer to care for what is stored and waits until it has; false: not in time. */
+/* Asks the writer to care for what is stored and waits until it has; false: not in time, or some of it was put off. */
 bool
 QueueWaitMaintained(int64 deadline)
 {
 	uint64		request = pg_atomic_add_fetch_u64(&queue->maintain_requests, 1);
 
 	QueueWakeWriter();
-	return waitFor(&queue->writer, isMaintained, request, deadline);
+	return waitFor(&queue->writer, isMaintained, request, deadline) && pg_atomic_read_u64(&queue->put_off) < request;
 }
 
 /* Counts what stats() shows. */
@@ -678,10 +680,12 @@ QueueMaintainRequests(void)
 	return pg_atomic_read_u64(&queue->maintain_requests);
 }
 
-/* Takes note that what is stored was cared for, after so many requests. */
+/* Takes note that what is stored was cared for, after so many requests, and whether some of that was put off. */
 void
-QueueMaintained(uint64 requests)
+QueueMaintained(uint64 requests, bool put_off)
 {
+	if (put_off)
+		pg_atomic_write_u64(&queue->put_off, requests);
 	pg_atomic_write_u64(&queue->maintained, requests);
 	ConditionVariableBroadcast(&queue->writer);
 }

@@ -123,7 +123,7 @@ extern bool QueueIsIdle(void);
 extern bool QueueIsUrgent(void);
 extern bool QueueHasBackends(void);
 extern uint64 QueueMaintainRequests(void);
-extern void QueueMaintained(uint64 requests);
+extern void QueueMaintained(uint64 requests, bool put_off);
 
 /* The launcher's side. */
 extern void QueueLauncherBegin(void);

@@ -399,7 +399,7 @@ maintain(int64 now)
 	if (maintain_step != NULL)
 		return true;
 	maintain_at = now + (maintain_put_off ? MAINTAIN_AGAIN_NS : MAINTAIN_NS);
-	QueueMaintained(maintain_requests);
+	QueueMaintained(maintain_requests, maintain_put_off);
 	return false;
 }
 

@@ -18,4 +18,4 @@ COMMENT ON FUNCTION apikeys.flush() IS
 CREATE FUNCTION apikeys.maintain() RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_maintain';
 COMMENT ON FUNCTION apikeys.maintain() IS
-'Has the writer do its daily care now: partitions ahead, retention, merging of buckets; false if that takes longer than apikeys.queue_timeout. Errors: 55000 not preloaded or on a standby.';
+'Has the writer do its daily care now: partitions ahead, retention, merging of buckets. False if that takes longer than apikeys.queue_timeout (it goes on), or if some of it had to be put off, as when somebody reads a partition that is to be dropped: the server log says what, and it is tried again in 10 minutes. Errors: 55000 not preloaded or on a standby.';
