@@ -42,6 +42,7 @@ typedef struct Verdict
 	int64		key_id;			/* 0: no key was named */
 	const text *account;		/* its name; NULL: none */
 	bool		recorded;		/* request_id is set */
+	uint64		durable_at;		/* what the queue must be durable up to before it is given; 0: nothing */
 	pg_uuid_t	request_id;
 	bool		limited;		/* the next five are set */
 	bool		of_account;		/* whose limit it is */

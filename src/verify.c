@@ -13,7 +13,8 @@
  *
  * All waits of a call end together, apikeys.queue_timeout after its start, in
  * the verdict overloaded: the deadlock detector cannot see them.  An event
- * that was appended stays and counts.
+ * that was appended stays and counts.  The verdicts of verify_many share their
+ * waits, but each depends on its own event alone.
  *
  * Pins and room are noted by their modules and given back by UsageRelease: at
  * the end of each call, at the abort of a (sub)transaction, at exit; the
@@ -71,8 +72,8 @@ typedef enum Recorded
 typedef struct Call
 {
 	int64		deadline;
-	uint64		durable_from;	/* the position up to which the queue must be durable; 0: does not matter */
-	bool		late;			/* some wait for that was in vain */
+	uint64		durable_at;		/* the position up to which the queue must be durable; 0: does not matter */
+	bool		late;			/* a wait for that was in vain: nothing more is recorded that would need one */
 	int			first_use_count;
 	int64		first_uses[MANY_FIRST_USES];	/* keys locked until theirs is durable */
 } Call;
@@ -116,21 +117,21 @@ beginCall(Call *call)
 	UsageBegin();
 	UsageRelease();			/* what an error has left that nobody else cleaned up after */
 	call->deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
-	call->durable_from = 0;
+	call->durable_at = 0;
 	call->late = false;
 	call->first_use_count = 0;
 }
 
-/* Waits for what must be durable and unlocks the first uses; false: this time or before, it was not in time. */
+/* Waits for all that must be durable and unlocks the first uses; false: this time or before, it was not in time. */
 static bool
 awaitDurable(Call *call)
 {
-	if (call->durable_from != 0)
+	if (call->durable_at != 0)
 	{
 		WAIT_POINT("verify_wait");
-		call->late |= !QueueWaitDurable(call->durable_from, call->deadline);
+		call->late |= !QueueWaitDurable(call->durable_at, call->deadline);
 	}
-	call->durable_from = 0;
+	call->durable_at = 0;
 	while (call->first_use_count > 0)
 		GuardFirstUseUnlock(call->first_uses[--call->first_use_count]);
 	return !call->late;
@@ -226,7 +227,7 @@ admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
 			verdict->recorded = true;
 			memcpy(&verdict->request_id, &event->request_id, sizeof(verdict->request_id));
 			if (urgent)
-				call->durable_from = position;
+				verdict->durable_at = call->durable_at = position;
 		}
 	}
 	RESUME_INTERRUPTS();
@@ -256,7 +257,7 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	MeterOutcome outcome = METER_NOT_READY;
 
 	makeEvent(&buffer.event, request, row);
-	if (call->late || !QueueAttach(call->deadline))
+	if ((call->late && VerifySynchronous) || !QueueAttach(call->deadline))
 	{
 		setOverloaded(verdict);
 		return RECORDED_NOT;
@@ -349,13 +350,10 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 			return;
 
 		/* Lock, then look again: it may have been deleted meanwhile, even replaced by another with the same text. */
-		if (call->first_use_count == MANY_FIRST_USES && !awaitDurable(call))
-		{
-			setOverloaded(verdict);
-			return;
-		}
+		if (call->first_use_count == MANY_FIRST_USES)
+			(void) awaitDurable(call);
 		WAIT_POINT("verify_lock");
-		if (!lockFirstUse(row.key_id, call))
+		if (call->late || !lockFirstUse(row.key_id, call))
 		{
 			setOverloaded(verdict);
 			return;
@@ -367,9 +365,9 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 
 /* Ends a verdict: it is overloaded if what it waited for has not come. */
 static void
-settleVerdict(Verdict *verdict, bool durable)
+settleVerdict(Verdict *verdict)
 {
-	if (!durable && verdict->recorded)
+	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, QUEUE_NO_WAIT))
 		setOverloaded(verdict);
 	if (verdict->code == VERDICT_OVERLOADED)
 		QueueCount(QUEUE_OVERLOADED, 1);
@@ -390,7 +388,8 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 	beginCall(&call);
 	decide(&request, &lookup, &verdict, &call);
-	settleVerdict(&verdict, awaitDurable(&call));
+	(void) awaitDurable(&call);
+	settleVerdict(&verdict);
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;
@@ -458,7 +457,6 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 	int			count = readArray(fcinfo, 0, TEXTOID, -1, &keys, &key_nulls);
 	Verdict    *verdicts;
 	Call		call;
-	bool		durable;
 
 	readArray(fcinfo, 1, TEXTOID, count, &endpoints, &endpoint_nulls);
 	readArray(fcinfo, 2, INETOID, count, &ips, &ip_nulls);
@@ -486,9 +484,9 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 			verdicts[i].account = DatumGetTextPCopy(PointerGetDatum(verdicts[i].account));
 		LookupEnd(&lookup);
 	}
-	durable = awaitDurable(&call);
+	(void) awaitDurable(&call);
 	for (int i = 0; i < count; i++)
-		settleVerdict(&verdicts[i], durable);
+		settleVerdict(&verdicts[i]);
 	putVerdicts(result, verdicts, count);
 	return (Datum) 0;
 }
@@ -565,9 +563,9 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 		PG_RETURN_BOOL(false);
 	event->at = ClockNow() / 1000;
 	HOLD_INTERRUPTS();
-	call.durable_from = QueueAppend(event);
+	call.durable_at = QueueAppend(event);
 	RESUME_INTERRUPTS();
 	if (!event->urgent)
-		call.durable_from = 0;
+		call.durable_at = 0;
 	PG_RETURN_BOOL(awaitDurable(&call));
 }

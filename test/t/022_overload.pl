@@ -31,6 +31,21 @@ is(value(q{SELECT string_agg(code, ' ' ORDER BY n) FROM apikeys.verify_many('{us
 $node->append_conf('postgresql.conf', 'apikeys.writer_enabled = off');
 $node->reload;
 ok($node->poll_query_until('postgres', q{SELECT writer_state = 'none' FROM apikeys.stats()}), 'nothing is written');
+
+# In one call each verdict waits for its own record alone; first uses are waited for by 64.
+my $fresh = 66;
+value(qq{INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
+    SELECT 100 + n, 1, sha256(convert_to('fresh-' || n, 'UTF8'))::apikeys.digest, '', '', 'fresh-' || n FROM generate_series(1, $fresh) AS n});
+is(value(q{SET apikeys.queue_timeout = '100ms';
+    SELECT string_agg(code, ' ' ORDER BY n) FROM apikeys.verify_many('{free,fresh-1,unknown,free,used up}')}),
+    'valid overloaded invalid valid rate_limited', 'what needs no wait does not fail with a first use that is late');
+is(value(qq{SET apikeys.queue_timeout = '100ms';
+    SELECT string_agg(DISTINCT code, ' ') FILTER (WHERE n <= $fresh - 1), max(code) FILTER (WHERE n = $fresh), count(request_id)
+    FROM apikeys.verify_many((SELECT array_agg('fresh-' || n ORDER BY n) || '{free}' FROM generate_series(2, $fresh) AS n))}),
+    'overloaded|valid|1', 'nor with more of them than it waits for at once');
+is(value(qq{SET apikeys.queue_timeout = '100ms'; SET apikeys.synchronous_usage = on;
+    SELECT string_agg(code, ' ' ORDER BY n) FROM apikeys.verify_many('{free,unknown}')}), 'overloaded invalid', 'if usage is synchronous, each that is recorded waits');
+
 value(q{SET apikeys.queue_timeout = '100ms';
     DO $$ BEGIN WHILE (apikeys.verify('free', repeat('x', 1000))).allowed LOOP END LOOP; WHILE (apikeys.verify('free')).allowed LOOP END LOOP; END $$});
 my $full = value('SELECT queue_bytes FROM apikeys.stats()');
@@ -56,6 +71,7 @@ $node->reload;
 ok($node->poll_query_until('postgres', q{SHOW apikeys.writer_enabled}, 'on'), 'a writer may run');
 is(value('SELECT apikeys.flush()'), 't', 'the queue is written');
 is(value(q{SELECT code, request_id IS NOT NULL FROM apikeys.verify('unused')}), 'rate_limited|t', 'the first use is recorded');
+is(value(qq{SELECT count(*) FROM apikeys.request_log AS r WHERE r.key_id BETWEEN 101 AND 100 + $fresh}), 65, 'of the first uses in vain, those that were queued are on record');
 is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger is balanced');
 
 $node->stop;
