@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/namespace.h"
+#include "storage/lmgr.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -126,6 +127,29 @@ CatalogResolve(CatalogTable *table)
 	}
 	resolving = false;
 	table->generation = generation;
+}
+
+/*
+ * Locks the table and its indexes, unless that takes waiting (false): then none
+ * is locked.  After it CatalogOpen and CatalogScanBegin do not wait.
+ */
+bool
+CatalogTryLock(CatalogTable *table, LOCKMODE mode)
+{
+	int			locked = 0;
+
+	CatalogResolve(table);
+	if (!ConditionalLockRelationOid(table->oid, mode))
+		return false;
+	while (locked < CATALOG_INDEXES_MAX && table->indexes[locked] &&
+		   ConditionalLockRelationOid(table->index_oids[locked], AccessShareLock))
+		locked++;
+	if (locked == CATALOG_INDEXES_MAX || table->indexes[locked] == NULL)
+		return true;
+	while (locked > 0)
+		UnlockRelationOid(table->index_oids[--locked], AccessShareLock);
+	UnlockRelationOid(table->oid, mode);
+	return false;
 }
 
 /*

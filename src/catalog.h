@@ -40,6 +40,7 @@ typedef struct CatalogScan
 
 extern Oid	CatalogSchema(bool missing_ok);
 extern void CatalogResolve(CatalogTable *table);
+extern bool CatalogTryLock(CatalogTable *table, LOCKMODE mode);
 extern Relation CatalogOpen(CatalogTable *table, LOCKMODE mode);
 extern Datum CatalogColumn(const CatalogTable *table, TupleTableSlot *slot, int column, bool *isnull);
 extern void CatalogScanBegin(CatalogScan *scan, const CatalogTable *table, Relation rel, int index, Snapshot snapshot,

@@ -9,6 +9,11 @@
  * load a unit may come back late, by the length of its step at most, never
  * early; the total is exact.
  *
+ * Others wait for a meter while it is loaded.  So the locks of these tables are
+ * not waited for as a SELECT does, but tried again and again up to the deadline:
+ * whoever holds one (LOCK TABLE, VACUUM FULL, REINDEX) makes verdicts overloaded,
+ * and delays no call for longer than that.
+ *
  * Whoever asks how a limit stands is told by the meter, since that decides; where
  * there is none to be had (no shared memory, a standby) by rings of his own, which
  * the same rule fills.  Tables and meters must agree: check_meters compares them.
@@ -27,10 +32,12 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 #include "catalog.h"
 #include "clock.h"
@@ -38,7 +45,7 @@
 #include "queue.h"
 #include "usage.h"
 
-#define ROOM_NAP_US	1000
+#define NAP_MAX_MS	64			/* between two attempts; from 1 on it is doubled each time */
 
 /* Microseconds. */
 #define MINUTES		(60 * USECS_PER_SEC)
@@ -184,30 +191,65 @@ load(const MeterSubject *subject, MeterLoading *loading)
 	UnregisterSnapshot(snapshot);
 }
 
+/* Sleeps before another attempt, each time for twice as long; false: the time is over.  Can be cancelled. */
+static bool
+napBeforeRetry(long *nap_ms, int64 deadline)
+{
+	long		left = ClockMillisecondsUntil(deadline);
+
+	CHECK_FOR_INTERRUPTS();
+	if (left <= 0)
+		return false;
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(*nap_ms, left), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	*nap_ms = Min(2 * *nap_ms, NAP_MAX_MS);
+	return true;
+}
+
 /* Makes the writer settle what keeps meters from eviction, and gives it a moment; false: the time is over. */
 static bool
-waitForRoom(int64 deadline)
+waitForRoom(long *nap_ms, int64 deadline)
 {
-	CHECK_FOR_INTERRUPTS();
 	QueueWakeWriter();
-	pg_usleep(ROOM_NAP_US);
-	return ClockMillisecondsUntil(deadline) > 0;
+	return napBeforeRetry(nap_ms, deadline);
+}
+
+/* Locks a table for reading; false: not in time.  Can be cancelled. */
+static bool
+lockTable(CatalogTable *table, int64 deadline)
+{
+	long		nap_ms = 1;
+
+	while (!CatalogTryLock(table, AccessShareLock))
+		if (!napBeforeRetry(&nap_ms, deadline))
+			return false;
+	return true;
+}
+
+/* Locks what load() will read; false: not in time. */
+static bool
+lockTables(const MeterLoading *loading, int64 deadline)
+{
+	return (!loading->whole || lockTable(&total_table, deadline)) &&
+		(loading->count == 0 || lockTable(&bucket_table, deadline));
 }
 
 /*
  * Pins a subject's meter and sees to it that it can be asked about these
- * limits, loading what it lacks.  METER_NONE: not in time.  Waits can be
- * cancelled; relation is the OID of the table key.
+ * limits, loading what it lacks.  METER_NONE: not in time; UsageRelease gives
+ * up what it has begun.  Waits can be cancelled; relation is the OID of the
+ * table key.
  */
 MeterIndex
 UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64 deadline)
 {
 	MeterSubject subject;
 	MeterIndex	meter;
+	long		nap_ms = 1;
 
 	MeterSubjectSet(&subject, relation, kind, id);
 	while ((meter = MeterPin(&subject)) == METER_NONE)
-		if (!waitForRoom(deadline))
+		if (!waitForRoom(&nap_ms, deadline))
 			return METER_NONE;
 	for (;;)
 	{
@@ -221,10 +263,12 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 				QueueWakeWriter();
 				if (MeterLoadBegin(meter, limits, deadline, &loading))
 				{
+					if (!lockTables(&loading, deadline))
+						return METER_NONE;
 					load(&subject, &loading);
 					MeterLoadEnd(&loading);
 				}
-				else if (!waitForRoom(deadline))
+				else if (!waitForRoom(&nap_ms, deadline))
 					return METER_NONE;
 				break;
 			case METER_BUSY:

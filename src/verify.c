@@ -12,7 +12,9 @@
  * 6. wait until the event is durable, if usage is synchronous or the key's first use is not durable yet
  *
  * All waits of a call end together, apikeys.queue_timeout after its start, in
- * the verdict overloaded: the deadlock detector cannot see them.  An event
+ * the verdict overloaded: the deadlock detector cannot see them.  Locks on the
+ * tables of keys and accounts are waited for as any SELECT does, before anything
+ * is pinned: the detector sees that, and lock_timeout ends it.  An event
  * that was appended stays and counts.  The verdicts of verify_many share their
  * waits, but each depends on its own event alone.
  *

@@ -5,7 +5,7 @@ CREATE FUNCTION apikeys.verify(
 ) RETURNS apikeys.verdict
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_key_verify';
 COMMENT ON FUNCTION apikeys.verify(text, text, inet, text, text, text[], int) IS
-'Decides about a request and records it: is the key genuine, active, unexpired, allowed from here and for this, within the limits of key and account. An admitted request adds its cost (units) to all of them, a denied one to none; cost 0 is answered as 1 would be and adds nothing. It counts outside the transaction: a ROLLBACK gives nothing back. Call it as SELECT * FROM apikeys.verify($1, ...), with bind parameters; (apikeys.verify(...)).* would call it once a column. A bad key is a verdict, not an error. Errors: 22023 negative cost, 55000 not preloaded or on a standby, 53400 too many databases.';
+'Decides about a request and records it: is the key genuine, active, unexpired, allowed from here and for this, within the limits of key and account. An admitted request adds its cost (units) to all of them, a denied one to none; cost 0 is answered as 1 would be and adds nothing. It counts outside the transaction: a ROLLBACK gives nothing back. Call it as SELECT * FROM apikeys.verify($1, ...), with bind parameters; (apikeys.verify(...)).* would call it once a column. A bad key is a verdict, not an error. What it must wait for ends after apikeys.queue_timeout in verdict overloaded, but for table locks on key, account, plan, tier and key_product, which it waits for as any SELECT does. Errors: 22023 negative cost, 55000 not preloaded or on a standby, 53400 too many databases.';
 
 CREATE FUNCTION apikeys.verify_many(
     keys text[], endpoints text[] = NULL, ips inet[] = NULL, costs int[] = NULL,

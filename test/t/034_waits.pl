@@ -142,6 +142,37 @@ $session->query_safe('ROLLBACK');
 $session->quit;
 nothing_left('deletion');
 
+# Waits for the tables that a meter is loaded from: what is used is not in memory after a restart.
+value(q{UPDATE apikeys.key SET limits = '1000000/day' WHERE alias ~ '^many-'});
+my $cold = q{SELECT apikeys.verify('many-VICTIM')};
+my $codes = q{SELECT string_agg(DISTINCT v.code, ' ') FROM generate_series(1, 3) AS n, LATERAL apikeys.verify('many-' || n) AS v};
+foreach my $case (map { ([ $_, "LOCK TABLE $_ IN ACCESS EXCLUSIVE MODE" ], [ $_, "REINDEX INDEX ${_}_pkey" ]) } 'apikeys.usage_total', 'apikeys.usage_bucket')
+{
+    my ($table, $holder) = @$case;
+    value('SELECT apikeys.flush()');
+    $node->restart;
+    $session = $node->background_psql('postgres');
+    $session->query_safe("BEGIN; $holder");
+    is($session->query_safe($codes), 'valid', "$holder: no hindrance to who holds it");
+    $session->query_safe('ROLLBACK');
+    $session->quit;
+    value('SELECT apikeys.flush()');
+    $node->restart;
+    $session = $node->background_psql('postgres');
+    $session->query_safe("BEGIN; $holder");
+    is(value("SET statement_timeout = '30s'; SET apikeys.queue_timeout = '100ms'; $codes"), 'overloaded', "$holder: overloaded");
+    is(value("SET statement_timeout = '30s'; SET apikeys.queue_timeout = '10ms'; BEGIN; $codes;
+        SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN ('$table'::regclass, '${table}_pkey'::regclass)"),
+        "overloaded\n0", "$holder: no lock is left in the transaction");
+    interrupt($holder, $_, $cold) foreach @ways;
+    time_out($holder, 20, $cold);
+    $session->query_safe('COMMIT');
+    is($session->query_safe($codes), 'valid', "$holder: gone");
+    $session->quit;
+    nothing_left($holder);
+    ledger_ok($node, $holder);
+}
+
 # All room, all meters and all loads are there again.
 ledger_ok($node, 'in the end');
 is(value('SELECT use_many()'), $many, 'every key gets a meter in the end');
