@@ -1,10 +1,25 @@
--- Data for the benchmark: :keys keys over 1,000 accounts. Key number n has the text bench-<n>, so that pgbench can make it.
+-- Keys for the benchmark: :keys of them over 1,000 accounts. Key number n has the text bench-<n>, so that pgbench can make it.
+-- Every :step-th is in use; those have been used before, so that none waits for its first use to be durable.
 CREATE EXTENSION apikeys;
-INSERT INTO apikeys.plan (name, limits) VALUES ('bench', '1000000/second, 4000000000/minute');
+INSERT INTO apikeys.plan (name, key_prefix, limits) VALUES ('bench', 'bench', '1000000/second, 4000000000/minute');
 INSERT INTO apikeys.tier (name, rank, limits) VALUES ('bench', 1, '1000000000/day, 2000000000/week, 4000000000/month, 1000000000000/total');
 INSERT INTO apikeys.account (name, plan) SELECT 'account-' || n, 'bench' FROM generate_series(1, 1000) AS n;
+SET session_replication_role = replica;    -- no look-up of each key's account and tier
 INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias, tier)
 SELECT n, 1 + n % 1000, sha256(convert_to('bench-' || n, 'UTF8'))::apikeys.digest, '', '', 'key-' || n, 'bench'
 FROM generate_series(1, :keys) AS n;
-VACUUM ANALYZE apikeys.key, apikeys.account;
-CHECKPOINT;
+RESET session_replication_role;
+INSERT INTO apikeys.usage_total SELECT 'a', account_id, 1, 0, 1, 0, 0, now(), now() FROM apikeys.account;
+INSERT INTO apikeys.usage_total SELECT 'k', n * :step, 1, 0, 1, 0, 0, now(), now() FROM generate_series(1, :active) AS n;
+
+CREATE SCHEMA bench;
+CREATE FUNCTION bench.drain() RETURNS float8 LANGUAGE plpgsql AS $$
+DECLARE
+    begun timestamptz := clock_timestamp();
+BEGIN
+    WHILE NOT apikeys.flush() LOOP
+    END LOOP;
+    RETURN extract(epoch FROM clock_timestamp() - begun);
+END
+$$;
+COMMENT ON FUNCTION bench.drain() IS 'Waits until every request so far is in the tables; returns how long that took, in seconds.';

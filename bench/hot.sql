@@ -1,1 +1,0 @@
-SELECT * FROM apikeys.verify('bench-1', endpoint => '/v1/items');

@@ -1,0 +1,2 @@
+\set n random(1, :active) * :step
+SELECT * FROM peer.verify('bench-' || :n, '/v1/items');
