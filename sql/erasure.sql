@@ -53,6 +53,7 @@ BEGIN
     INSERT INTO apikeys.notice (kind, account_id, details) SELECT 'upgrade', a.account_id, '{"by": "Zoenova"}' FROM apikeys.account AS a WHERE a.name = fill.account;
     INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, ip, cost, category, completed)
     SELECT '2020-02-02 00:00+00', k.key_id, k.account_id, gen_random_uuid(), 'valid', 200, '192.0.2.77', 1, k.category, false FROM apikeys.key AS k WHERE k.key_id = main;
+    INSERT INTO apikeys.quarantine (reason, event) SELECT 'poison', to_jsonb(l) FROM apikeys.request_log AS l WHERE l.key_id = main;
 END
 $$;
 CREATE TABLE apikeys.request_log_20200202 (LIKE apikeys.request_log INCLUDING ALL);

@@ -10,6 +10,10 @@
  * before: the first wins.  Without a log there is nothing to compare with, and
  * each completion that comes later counts.
  *
+ * An event that cannot be written to the log is put into quarantine with all
+ * that its row would have, and counts in the usage as if it were there.  So does
+ * the completion of a request that is in quarantine, which joins it there.
+ *
  * All is done by SPI with plans kept for the life of the writer; every name is
  * qualified and the search path holds nothing but pg_catalog.
  */
@@ -71,6 +75,26 @@ typedef struct RequestEntry
 	RequestId	id;				/* hash key */
 	BatchRequest *request;
 } RequestEntry;
+
+typedef enum LogColumn
+{
+	LOG_AT, LOG_KEY_ID, LOG_ACCOUNT_ID, LOG_REQUEST_ID, LOG_CODE, LOG_STATUS, LOG_ENDPOINT, LOG_DURATION_MS,
+	LOG_IP, LOG_COST, LOG_CREDITS, LOG_CATEGORY, LOG_COMPLETED
+} LogColumn;
+
+#define LOG_COLUMNS	(LOG_COMPLETED + 1)
+
+static const Oid log_types[LOG_COLUMNS] = {
+	TIMESTAMPTZOID, INT8OID, INT8OID, UUIDOID, TEXTOID, INT2OID, TEXTOID, FLOAT4OID,
+	INETOID, INT4OID, INT8OID, TEXTOID, BOOLOID
+};
+
+/* A row of request_log, in it or in quarantine. */
+typedef struct LogRow
+{
+	Datum		values[LOG_COLUMNS];
+	bool		nulls[LOG_COLUMNS];
+} LogRow;
 
 /* Columns of rows to be written, as arrays for unnest. */
 #define COLUMNS_MAX	14
@@ -213,74 +237,6 @@ runColumns(SPIPlanPtr *plan, const char *statement, const Columns *columns)
 	SPI_execute_plan(*plan, arrays, NULL, false, 0);
 }
 
-/* Returns the address as apikeys.log_address wants it: whole, or its /24 or /48. */
-static Datum
-formAddress(const Event *event, bool *isnull)
-{
-	inet	   *address;
-
-	*isnull = (event->address_len == 0 || BatchLogAddress == ADDRESS_NONE);
-	if (*isnull)
-		return (Datum) 0;
-	address = palloc0(sizeof(inet));
-	ip_family(address) = event->address_len == 4 ? PGSQL_AF_INET : PGSQL_AF_INET6;
-	ip_bits(address) = event->address_len * 8;
-	memcpy(ip_addr(address), event->address, event->address_len);
-	if (BatchLogAddress == ADDRESS_NETWORK)
-	{
-		int			kept = event->address_len == 4 ? 3 : 6;
-
-		memset(ip_addr(address) + kept, 0, event->address_len - kept);
-		ip_bits(address) = kept * 8;
-	}
-	SET_INET_VARSIZE(address);
-	return InetPGetDatum(address);
-}
-
-/* Writes the rows of request_log. */
-static void
-writeLog(const BatchRequest *requests, int count)
-{
-	static SPIPlanPtr plan = NULL;
-	static const Oid types[] = {TIMESTAMPTZOID, INT8OID, INT8OID, UUIDOID, TEXTOID, INT2OID, TEXTOID, FLOAT4OID,
-	INETOID, INT4OID, INT8OID, TEXTOID, BOOLOID};
-	Columns		columns;
-
-	initColumns(&columns, count, lengthof(types), types);
-	for (int row = 0; row < count; row++)
-	{
-		const Event *event = requests[row].event;
-		const Event *completion = requests[row].completion;
-		int			c = 0;
-
-		columns.values[c++][row] = TimestampTzGetDatum(ClockTimestamp(event->at * 1000));
-		columns.values[c++][row] = Int64GetDatum(event->key_id);
-		columns.values[c++][row] = Int64GetDatum(event->account_id);
-		columns.values[c++][row] = UUIDPGetDatum((const pg_uuid_t *) &event->request_id);
-		columns.values[c++][row] = CStringGetTextDatum(VerdictName(event->code));
-		columns.values[c++][row] = Int16GetDatum(completion ? completion->status : event->status);
-		columns.nulls[c][row] = !event->has_endpoint;
-		columns.values[c++][row] = PointerGetDatum(cstring_to_text_with_len(event->texts, event->endpoint_len));
-		columns.nulls[c][row] = !(completion && completion->has_duration);
-		columns.values[c++][row] = Float4GetDatum(completion ? completion->duration_ms : 0);
-		columns.values[c][row] = formAddress(event, &columns.nulls[c][row]);
-		c++;
-		columns.values[c++][row] = Int32GetDatum(event->cost);
-		columns.nulls[c][row] = !(completion && completion->has_credits);
-		columns.values[c++][row] = Int64GetDatum(completion ? completion->credits : 0);
-		columns.values[c++][row] = PointerGetDatum(cstring_to_text_with_len(event->texts + event->endpoint_len, event->category_len));
-		columns.values[c++][row] = BoolGetDatum(completion != NULL);
-	}
-	columns.rows = count;
-	runColumns(&plan,
-			   "INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, endpoint, duration_ms,"
-			   " ip, cost, credits, category, completed)"
-			   " SELECT r.at, r.key_id, r.account_id, r.request_id, r.code, r.status, r.endpoint, r.duration_ms,"
-			   " r.ip, r.cost, r.credits, r.category, r.completed"
-			   " FROM ROWS FROM (%s) AS r(at, key_id, account_id, request_id, code, status, endpoint, duration_ms, ip, cost, credits, category, completed)",
-			   &columns);
-}
-
 /* Returns when the request of a completion was: its id tells. */
 static TimestampTz
 requestTime(const Event *completion)
@@ -294,52 +250,224 @@ requestTime(const Event *completion)
 	return ClockTimestamp(at * 1000);
 }
 
-/*
- * Completes a request that was logged before; adds to usage what that changes,
- * nothing if it was completed already or is not in the log.
- */
+/* Returns the client's address as apikeys.log_address wants it, whole, or its /24 or /48. */
+static inet *
+formAddress(const Event *event)
+{
+	inet	   *address = palloc0(sizeof(inet));
+
+	ip_family(address) = event->address_len == 4 ? PGSQL_AF_INET : PGSQL_AF_INET6;
+	ip_bits(address) = event->address_len * 8;
+	memcpy(ip_addr(address), event->address, event->address_len);
+	if (BatchLogAddress == ADDRESS_NETWORK)
+	{
+		int			kept = event->address_len == 4 ? 3 : 6;
+
+		memset(ip_addr(address) + kept, 0, event->address_len - kept);
+		ip_bits(address) = kept * 8;
+	}
+	SET_INET_VARSIZE(address);
+	return address;
+}
+
 static void
-completeLogged(const Event *completion, HTAB *usages)
+setColumn(LogRow *row, LogColumn column, Datum value)
+{
+	row->values[column] = value;
+	row->nulls[column] = false;
+}
+
+/* Forms the row of a request; of a completion alone, what it tells of it. */
+static void
+formRow(const BatchRequest *request, LogRow *row)
+{
+	const Event *event = request->event;
+	const Event *completion = request->completion;
+	const Event *either = event ? event : completion;
+
+	memset(row->nulls, true, sizeof(row->nulls));
+	setColumn(row, LOG_AT, TimestampTzGetDatum(event ? ClockTimestamp(event->at * 1000) : requestTime(completion)));
+	setColumn(row, LOG_KEY_ID, Int64GetDatum(either->key_id));
+	setColumn(row, LOG_REQUEST_ID, UUIDPGetDatum((const pg_uuid_t *) &either->request_id));
+	setColumn(row, LOG_STATUS, Int16GetDatum(completion ? completion->status : event->status));
+	setColumn(row, LOG_COMPLETED, BoolGetDatum(completion != NULL));
+	if (event)
+	{
+		setColumn(row, LOG_ACCOUNT_ID, Int64GetDatum(event->account_id));
+		setColumn(row, LOG_CODE, CStringGetTextDatum(VerdictName(event->code)));
+		setColumn(row, LOG_COST, Int32GetDatum(event->cost));
+		setColumn(row, LOG_CATEGORY, PointerGetDatum(cstring_to_text_with_len(event->texts + event->endpoint_len, event->category_len)));
+		if (event->has_endpoint)
+			setColumn(row, LOG_ENDPOINT, PointerGetDatum(cstring_to_text_with_len(event->texts, event->endpoint_len)));
+		if (event->address_len > 0 && BatchLogAddress != ADDRESS_NONE)
+			setColumn(row, LOG_IP, InetPGetDatum(formAddress(event)));
+	}
+	if (completion && completion->has_duration)
+		setColumn(row, LOG_DURATION_MS, Float4GetDatum(completion->duration_ms));
+	if (completion && completion->has_credits)
+		setColumn(row, LOG_CREDITS, Int64GetDatum(completion->credits));
+}
+
+/* Writes the rows of request_log. */
+static void
+writeLog(const BatchRequest *requests, int count)
 {
 	static SPIPlanPtr plan = NULL;
-	TimestampTz at = requestTime(completion);
-	Datum		values[6] = {
-		TimestampTzGetDatum(at), Int64GetDatum(completion->key_id), UUIDPGetDatum((const pg_uuid_t *) &completion->request_id),
-		Int16GetDatum(completion->status), Float4GetDatum(completion->duration_ms), Int64GetDatum(completion->credits)
-	};
-	char		nulls[6] = {' ', ' ', ' ', ' ', completion->has_duration ? ' ' : 'n', completion->has_credits ? ' ' : 'n'};
+	Columns		columns;
 
-	if (completion->account_id != 0)	/* known because nothing is logged */
+	initColumns(&columns, count, LOG_COLUMNS, log_types);
+	for (int i = 0; i < count; i++)
 	{
-		Usage		more = {.errors = completion->status >= ERROR_STATUS, .credits = completion->credits};
+		LogRow		row;
 
-		addUsage(usages, completion->key_id, completion->account_id, at, &more);
-		return;
+		formRow(&requests[i], &row);
+		for (int c = 0; c < LOG_COLUMNS; c++)
+		{
+			columns.values[c][i] = row.values[c];
+			columns.nulls[c][i] = row.nulls[c];
+		}
 	}
-	if (plan == NULL)
-	{
-		Oid			types[6] = {TIMESTAMPTZOID, INT8OID, UUIDOID, INT2OID, FLOAT4OID, INT8OID};
+	columns.rows = count;
+	runColumns(&plan,
+			   "INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, endpoint, duration_ms,"
+			   " ip, cost, credits, category, completed)"
+			   " SELECT r.at, r.key_id, r.account_id, r.request_id, r.code, r.status, r.endpoint, r.duration_ms,"
+			   " r.ip, r.cost, r.credits, r.category, r.completed"
+			   " FROM ROWS FROM (%s) AS r(at, key_id, account_id, request_id, code, status, endpoint, duration_ms, ip, cost, credits, category, completed)",
+			   &columns);
+}
 
-		plan = SPI_prepare("UPDATE apikeys.request_log SET status = $4, duration_ms = $5, credits = $6, completed = true"
-						   " WHERE at OPERATOR(pg_catalog.=) $1 AND key_id OPERATOR(pg_catalog.=) $2"
-						   " AND request_id OPERATOR(pg_catalog.=) $3 AND NOT completed"
-						   " RETURNING account_id, code OPERATOR(pg_catalog.=) 'valid'", 6, types);
-		if (plan == NULL)
+/* Runs a statement about the row of a request or completion, with the row's columns as $1 to $13; its plan is kept. */
+static void
+runRow(SPIPlanPtr *plan, const char *statement, const LogRow *row)
+{
+	char		nulls[LOG_COLUMNS];
+
+	for (int c = 0; c < LOG_COLUMNS; c++)
+		nulls[c] = row->nulls[c] ? 'n' : ' ';
+	if (*plan == NULL)
+	{
+		*plan = SPI_prepare(statement, LOG_COLUMNS, (Oid *) log_types);
+		if (*plan == NULL)
 			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
+		SPI_keepplan(*plan);
 	}
-	SPI_execute_plan(plan, values, nulls, false, 0);
-	if (SPI_processed == 1)
-	{
-		bool		isnull;
-		HeapTuple	row = SPI_tuptable->vals[0];
-		int64		account_id = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
-		bool		admitted = DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
-		Usage		more = {.errors = admitted && completion->status >= ERROR_STATUS, .credits = completion->credits};
+	SPI_execute_plan(*plan, (Datum *) row->values, nulls, false, 0);
+}
 
-		if (more.errors || more.credits)
-			addUsage(usages, completion->key_id, account_id, at, &more);
+/*
+ * Adds to usage what a completion changes, if the statement that has just run
+ * found its request: its first columns are the account and whether it was
+ * admitted.  Returns the account; 0: it did not.
+ */
+static int64
+addCompletion(HTAB *usages, const Event *completion)
+{
+	bool		isnull;
+	int64		account_id;
+	Usage		more = {.credits = completion->credits};
+
+	if (SPI_processed == 0)
+		return 0;
+	account_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	more.errors = completion->status >= ERROR_STATUS &&
+		DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	if (more.errors || more.credits)
+		addUsage(usages, completion->key_id, account_id, requestTime(completion), &more);
+	return account_id;
+}
+
+/* Adds to usage what a completion changes where requests are not logged; false: they were, and its account is not known. */
+static bool
+completeUnlogged(HTAB *usages, const Event *completion)
+{
+	Usage		more = {.errors = completion->status >= ERROR_STATUS, .credits = completion->credits};
+
+	if (completion->account_id == 0)
+		return false;
+	addUsage(usages, completion->key_id, completion->account_id, requestTime(completion), &more);
+	return true;
+}
+
+/* Completes a request that is in quarantine, unless it was; false: neither it nor a completion of it is there. */
+static bool
+completeQuarantined(HTAB *usages, const LogRow *row, const Event *completion)
+{
+	static SPIPlanPtr search_plan = NULL;
+	static SPIPlanPtr update_plan = NULL;
+
+	runRow(&search_plan, "SELECT FROM apikeys.quarantine AS q"
+		   " WHERE (q.event OPERATOR(pg_catalog.->>) 'request_id') OPERATOR(pg_catalog.=) $4::pg_catalog.text LIMIT 1", row);
+	if (SPI_processed == 0)
+		return false;
+	runRow(&update_plan, "UPDATE apikeys.quarantine AS q SET event = q.event OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object("
+		   "'status', $6, 'duration_ms', $8, 'credits', $11, 'completed', $13)"
+		   " WHERE (q.event OPERATOR(pg_catalog.->>) 'request_id') OPERATOR(pg_catalog.=) $4::pg_catalog.text"
+		   " AND (q.event OPERATOR(pg_catalog.->) 'completed') OPERATOR(pg_catalog.=) 'false'"
+		   " RETURNING (q.event OPERATOR(pg_catalog.->>) 'account_id')::pg_catalog.int8,"
+		   " (q.event OPERATOR(pg_catalog.->>) 'code') OPERATOR(pg_catalog.=) 'valid'", row);
+	addCompletion(usages, completion);
+	return true;
+}
+
+/* Completes a request that came in an earlier batch, wherever it is; nothing if it was completed already or is not there. */
+static void
+completeEarlier(HTAB *usages, const Event *completion, bool quarantine_used)
+{
+	static SPIPlanPtr plan = NULL;
+	BatchRequest request = {.completion = completion};
+	LogRow		row;
+
+	if (completeUnlogged(usages, completion))
+		return;
+	formRow(&request, &row);
+	if (quarantine_used && completeQuarantined(usages, &row, completion))
+		return;
+	runRow(&plan, "UPDATE apikeys.request_log SET status = $6, duration_ms = $8, credits = $11, completed = $13"
+		   " WHERE at OPERATOR(pg_catalog.=) $1 AND key_id OPERATOR(pg_catalog.=) $2"
+		   " AND request_id OPERATOR(pg_catalog.=) $4 AND NOT completed"
+		   " RETURNING account_id, code OPERATOR(pg_catalog.=) 'valid'", &row);
+	addCompletion(usages, completion);
+}
+
+/* Puts a request, or a completion, aside that cannot be written to the log; what it adds to usage is added all the same. */
+static void
+quarantine(HTAB *usages, const Event *event, const char *reason)
+{
+	static SPIPlanPtr search_plan = NULL;
+	SPIPlanPtr	insert_plan = NULL;
+	bool		is_request = (event->kind == EVENT_REQUEST);
+	BatchRequest request = {.event = is_request ? event : NULL, .completion = is_request ? NULL : event};
+	int64		account_id = event->account_id;
+	LogRow		row;
+
+	formRow(&request, &row);
+	if (is_request)
+		addRequest(usages, &request, false);
+	else if (!completeUnlogged(usages, event))
+	{
+		if (completeQuarantined(usages, &row, event))
+			return;
+		runRow(&search_plan, "SELECT r.account_id, r.code OPERATOR(pg_catalog.=) 'valid' FROM apikeys.request_log AS r"
+			   " WHERE r.at OPERATOR(pg_catalog.=) $1 AND r.key_id OPERATOR(pg_catalog.=) $2"
+			   " AND r.request_id OPERATOR(pg_catalog.=) $4 AND NOT r.completed", &row);
+		account_id = addCompletion(usages, event);
 	}
+	if (account_id != 0)
+		setColumn(&row, LOG_ACCOUNT_ID, Int64GetDatum(account_id));
+	runRow(&insert_plan, psprintf("INSERT INTO apikeys.quarantine (reason, event) VALUES (%s, pg_catalog.jsonb_build_object("
+								  "'at', $1, 'key_id', $2, 'account_id', $3, 'request_id', $4, 'code', $5, 'status', $6, 'endpoint', $7,"
+								  " 'duration_ms', $8, 'ip', $9, 'cost', $10, 'credits', $11, 'category', $12, 'completed', $13))",
+								  quote_literal_cstr(reason)), &row);
+	SPI_freeplan(insert_plan);
+}
+
+/* Tells whether anything is in quarantine. */
+static bool
+quarantineIsUsed(void)
+{
+	SPI_execute("SELECT FROM apikeys.quarantine LIMIT 1", false, 1);
+	return SPI_processed > 0;
 }
 
 static int
@@ -419,35 +547,12 @@ writeUsage(HTAB *usages)
 				   &totals);
 }
 
-/* Puts an event that could not be logged aside. */
-static void
-quarantine(const Event *event, const char *reason)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid			types[7] = {TEXTOID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID, TEXTOID, INT8OID};
-	Datum		values[7] = {
-		CStringGetTextDatum(reason), Int64GetDatum(event->key_id), Int64GetDatum(event->account_id),
-		UUIDPGetDatum((const pg_uuid_t *) &event->request_id), TimestampTzGetDatum(ClockTimestamp(event->at * 1000)),
-		CStringGetTextDatum(event->kind == EVENT_REQUEST ? VerdictName(event->code) : "completion"),
-		Int64GetDatum(event->cost)
-	};
-
-	if (plan == NULL)
-	{
-		plan = SPI_prepare("INSERT INTO apikeys.quarantine (reason, event) VALUES ($1, pg_catalog.jsonb_build_object("
-						   "'key_id', $2, 'account_id', $3, 'request_id', $4, 'at', $5, 'code', $6, 'cost', $7))", 7, types);
-		if (plan == NULL)
-			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-	}
-	SPI_execute_plan(plan, values, NULL, false, 0);
-}
-
-/* Merges completions into the requests of the same batch; the others go to the log. */
+/* Merges completions into the requests of the same batch; the others go to the log, or to quarantine. */
 static void
 mergeCompletions(const Batch *batch, BatchRequest *requests, int count, HTAB *usages)
 {
 	HTAB	   *by_id = makeTable("requests of a batch", sizeof(RequestId), sizeof(RequestEntry));
+	bool		quarantine_used = quarantineIsUsed();
 	RequestEntry *entry;
 	bool		found;
 
@@ -462,7 +567,7 @@ mergeCompletions(const Batch *batch, BatchRequest *requests, int count, HTAB *us
 			continue;
 		entry = hash_search(by_id, &event->request_id, HASH_FIND, &found);
 		if (!found)
-			completeLogged(event, usages);
+			completeEarlier(usages, event, quarantine_used);
 		else if (entry->request->completion == NULL)
 			entry->request->completion = event;
 	}
@@ -486,13 +591,16 @@ BatchWrite(const Batch *batch)
 
 	SPI_connect();
 	if (batch->quarantine_reason)
+	{
 		for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-			quarantine(event, batch->quarantine_reason);
+			quarantine(usages, event, batch->quarantine_reason);
+		count = 0;
+	}
 	else if (count < events)
 		mergeCompletions(batch, requests, count, usages);
 	for (int i = 0; i < count; i++)
-		addRequest(usages, &requests[i], !BatchLogRequests && batch->quarantine_reason == NULL);
-	if (BatchLogRequests && count > 0 && batch->quarantine_reason == NULL)
+		addRequest(usages, &requests[i], !BatchLogRequests);
+	if (BatchLogRequests && count > 0)
 		writeLog(requests, count);
 	writeUsage(usages);
 	SPI_finish();

@@ -28,6 +28,8 @@
  * that DROP DATABASE works; at SIGTERM (a flag: die would cut the drain) when it
  * has drained the queue of the backends that are still there, in 5 s at the
  * most.  It always exits with 0: the launcher starts another when there is need.
+ * So whatever can throw runs in runTransaction, and interrupts are held
+ * everywhere else but in takeSignals.
  */
 #include "postgres.h"
 
@@ -141,41 +143,51 @@ flushBatch(void)
 	BatchSetDurable(&batch);
 }
 
+/* Goes on as the owner of the request log, to the end of the transaction. */
+static void
+actAsOwner(void)
+{
+	Relation	rel = CatalogOpen(&log_table, AccessShareLock);
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(rel->rd_rel->relowner, context | SECURITY_RESTRICTED_OPERATION);
+	table_close(rel, NoLock);
+}
+
 /*
- * Runs a step in a transaction of its own, as the owner of the request log;
- * false: it failed, and *error (QUEUE_ERROR_MAX bytes) says how, *sqlstate
- * what kind.
+ * Runs a step in a transaction of its own, *result is what it returns; false:
+ * it failed, and *error (QUEUE_ERROR_MAX bytes) says how, *sqlstate what kind.
  */
 static bool
-runTransaction(bool (*step) (void *), void *argument, bool *more, char *error, int *sqlstate)
+runTransaction(bool (*step) (void *), void *argument, bool *result, char *error, int *sqlstate)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile bool done = false;
 
 	PG_TRY();
 	{
-		Relation	rel;
 		Oid			saved_user;
 		int			saved_context;
 
+		RESUME_INTERRUPTS();
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		rel = CatalogOpen(&log_table, AccessShareLock);
 		GetUserIdAndSecContext(&saved_user, &saved_context);
-		SetUserIdAndSecContext(rel->rd_rel->relowner, saved_context | SECURITY_RESTRICTED_OPERATION);
-		table_close(rel, NoLock);
-		*more = step(argument);
+		*result = step(argument);
 		SetUserIdAndSecContext(saved_user, saved_context);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
+		HOLD_INTERRUPTS();
 		done = true;
 	}
 	PG_CATCH();
 	{
 		ErrorData  *edata;
 
-		HOLD_INTERRUPTS();
+		HOLD_INTERRUPTS();		/* none are held after an error */
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
 		FlushErrorState();
@@ -183,16 +195,15 @@ runTransaction(bool (*step) (void *), void *argument, bool *more, char *error, i
 		strlcpy(error, edata->message, QUEUE_ERROR_MAX);
 		*sqlstate = edata->sqlerrcode;
 		FreeErrorData(edata);
-		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	return done;
 }
 
-/* Tells whether the extension that the batch's events are of is still there; in a transaction. */
+/* Tells whether the extension that the batch's events are of is still there. */
 static bool
-batchIsWanted(void)
+batchIsWanted(void *unused)
 {
 	Oid			schema = CatalogSchema(true);
 
@@ -203,9 +214,12 @@ static bool
 writeStep(void *unused)
 {
 	batch_in_transaction = true;
-	batch.discarded = !batchIsWanted();
+	batch.discarded = !batchIsWanted(NULL);
 	if (!batch.discarded)
+	{
+		actAsOwner();
 		BatchWrite(&batch);
+	}
 	WAIT_POINT("writer_commit");
 	return false;
 }
@@ -213,6 +227,7 @@ writeStep(void *unused)
 static bool
 partitionStep(void *at)
 {
+	actAsOwner();
 	return MaintainMakePartition(*(TimestampTz *) at);
 }
 
@@ -242,10 +257,10 @@ makePartitions(char *error, int *sqlstate)
 	for (const Event *e = BatchNext(&batch, NULL); e; e = BatchNext(&batch, e))
 	{
 		TimestampTz at = ClockTimestamp(e->at * 1000);
-		bool		more;
+		bool		unused;
 
 		if (e->kind == EVENT_REQUEST && BatchLogRequests && !MaintainHasPartition(at) &&
-			!runTransaction(partitionStep, &at, &more, error, sqlstate))
+			!runTransaction(partitionStep, &at, &unused, error, sqlstate))
 			return false;
 	}
 	return true;
@@ -282,24 +297,14 @@ learnFromFailure(const char *error, bool transient)
 			 errhidestmt(true)));
 }
 
-/* Tells whether the extension is there; in a transaction of its own. */
-static bool
-extensionExists(void)
-{
-	bool		exists;
-
-	StartTransactionCommand();
-	exists = OidIsValid(get_extension_oid("apikeys", true));
-	CommitTransactionCommand();
-	return exists;
-}
-
 /* Writes the next batch, if there is one; true: it did, and there may be as many events again. */
 static bool
 writeNext(void)
 {
 	char		error[QUEUE_ERROR_MAX];
 	int			sqlstate;
+	bool		wanted;
+	bool		unused;
 	bool		more;
 
 	batch.events = buffer;
@@ -308,17 +313,16 @@ writeNext(void)
 	if (batch.size == 0)
 		return false;
 
-	StartTransactionCommand();
-	batch.discarded = !batchIsWanted();
-	CommitTransactionCommand();
-	if (batch.discarded)
-		settleBatch();
-	else if (!makePartitions(error, &sqlstate))
+	if (!runTransaction(batchIsWanted, NULL, &wanted, error, &sqlstate) ||
+		(wanted && !makePartitions(error, &sqlstate)))
 	{
 		learnFromFailure(error, true);
 		return false;
 	}
-	else if (!runTransaction(writeStep, NULL, &more, error, &sqlstate))
+	batch.discarded = !wanted;
+	if (batch.discarded)
+		settleBatch();
+	else if (!runTransaction(writeStep, NULL, &unused, error, &sqlstate))
 	{
 		learnFromFailure(error, isTransient(sqlstate));
 		return false;
@@ -335,22 +339,17 @@ writeNext(void)
 	failures = 0;
 	poison_reason[0] = '\0';
 	more = batch.size > batch_limit / 2 || batch.position < suspect_end;
-	if (batch.position >= suspect_end)
-		batch_limit = BATCH_BYTES;
+	batch_limit = batch.position < suspect_end ? Min(batch_limit * 2, BATCH_BYTES) : BATCH_BYTES;
 	return more;
 }
 
-/* Takes notice of interrupts between transactions, where there is nothing to cancel. */
-static void
-checkInterrupts(void)
-{
-	QueryCancelPending = false;
-	CHECK_FOR_INTERRUPTS();
-}
-
+/* Runs one transaction of a step of the care for what is stored; true: it has more to do. */
 static bool
 maintainStep(void *step)
 {
+	if (!OidIsValid(get_extension_oid("apikeys", true)))
+		return false;
+	actAsOwner();
 	return (*(const MaintainStep *) step) (ClockTimestamp(ClockNow()));
 }
 
@@ -365,8 +364,6 @@ maintainNext(const MaintainStep *step)
 	int			sqlstate;
 	bool		more;
 
-	if (!extensionExists())
-		return NULL;
 	if (!runTransaction(maintainStep, (void *) step, &more, error, &sqlstate))
 	{
 		MaintainForget();
@@ -441,6 +438,28 @@ overrideSettings(void)
 			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
+/* Takes notice of interrupts between transactions, where there is nothing to cancel. */
+static void
+checkInterrupts(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	QueryCancelPending = false;
+	PG_TRY();
+	{
+		RESUME_INTERRUPTS();
+		CHECK_FOR_INTERRUPTS();
+		HOLD_INTERRUPTS();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();		/* none are held after an error */
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
 /* Does what others have asked this process for. */
 static void
 takeSignals(void)
@@ -513,6 +532,7 @@ WriterMain(Datum database)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database), InvalidOid, BGWORKER_BYPASS_ALLOWCONN);
 	RegisterXactCallback(endTransaction, NULL);
 	buffer = MemoryContextAllocHuge(TopMemoryContext, BATCH_BYTES);
+	HOLD_INTERRUPTS();
 
 	if (QueueWriterBegin(DatumGetObjectId(database)))
 		serve();

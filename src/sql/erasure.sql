@@ -29,11 +29,13 @@ BEGIN
     WHERE n.account_id = owner.account_id OR n.key_id = ANY (owned);
     -- The writer waits for the rows that are locked here; hence last but for the log of all this.
     UPDATE apikeys.request_log AS l SET ip = NULL WHERE l.key_id = ANY (owned) AND l.ip IS NOT NULL;
+    UPDATE apikeys.quarantine AS q SET event = q.event || '{"ip": null}'
+    WHERE q.event->>'key_id' = ANY (owned::text[]) AND q.event->>'ip' IS NOT NULL;
     PERFORM apikeys.audit('erase', 'account', owner.name, owner.account_id, NULL, NULL);
     UPDATE apikeys.audit_log AS l SET old = apikeys.erased(l.old), new = apikeys.erased(l.new) WHERE l.account_id = owner.account_id;
     RETURN apikeys.get_account(account);
 END
 $$;
 COMMENT ON FUNCTION apikeys.erase_account_data(text) IS
-'Erase what tells of the people behind an account: its display name, contact and metadata; aliases, metadata, lists of domains and addresses of its keys, why they were suspended; what was written in upgrade requests; client addresses in the request log; all that in the audit log; the details of notices. The account and its keys are switched off, open upgrade requests withdrawn. Names of accounts stay (they should be ids of yours), who did what in the audit log, usage, counts and the endpoints of requests. Call deactivate_account and flush before, so that no request on its way is logged later; commit soon: completions of its requests wait for that. Old versions of rows are on disk until VACUUM, and in backups.
+'Erase what tells of the people behind an account: its display name, contact and metadata; aliases, metadata, lists of domains and addresses of its keys, why they were suspended; what was written in upgrade requests; client addresses in the request log and in quarantine; all that in the audit log; the details of notices. The account and its keys are switched off, open upgrade requests withdrawn. Names of accounts stay (they should be ids of yours), who did what in the audit log, usage, counts and the endpoints of requests. Call deactivate_account and flush before, so that no request on its way is logged later; commit soon: completions of its requests wait for that. Old versions of rows are on disk until VACUUM, and in backups.
 Errors: P0002 unknown account.';

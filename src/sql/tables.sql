@@ -238,7 +238,10 @@ CREATE TABLE apikeys.quarantine (
     reason text NOT NULL,
     event  jsonb NOT NULL
 );
+CREATE INDEX quarantine_request_id_idx ON apikeys.quarantine ((event OPERATOR(pg_catalog.->>) 'request_id'));
 COMMENT ON TABLE apikeys.quarantine IS 'Events that could not be written to the request log, with the reason. They count in the usage all the same.';
+COMMENT ON COLUMN apikeys.quarantine.reason IS 'The error that kept the event out of the request log.';
+COMMENT ON COLUMN apikeys.quarantine.event IS 'The columns of request_log, by name. Of a request: its row. Of a completion by itself (code is null, completed is true): at, key_id and request_id of its request, account_id if that was found in the log, status, duration_ms and credits; the others are null. jsonb_populate_record(NULL::apikeys.request_log, event) makes it a row again.';
 
 -- Written by the writer alone. No key, index or default partition on the parent and no foreign keys: a restore attaches
 -- the partitions as they are, and no open transaction of anybody can stall the writer.

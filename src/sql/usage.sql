@@ -121,7 +121,7 @@ BEGIN ATOMIC
         UNION ALL
         SELECT (q.event->>'at')::timestamptz, (q.event->>'key_id')::bigint, (q.event->>'account_id')::bigint, q.event->>'code',
                (q.event->>'cost')::int
-        FROM apikeys.quarantine AS q WHERE q.event->>'code' <> 'completion'
+        FROM apikeys.quarantine AS q WHERE q.event->>'code' IS NOT NULL
     ), logged AS (
         SELECT s.subject, s.subject_id, date_bin('1 day', r.at, '2000-01-01 00:00+00') AS day, count(*) AS requests,
                coalesce(sum(r.cost) FILTER (WHERE r.code = 'valid'), 0)::bigint AS units

@@ -99,16 +99,21 @@ ledger_ok($node, 'switched off and on');
 is(value('SELECT queue_bytes FROM apikeys.stats()'), '0', 'the queue is empty');
 
 # Events that cannot be written: put aside, counted; the others are in the log.
-value(q{
-    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'poison'; END $$;
-    DO $$
-    DECLARE partition regclass;
-    BEGIN
-        FOR partition IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'apikeys.request_log'::regclass LOOP
-            EXECUTE format('CREATE TRIGGER refuse BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.endpoint = ''/poison'') EXECUTE FUNCTION refuse()', partition);
-            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER refuse', partition);
-        END LOOP;
-    END $$});
+sub each_partition
+{
+    foreach my $partition (split /\n/, value(q{SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'apikeys.request_log'::regclass}))
+    {
+        value(sprintf $_, $partition) foreach @_;
+    }
+    return;
+}
+
+value(q{CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'poison'; END $$});
+each_partition(
+    q{CREATE TRIGGER refuse BEFORE INSERT ON %s FOR EACH ROW WHEN (NEW.endpoint = '/poison') EXECUTE FUNCTION refuse()},
+    q{ALTER TABLE %s ENABLE ALWAYS TRIGGER refuse},
+    q{CREATE TRIGGER refuse_late BEFORE UPDATE ON %s FOR EACH ROW WHEN (NEW.status = 418) EXECUTE FUNCTION refuse()},
+    q{ALTER TABLE %s ENABLE ALWAYS TRIGGER refuse_late});
 $before = value($logged);
 value(q{SELECT apikeys.verify('key-' || 1 + n % 15, CASE WHEN n IN (7, 150, 151, 299) THEN '/poison' ELSE '/good' END) FROM generate_series(1, 300) AS n});
 value(q{SELECT apikeys.complete(request_id, 200) FROM apikeys.verify('key-17', '/poison')});
@@ -120,9 +125,91 @@ is(value(q{SELECT admitted FROM apikeys.usage_total JOIN apikeys.key ON subject_
 is(verdict_code($node, 'key-17'), 'valid', 'poison: its first use is on record');
 ledger_ok($node, 'poison');
 
+# Nothing of a poison event is lost: it has all that its row would have, and counts as if it were there, whatever of it is poison.
+sub credits
+{
+    return value(q{SELECT t.errors, t.credits FROM apikeys.usage_total AS t JOIN apikeys.key ON subject_id = key_id WHERE subject = 'k' AND alias = 'key-5'});
+}
+
+sub quarantined
+{
+    return value(qq{SELECT string_agg(concat(e.key, '=', e.value), ' ' ORDER BY e.key)
+        FROM apikeys.quarantine AS q, jsonb_each_text(q.event - '{at,request_id}'::text[]) AS e WHERE q.event->>'request_id' = '$_[0]'});
+}
+
+sub complete_and_flush
+{
+    my ($id, $how) = @_;
+    is(value(qq{SELECT apikeys.complete('$id', $how)}), 't', "completed with $how");
+    return ledger_ok($node, "completed with $how");
+}
+
+value(q{UPDATE apikeys.key SET category = 'staging' WHERE alias = 'key-5'});
+my $ids = value(q{SELECT k.account_id, k.key_id FROM apikeys.key AS k WHERE k.alias = 'key-5'});
+my ($account_id, $key_id) = split /\|/, $ids;
+is(credits(), '0|0', 'poison: no credits yet');
+my $poison = value(q{SELECT request_id FROM apikeys.verify('key-5', '/poison', '192.0.2.7', cost => 3)});
+ledger_ok($node, 'poison request');
+is(quarantined($poison), "account_id=$account_id category=staging code=valid completed=false cost=3 credits= duration_ms= endpoint=/poison ip=192.0.2.7 key_id=$key_id status=200",
+    'poison request: all of it is in quarantine');
+complete_and_flush($poison, '503, 2.5, 40');
+is(credits(), '1|40', 'its completion counts');
+complete_and_flush($poison, '503, 2.5, 1');
+is(credits(), '1|40', 'once');
+like(quarantined($poison), qr/ completed=true cost=3 credits=40 duration_ms=2.5 .* status=503$/, 'and joins it');
+my $good = value(q{SELECT request_id FROM apikeys.verify('key-5', '/good')});
+ledger_ok($node, 'good request');
+complete_and_flush($good, '418, 1.5, 500');
+is(credits(), '2|540', 'poison completion: it counts');
+is(quarantined($good), "account_id=$account_id category= code= completed=true cost= credits=500 duration_ms=1.5 endpoint= ip= key_id=$key_id status=418",
+    'poison completion: all of it is in quarantine');
+complete_and_flush($good, '418, 1.5, 1');
+complete_and_flush($good, '200, 1, 1');
+is(credits(), '2|540', 'poison completion: the first one wins');
+is(value(qq{SELECT status, completed FROM apikeys.request_log WHERE request_id = '$good'}), '200|f', 'poison completion: the log has none');
+is(value(qq{SELECT count(*) FROM apikeys.quarantine AS q JOIN apikeys.request_log AS l ON l.at = (q.event->>'at')::timestamptz WHERE l.request_id = '$good'}), '1',
+    'poison completion: it tells when its request was');
+
+# What was put aside goes back as the documentation says.
+my ($repair) = slurp_file("$FindBin::RealBin/../../docs/operations.md") =~ /^## Quarantine.*?^```sql\n(.*?)^```/ms;
+each_partition('DROP TRIGGER refuse_late ON %s');
+$node->psql('postgres', $repair, stderr => \my $refused);
+like($refused, qr/poison/, 'what is poison still stays in quarantine');
+each_partition('ALTER TABLE %s DISABLE TRIGGER refuse');
+value($repair);
+is(value('SELECT count(*) FROM apikeys.quarantine'), '0', 'repaired: nothing is in quarantine');
+ledger_ok($node, 'repaired');
+is(value(qq{SELECT endpoint, status, duration_ms, credits, ip, cost, category, completed FROM apikeys.request_log WHERE request_id IN ('$poison', '$good') ORDER BY 1}),
+    "/good|418|1.5|500||1|staging|t\n/poison|503|2.5|40|192.0.2.7|3|staging|t", 'repaired: the log has all of it');
+
+# Behind a poison event batches grow again.
+each_partition('ALTER TABLE %s ENABLE ALWAYS TRIGGER refuse');
+$session = $node->background_psql('postgres');
+$session->query_safe('BEGIN; LOCK TABLE apikeys.request_log');
+value(q{SELECT apikeys.verify('key-1', CASE n WHEN 1 THEN '/poison' ELSE '/behind' END) FROM generate_series(1, 300) AS n});
+$session->query_safe('COMMIT');
+$session->quit;
+ledger_ok($node, 'behind poison');
+cmp_ok(value(q{SELECT count(DISTINCT xmin::text) FROM apikeys.request_log WHERE endpoint = '/behind'}), '<', 20, 'batches grow again behind a poison event');
+is(value(q{SELECT count(*) FROM apikeys.request_log WHERE endpoint = '/behind'}), '299', 'all that is behind it is in the log');
+
+# What fails outside of a batch does not end the writer.
+my $writer = writer_pid($node);
+$session = $node->background_psql('postgres');
+$session->query_safe('BEGIN; LOCK TABLE pg_catalog.pg_extension');
+my $from = -s $node->logfile;
+value(q{SET apikeys.queue_timeout = '100ms'; SELECT apikeys.maintain()});
+foreach (1 .. 600)
+{
+    last if slurp_file($node->logfile, $from) =~ /maintenance was put off: canceling statement due to lock timeout/;
+    usleep(100_000);
+}
+like(slurp_file($node->logfile, $from), qr/maintenance was put off/, 'catalog locked: maintenance is put off');
+$session->query_safe('COMMIT');
+is(writer_pid($node), $writer, 'catalog locked: the writer goes on');
+
 # The log locked by another session: nobody waits, nothing is lost.
 $before = value($logged);
-$session = $node->background_psql('postgres');
 $session->query_safe('BEGIN');
 $session->query_safe('LOCK TABLE apikeys.request_log');
 is(value(q{SELECT count(*) FROM generate_series(1, 100) AS n, LATERAL apikeys.verify('key-' || 1 + n % 15) AS v WHERE allowed}), '100', 'locked: requests go on');
