@@ -16,7 +16,7 @@ use Test::More;
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(extra => [ '--encoding', 'UTF8', '--locale', 'C.UTF-8' ]);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\ntimezone = 'UTC'");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\napikeys.max_databases = 8\ntimezone = 'UTC'");
 $node->start;
 
 sub masked
@@ -25,10 +25,10 @@ sub masked
     for ($text)
     {
         s/\b[a-z][a-z0-9_]*_[0-9A-Za-z]{36}\b/KEY/g;
-        s/\b(ak_\N{U+2026})[0-9A-Za-z]{4}\b/$1HINT/g;
+        s/\b([a-z][a-z0-9_]*_\N{U+2026})[0-9A-Za-z]{4}\b/$1HINT/g;
         s/\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b/UUID/g;
         s/\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+\d\d\b/TIME/g;
-        s/\b\d\d:\d\d:\d\d(\.\d+)?\b/INTERVAL/g;
+        s/\b\d\d+:\d\d:\d\d(\.\d+)?\b/INTERVAL/g;
         s/([ -])\1+/$1/g;
         s/ +$//mg;
         s/\n+\z/\n/;
@@ -61,7 +61,7 @@ sub run_blocks
         $script .= "\\echo \@$i\n\\warn \@$i\n\\set ON_ERROR_STOP " . (($shown // '') =~ /^ERROR:/m ? 'off' : 'on') . "\n$sql";
     }
     utf8::encode($script);
-    IPC::Run::run([ 'psql', '-X', '-d', $node->connstr($database) ], '<', \$script, '>', \my $out, '2>', \my $err);
+    IPC::Run::run([ 'psql', '-X', '-v', 'SHOW_CONTEXT=never', '-d', $node->connstr($database) ], '<', \$script, '>', \my $out, '2>', \my $err);
     foreach my $stream ($out, $err)
     {
         utf8::decode($stream);
@@ -130,6 +130,8 @@ my ($reference) = $readme =~ /^### Functions\n(.*?)^### /ms;
 my %documented = map { $_ => 1 } map { /`(\w+)\(/g } map { (split /\|/)[1] // '' } split /\n/, $reference;
 is(join("\n", sort keys %documented), $functions, 'README.md documents the functions that roles may call');
 
+$node->adjust_conf('postgresql.conf', 'apikeys.max_databases', undef);
+$node->restart;
 my $settings = $node->safe_psql('readme_md', q{
     SELECT format('| `%s` | `%s` | %s |', name, coalesce(nullif(current_setting(name), ''), quote_literal('')),
         CASE context WHEN 'postmaster' THEN 'restart' WHEN 'sighup' THEN 'reload' ELSE context END)
