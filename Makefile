@@ -97,6 +97,7 @@ ISOLATION = \
 	guard \
 	firstuse \
 	plan \
+	product \
 	upgrade_request
 ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
 

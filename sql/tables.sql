@@ -8,7 +8,7 @@ WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname 
   AND NOT EXISTS (SELECT FROM unnest(e.extconfig, e.extcondition) AS t(relation, condition)
                   WHERE t.relation = c.oid AND t.condition = '');
 
--- A restore fires no trigger: none acts on INSERT (those of foreign keys are the server's own).
+-- A restore fires no trigger that changes anything: on INSERT acts one alone, which drops caches (those of foreign keys are the server's own).
 SELECT t.tgrelid::regclass AS relation, t.tgname
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
 WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND t.tgtype & 4 <> 0;

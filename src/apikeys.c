@@ -18,7 +18,7 @@
  *
  * The server:
  *	limits		the type limits			digest		the type digest
- *	catalog		the tables by name		rules		plans and tiers, cached
+ *	catalog		the tables by name		rules		plans, tiers and products, cached
  *	lookup		from key text to rows	verdict		codes, texts and the type verdict
  *	request		arguments				policy		the checks that need no meters
  *	authenticate					all checks but the meters

@@ -362,12 +362,16 @@ LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
 ProductStanding
 LookupProduct(Lookup *lookup, int64 key_id, const text *product)
 {
-	Relation	rel = CatalogOpen(&key_product_table, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	Datum		value = Int64GetDatum(key_id);
 	ProductStanding standing = PRODUCT_UNRESTRICTED;
+	Datum		value = Int64GetDatum(key_id);
+	Relation	rel;
+	TupleTableSlot *slot;
 	CatalogScan scan;
 
+	if (!RulesProductsExist())
+		return PRODUCT_UNRESTRICTED;
+	rel = CatalogOpen(&key_product_table, AccessShareLock);
+	slot = table_slot_create(rel, NULL);
 	CatalogScanBegin(&scan, &key_product_table, rel, 0, lookup->snapshot, 1, &value, NULL);
 	while (standing != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
 	{

@@ -1,6 +1,6 @@
 /*
  * rules.c
- *	  What the C code needs of plans and tiers, cached in the backend.
+ *	  What the C code needs of plans, tiers and products, cached in the backend.
  *
  * Plans and tiers are few and seldom change, and every verdict needs them.
  * The first need reads both tables whole into a memory context of their own;
@@ -8,8 +8,13 @@
  * invalidation, which reaches every backend before its next verdict
  * (LookupBegin accepts invalidations) and, after a rollback, this one again.
  * What is not found in the cache has been added since and is looked for by
- * reading anew; absence is never cached, so INSERT needs no trigger, which a
- * restore would fire.
+ * reading anew; absence is never cached, so INSERT needs no trigger.
+ *
+ * Of products it is known whether any key has some: where none has, no call
+ * need look into key_product.  That is a cached absence, so INSERT too sends an
+ * invalidation, for each row: a subscription's worker fires no statement
+ * triggers.  (A restore fires it, to no harm.)  Invalidations are sent before
+ * the COMMIT of the change is acknowledged, so the next call knows.
  */
 #include "postgres.h"
 
@@ -48,6 +53,19 @@ typedef enum RuleColumn
 static CatalogTable tier_table = {"tier", {"name", "limits", NULL}, {NULL}};
 static CatalogTable plan_table = {"plan", {"name", "limits", "key_prefix", NULL}, {NULL}};
 
+static CatalogTable key_product_table = {"key_product", {NULL}, {NULL}};
+
+/* What is known of key_product. */
+typedef enum ProductsKnown
+{
+	PRODUCTS_UNKNOWN,
+	PRODUCTS_READING,			/* and no change has come in since it began; as good as unknown, if an error cut it */
+	PRODUCTS_NONE,
+	PRODUCTS_SOME
+} ProductsKnown;
+
+static ProductsKnown products = PRODUCTS_UNKNOWN;
+
 static MemoryContext rules_context = NULL;
 static Rule *tiers;
 static Rule *plans;
@@ -61,6 +79,18 @@ dropCache(Datum arg, Oid relid)
 {
 	if (relid == InvalidOid || relid == tier_table.oid || relid == plan_table.oid)
 		cache_valid = false;
+	if (relid == InvalidOid || relid == key_product_table.oid)
+		products = PRODUCTS_UNKNOWN;
+}
+
+static void
+registerCallback(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(dropCache, (Datum) 0);
+	registered = true;
 }
 
 /* Reads one of the tables into a list in rules_context. */
@@ -102,11 +132,9 @@ readRules(CatalogTable *table)
 static void
 readCache(void)
 {
+	registerCallback();
 	if (rules_context == NULL)
-	{
 		rules_context = AllocSetContextCreate(TopMemoryContext, "apikeys rules", ALLOCSET_SMALL_SIZES);
-		CacheRegisterRelcacheCallback(dropCache, (Datum) 0);
-	}
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -181,7 +209,43 @@ RulesPrefixIsKnown(const char *prefix, size_t len)
 	return false;
 }
 
-/* Statement trigger on plan and tier: makes every backend drop its cache. */
+/* Tells whether a row of key_product is visible now. */
+static bool
+readProducts(void)
+{
+	Relation	rel = CatalogOpen(&key_product_table, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return found;
+}
+
+/* Tells whether some key may have products; "yes" may be out of date. */
+bool
+RulesProductsExist(void)
+{
+	if (unlikely(products < PRODUCTS_NONE))
+	{
+		bool		found;
+
+		registerCallback();
+		CatalogResolve(&key_product_table);
+		products = PRODUCTS_READING;	/* before reading: a change from here on unsets it */
+		found = readProducts();
+		if (products != PRODUCTS_READING)
+			return true;
+		products = found ? PRODUCTS_SOME : PRODUCTS_NONE;
+	}
+	return products == PRODUCTS_SOME;
+}
+
+/* Trigger on plan, tier and key_product: makes every backend drop what it has cached of them. */
 Datum
 apikeys_rules_changed(PG_FUNCTION_ARGS)
 {

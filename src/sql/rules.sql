@@ -1,8 +1,9 @@
 -- Changes of plans and tiers reach every session's cache at once. Not on INSERT: what is not cached is read.
+-- Of key_product it is cached that it is empty, so rows that come or go count; for each row, since a subscription fires no others.
 
 CREATE FUNCTION apikeys.rules_changed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_rules_changed';
-COMMENT ON FUNCTION apikeys.rules_changed() IS 'Trigger on plan and tier: makes every session read them anew.';
+COMMENT ON FUNCTION apikeys.rules_changed() IS 'Trigger on plan, tier and key_product: makes every session read them anew.';
 
 CREATE TRIGGER plan_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.plan
 FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
@@ -10,3 +11,10 @@ CREATE TRIGGER tier_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.tier
 FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
 ALTER TABLE apikeys.plan ENABLE ALWAYS TRIGGER plan_changed;
 ALTER TABLE apikeys.tier ENABLE ALWAYS TRIGGER tier_changed;
+
+CREATE TRIGGER key_product_changed AFTER INSERT OR DELETE ON apikeys.key_product
+FOR EACH ROW EXECUTE FUNCTION apikeys.rules_changed();
+CREATE TRIGGER key_product_truncated AFTER TRUNCATE ON apikeys.key_product
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_changed;
+ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_truncated;
