@@ -28,6 +28,7 @@ OBJS = \
 	src/key.o \
 	src/authenticate.o \
 	src/redact.o \
+	src/adjustment.o \
 	src/usage.o \
 	src/verify.o \
 	src/stats.o \
@@ -56,6 +57,7 @@ SQL_PARTS = \
 	src/sql/verify.sql \
 	src/sql/stats.sql \
 	src/sql/usage.sql \
+	src/sql/adjustment.sql \
 	src/sql/analytics.sql \
 	src/sql/privileges.sql
 
@@ -86,10 +88,11 @@ REGRESS = \
 	authenticate \
 	verify \
 	privileges \
-	usage
+	usage \
+	adjustment
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED = verify usage
+REGRESS_PRELOADED = verify usage adjustment
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.

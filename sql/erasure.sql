@@ -40,6 +40,7 @@ BEGIN
     main := (apikeys.create_key(account, 'zoenova''s laptop', allowed_domains => '{zoenova.example}', allowed_ips => '{192.0.2.77}', metadata => '{"of": "Zoenova"}', limits => '1/day')).key_id;
     UPDATE apikeys.key SET alias = 'Zoes laptop', allowed_ips = '{192.0.2.77,2001:db8::2077}', metadata = '{"of": "Zoenova D."}' WHERE key_id = main;
     PERFORM apikeys.suspend_key(main, 'Zoenova did not pay');
+    PERFORM apikeys.grant_units(main, 'day', 5, '2099-01-01', 'Zoenova asked');
     PERFORM apikeys.create_key(account, 'plain');
     gone := (apikeys.create_key(account, 'zoenova gone', limits => '1/day')).key_id;
     PERFORM apikeys.request_upgrade(gone, 'gold', 'Zoenova is gone');

@@ -82,8 +82,14 @@ FROM (VALUES
     (72, 'key (key_id, account_id, digest, prefix, hint, alias)', '2, (SELECT account_id FROM apikeys.account), sha256(''1'')::apikeys.digest, ''ak'', '''', ''two'''),
     (88, 'upgrade_request (key_id, tier, motivation, due_at)', '1, ''gold'', ''more'', now()'),
     (90, 'key_product', '1, ''routes'''), (91, 'key_product', '2, ''maps'''), (92, 'member', '''apikeys_manager'', 0'),
-    (93, 'upgrade_rule (reason)', ''''''), (94, 'adjustment (subject, subject_id, limit_window, units, at)', '''x'', 1, ''day'', 1, now()'),
-    (95, 'adjustment (subject, subject_id, limit_window, units, at)', '''k'', 1, ''day'', 0, now()')
+    (93, 'upgrade_rule (reason)', ''''''), (94, 'adjustment (subject, subject_id, limit_window, units, until)', '''x'', 1, ''day'', 1, now()'),
+    (95, 'adjustment (subject, subject_id, limit_window, units, until)', '''k'', 1, ''day'', 0, now()'),
+    (96, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, ''day'', -1, 1'),
+    (97, 'adjustment (subject, subject_id, limit_window, units, until, counts_from)', '''k'', 1, ''day'', 1, now(), 1'),
+    (98, 'adjustment (subject, subject_id, limit_window, units)', '''k'', 1, ''day'', 1'),
+    (99, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, ''day'', 1, -1'),
+    (100, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, '''', 1, 1'),
+    (101, 'adjustment (subject, subject_id, limit_window, units, counts_from, reason)', '''k'', 1, ''day'', 1, 1, ''''')
 ) AS t(n, relation, row), pg_temp.refusal(format('INSERT INTO apikeys.%s VALUES (%s)', relation, row)) AS r;
 SELECT split_part(relation, ' ', 1) AS relation, change, code, rule FROM refused ORDER BY n;
 

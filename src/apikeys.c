@@ -23,7 +23,8 @@
  *	request		arguments				policy		the checks that need no meters
  *	authenticate					all checks but the meters
  *	guard		used keys stay			key			what the management functions need
- *	usage		meters from the tables	verify		the whole protocol of a request
+ *	adjustment	resets and grants		usage		meters from the tables
+ *	verify		the whole protocol of a request
  *	batch		events become rows		maintain	partitions, retention, merging
  *	writer		the worker that writes	launcher	the worker that starts writers
  *	stats		the operator's view		redact		no key text in the server's log

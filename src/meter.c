@@ -7,6 +7,14 @@
  * time.  Caps are not kept: they come with each call from the row, which was
  * read under MVCC, so that a changed cap needs no invalidation.
  *
+ * Resets and grants (table adjustment) are kept, for their rows are not read with
+ * each call: what of the total no longer counts, and what is granted above each
+ * cap.  They hold until the first of the grants ends, or until a transaction that
+ * has adjusted the subject is committed (MeterAdjusted): the next who needs
+ * the meter reads the rows again and publishes what they say, under the mutex, while
+ * others go on to ask the rest of the meters.  A reading is published only if nothing was
+ * committed, and no ring was added, since before its snapshot.
+ *
  * Everything lies in fixed arrays sized by apikeys.meter_memory: meters,
  * rings, a hash from subject to meter.  What is not there is loaded from the
  * tables by the first backend that needs it.  When no meter (or ring) is
@@ -26,6 +34,10 @@
  *	  pending in one critical section, and pending falls only after the commit that wrote the events.
  *	  Hence a load is right if and only if pending is 0 when its snapshot is taken, and nothing is
  *	  admitted until it is published.
+ *	- A reset of a window says how many units the subject had used in all by then.  Those used since are
+ *	  the last of all it has used, and admissions are in the order of their times: so the ring keeps its latest
+ *	  (total - that) units.  This holds for a ring that lives on and for one loaded from the tables, however
+ *	  coarse their steps, and to do it again changes nothing.
  *	- Only a meter with no pin and nothing pending or unflushed is evicted.  Reloaded before WAL is flushed,
  *	  it would take the visible row of its first use for a durable one; given to another subject, it would
  *	  take the flush for that one's.
@@ -83,13 +95,20 @@ typedef struct MeterShared
 	uint32		pins;
 	uint32		pending;		/* events in the queue */
 	uint32		unflushed;		/* urgent events of the key, committed but not durable yet */
+	uint32		version;		/* grows whenever a reading of the adjustments is out of date */
 	MeterSubject subject;		/* changes with the partition lock held exclusively too */
 	int64		total;			/* units of all time */
+	int64		counts_from;	/* as many of them do not count for a limit on the total */
+	int64		adjusted_until; /* engine time when the adjustments must be read again */
 	int64		latest;			/* engine time up to which the rings were moved: of the latest request, load or reading */
 	uint32		windows[LIMITS_MAX];
 	int32		rings[LIMITS_MAX];
+	int64		granted[LIMITS_MAX];	/* units above the caps, while adjusted_until is neither ADJUST_NOW nor METER_FOR_EVER */
+	int64		granted_total;
 	int32		next_free;		/* under the allocation lock */
 } MeterShared;
+
+#define ADJUST_NOW		PG_INT64_MIN
 
 typedef union MeterPadded
 {
@@ -376,6 +395,8 @@ findOrEnter(const MeterSubject *subject)
 		meter->ring_count = 0;
 		meter->pins = meter->pending = meter->unflushed = 0;
 		meter->total = 0;
+		meter->counts_from = 0;
+		meter->adjusted_until = ADJUST_NOW;
 		meter->latest = 0;
 		meter->subject = *subject;
 		SpinLockRelease(&meter->mutex);
@@ -409,7 +430,8 @@ MeterPin(const MeterSubject *subject)
 
 /*
  * Tells what is to be done before the pinned meter can be asked about these
- * limits.  METER_TO_LOAD makes the caller its loader.
+ * limits.  METER_TO_LOAD makes the caller its loader; any number of them may
+ * read adjustments.
  */
 MeterReadiness
 MeterPrepare(MeterIndex index, const LimitSet *limits)
@@ -420,7 +442,7 @@ MeterPrepare(MeterIndex index, const LimitSet *limits)
 	HOLD_INTERRUPTS();
 	SpinLockAcquire(&meter->mutex);
 	if (meter->state == STATE_READY && hasRings(meter, limits))
-		readiness = METER_READY;
+		readiness = meter->adjusted_until == ADJUST_NOW ? METER_TO_ADJUST : METER_READY;
 	else if (meter->state == STATE_READY || meter->state == STATE_EMPTY)
 	{
 		meter->state = (meter->state == STATE_READY) ? STATE_GROWING : STATE_LOADING;
@@ -550,6 +572,7 @@ dropOtherRings(MeterShared *meter, const LimitSet *limits)
 		if (wanted)
 		{
 			meter->windows[kept] = meter->windows[i];
+			meter->granted[kept] = meter->granted[i];
 			meter->rings[kept++] = meter->rings[i];
 		}
 		else
@@ -562,6 +585,101 @@ dropOtherRings(MeterShared *meter, const LimitSet *limits)
 	while (dropped_count > 0)
 		freeRing(dropped[--dropped_count]);
 	LWLockRelease(ALLOCATION_LOCK);
+}
+
+static void
+addWindow(MeterAdjustments *adjustments, uint32 window)
+{
+	Assert(adjustments->count < lengthof(adjustments->windows));
+	adjustments->windows[adjustments->count++] = (MeterAdjustment) {.window = window};
+}
+
+/* Prepares a reading of the adjustments of a pinned meter, by a snapshot taken after this. */
+void
+MeterAdjustBegin(MeterIndex index, MeterAdjustments *adjustments)
+{
+	MeterShared *meter = METER(index);
+	int64		now = ClockNow();
+
+	adjustments->hold_until = METER_FOR_EVER;
+	adjustments->count = 0;
+	addWindow(adjustments, LIMIT_WINDOW_TOTAL);
+	SpinLockAcquire(&meter->mutex);
+	adjustments->version = meter->version;
+	adjustments->now = Max(now, meter->latest);
+	for (int i = 0; i < meter->ring_count; i++)
+		addWindow(adjustments, meter->windows[i]);
+	SpinLockRelease(&meter->mutex);
+}
+
+/* Returns the units that a subject has used since a reset; one of more units than it has used says nothing. */
+int64
+MeterUnitsSince(int64 total, int64 counts_from)
+{
+	return counts_from > total ? total : total - counts_from;
+}
+
+/* Makes the meter what its adjustments say; false: they have been read too early.  The mutex is held. */
+static bool
+adjust(MeterShared *meter, const MeterAdjustments *adjustments)
+{
+	if (adjustments->version != meter->version)
+		return false;
+	meter->counts_from = meter->total - MeterUnitsSince(meter->total, adjustments->windows[0].counts_from);
+	meter->granted_total = adjustments->windows[0].granted;
+	for (int i = 1; i < adjustments->count; i++)
+	{
+		const MeterAdjustment *adjustment = &adjustments->windows[i];
+
+		for (int j = 0; j < meter->ring_count; j++)
+			if (meter->windows[j] == adjustment->window)
+			{
+				RingKeepLatest(&rings[meter->rings[j]], MeterUnitsSince(meter->total, adjustment->counts_from));
+				meter->granted[j] = adjustment->granted;
+			}
+	}
+	meter->adjusted_until = adjustments->hold_until;
+	return true;
+}
+
+/* Publishes a reading of the adjustments; false: it is out of date, and the caller shall read again. */
+bool
+MeterAdjustEnd(MeterIndex index, const MeterAdjustments *adjustments)
+{
+	MeterShared *meter = METER(index);
+	bool		done;
+
+	SpinLockAcquire(&meter->mutex);
+	done = adjust(meter, adjustments);
+	SpinLockRelease(&meter->mutex);
+	return done;
+}
+
+/*
+ * Has the adjustments of a subject read again before its meter, if there is
+ * one, decides about anything more.  Cannot throw.
+ */
+void
+MeterAdjusted(const MeterSubject *subject)
+{
+	uint32		hash;
+	MeterEntry *entry;
+
+	if (control == NULL)
+		return;
+	hash = get_hash_value(subjects, subject);
+	LWLockAcquire(PARTITION_LOCK(hash), LW_SHARED);
+	entry = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL);
+	if (entry)
+	{
+		MeterShared *meter = METER(entry->meter);
+
+		SpinLockAcquire(&meter->mutex);
+		meter->version++;
+		meter->adjusted_until = ADJUST_NOW;
+		SpinLockRelease(&meter->mutex);
+	}
+	LWLockRelease(PARTITION_LOCK(hash));
 }
 
 /*
@@ -606,6 +724,9 @@ MeterLoadBegin(MeterIndex index, const LimitSet *limits, int64 deadline, MeterLo
 		}
 		loading->windows[loading->count++] = window;
 	}
+	MeterAdjustBegin(index, &loading->adjustments);
+	for (int i = 0; i < loading->count; i++)
+		addWindow(&loading->adjustments, loading->windows[i]);
 	return true;
 }
 
@@ -620,6 +741,7 @@ MeterLoadEnd(const MeterLoading *loading)
 	for (int i = 0; i < loading->count; i++)
 	{
 		meter->windows[meter->ring_count] = loading->windows[i];
+		meter->granted[meter->ring_count] = 0;
 		meter->rings[meter->ring_count++] = loading_rings[i];
 	}
 	if (loading->whole)
@@ -629,6 +751,9 @@ MeterLoadEnd(const MeterLoading *loading)
 	}
 	meter->latest = loading->now;
 	meter->state = STATE_READY;
+	if (!adjust(meter, &loading->adjustments))
+		meter->adjusted_until = ADJUST_NOW;
+	meter->version++;
 	SpinLockRelease(&meter->mutex);
 	loading_ring_count = 0;
 	loading_meter = METER_NONE;
@@ -640,8 +765,49 @@ static inline int64
 usedOf(MeterShared *meter, const UsageLimit *limit, int64 now)
 {
 	if (limit->window == LIMIT_WINDOW_TOTAL)
-		return meter->total;
+		return meter->total - meter->counts_from;
 	return (int64) RingUsed(&rings[findRing(meter, limit->window)], now);
+}
+
+/* Returns a cap with what is granted on top, as far as the type limits reaches: a ring can count no more. */
+int64
+MeterCap(const UsageLimit *limit, int64 granted)
+{
+	return Min(limit->cap + granted, limit->window == LIMIT_WINDOW_TOTAL ? LIMIT_CAP_TOTAL_MAX : LIMIT_CAP_MAX);
+}
+
+/* Returns what is granted above the cap of a limit; the mutex is held. */
+static int64
+grantedOf(const MeterShared *meter, const UsageLimit *limit)
+{
+	if (limit->window == LIMIT_WINDOW_TOTAL)
+		return meter->granted_total;
+	for (int i = 0; i < meter->ring_count; i++)
+		if (meter->windows[i] == limit->window)
+			return meter->granted[i];
+	return 0;
+}
+
+/* Returns the limit with what is granted on top; the mutex is held. */
+static inline UsageLimit
+grantedLimit(const MeterShared *meter, const UsageLimit *limit)
+{
+	UsageLimit	granted = *limit;
+
+	if (unlikely(meter->adjusted_until != METER_FOR_EVER))
+		granted.cap = MeterCap(limit, grantedOf(meter, limit));
+	return granted;
+}
+
+/* Tells whether the adjustments of a ready meter hold at that time; if not, they will be read again.  The mutex is held. */
+static inline bool
+isAdjusted(MeterShared *meter, int64 now)
+{
+	if (likely(now < meter->adjusted_until))
+		return true;
+	meter->adjusted_until = ADJUST_NOW;
+	meter->latest = Max(now, meter->latest);	/* so that the next reading takes the grant for ended */
+	return false;
 }
 
 /* Keeps the limit if it is tighter (less remaining / cap) than the one kept so far. */
@@ -657,6 +823,23 @@ keepTightest(MeterDecision *decision, const UsageLimit *limit, int64 remaining, 
 	decision->remaining = remaining;
 }
 
+/* Returns how long it takes until a limit has room for so many units; the mutex is held. */
+static int64
+roomAfter(MeterShared *meter, const UsageLimit *limit, uint32 units, int64 now)
+{
+	if (usedOf(meter, limit, now) + units <= limit->cap)
+		return 0;
+	if (limit->window == LIMIT_WINDOW_TOTAL || units > limit->cap)
+		return RING_NEVER;
+	return RingFreeAfter(&rings[findRing(meter, limit->window)], now, limit->cap - units);
+}
+
+static int64
+later(int64 wait, int64 other)
+{
+	return wait == RING_NEVER || other == RING_NEVER ? RING_NEVER : Max(wait, other);
+}
+
 /*
  * Looks whether all limits of one meter leave room for the request.  The
  * decision keeps the limit that would be tightest after it as long as none
@@ -670,12 +853,13 @@ leavesRoom(MeterShared *meter, const LimitSet *limits, uint32 cost, bool of_acco
 
 	for (int i = 0; i < limits->count; i++)
 	{
-		const UsageLimit *limit = &limits->limits[i];
-		int64		used = usedOf(meter, limit, now);
-		if (used + units <= limit->cap)
+		UsageLimit	limit = grantedLimit(meter, &limits->limits[i]);
+		int64		used = usedOf(meter, &limit, now);
+
+		if (used + units <= limit.cap)
 		{
 			if (!failed)
-				keepTightest(decision, limit, limit->cap - used - cost, of_account);
+				keepTightest(decision, &limit, limit.cap - used - cost, of_account);
 			continue;
 		}
 		if (!failed)
@@ -683,20 +867,27 @@ leavesRoom(MeterShared *meter, const LimitSet *limits, uint32 cost, bool of_acco
 			failed = true;
 			decision->limited = true;
 			decision->of_account = of_account;
-			decision->limit = *limit;
-			decision->remaining = Max(limit->cap - used, 0);
+			decision->limit = limit;
+			decision->remaining = Max(limit.cap - used, 0);
 			decision->retry_after = 0;
 		}
-		if (limit->window == LIMIT_WINDOW_TOTAL || units > limit->cap)
-			decision->retry_after = RING_NEVER;
-		else if (decision->retry_after != RING_NEVER)
-		{
-			int64		wait = RingFreeAfter(&rings[findRing(meter, limit->window)], now, limit->cap - units);
-
-			decision->retry_after = Max(decision->retry_after, wait);
-		}
+		decision->retry_after = later(decision->retry_after, roomAfter(meter, &limit, units, now));
 	}
 	return !failed;
+}
+
+/*
+ * Puts a retry off that would come when the grants of a meter have begun to
+ * end, until there is room without any.  So it may be put off longer than needed where
+ * several grants end at different times.
+ */
+static void
+retryUngranted(MeterShared *meter, const LimitSet *limits, uint32 units, MeterDecision *decision)
+{
+	if (decision->retry_after == RING_NEVER || decision->at + decision->retry_after < meter->adjusted_until)
+		return;
+	for (int i = 0; i < limits->count; i++)
+		decision->retry_after = later(decision->retry_after, roomAfter(meter, &limits->limits[i], units, decision->at));
 }
 
 static void
@@ -730,6 +921,7 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 	SpinLockAcquire(&key->mutex);
 	decision->at = Max(request->now, Max(account->latest, key->latest));
 	if (account->state == STATE_READY && key->state == STATE_READY &&
+		isAdjusted(account, decision->at) && isAdjusted(key, decision->at) &&
 		(request->denied || (hasRings(account, request->account_limits) && hasRings(key, request->key_limits))))
 	{
 		if (request->queued ? !key->used && !request->first_use_locked : !key->use_durable)
@@ -742,7 +934,12 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 
 			room = leavesRoom(key, request->key_limits, request->cost, false, !room, decision);
 			if (!room)
+			{
 				outcome = METER_DENIED;
+				retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
+				retryUngranted(key, request->key_limits, Max(request->cost, 1), decision);
+				retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
+			}
 			else
 				outcome = request->deny_only ? METER_ADMISSIBLE : METER_ADMITTED;
 		}
@@ -776,11 +973,12 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 }
 
 /*
- * Gives the units used of a limit of a pinned meter, and the engine time when
- * some come back, RING_NEVER if none do; false: the meter is not ready.
+ * Gives the cap of a limit with what is granted on top, the units used of a
+ * pinned meter, and the engine time when some come back, RING_NEVER if none do;
+ * false: the meter is not ready.
  */
 bool
-MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int64 *free_at)
+MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *cap, int64 *used, int64 *free_at)
 {
 	MeterShared *meter = METER(index);
 	LimitSet	one = {.count = 1};
@@ -788,10 +986,12 @@ MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *used, int
 
 	one.limits[0] = *limit;
 	SpinLockAcquire(&meter->mutex);
-	ready = meter->state == STATE_READY && hasRings(meter, &one);
+	now = Max(now, meter->latest);
+	ready = meter->state == STATE_READY && hasRings(meter, &one) && isAdjusted(meter, now);
 	if (ready)
 	{
-		now = meter->latest = Max(now, meter->latest);
+		meter->latest = now;
+		*cap = grantedLimit(meter, limit).cap;
 		*used = usedOf(meter, limit, now);
 		*free_at = limit->window == LIMIT_WINDOW_TOTAL ? RING_NEVER :
 			RingResetAfter(&rings[findRing(meter, limit->window)], now);
@@ -880,12 +1080,12 @@ MeterAnyPending(Oid relation)
 }
 
 /*
- * Finds the first meter of this database, from *index on, whose units should
- * be those in the tables: it is ready and nothing is pending.  False: there
- * is none.
+ * Finds the first meter of this database, from *index on, whose units (those
+ * that count for a limit on the total) should be those in the tables: it is ready
+ * and nothing is pending.  False: there is none.
  */
 bool
-MeterNextSettled(Oid relation, MeterIndex *index, MeterSubject *subject, int64 *total)
+MeterNextSettled(Oid relation, MeterIndex *index, MeterSubject *subject, int64 *used)
 {
 	bool		found = false;
 
@@ -895,9 +1095,10 @@ MeterNextSettled(Oid relation, MeterIndex *index, MeterSubject *subject, int64 *
 
 		SpinLockAcquire(&meter->mutex);
 		found = (meter->state == STATE_READY || meter->state == STATE_GROWING) && meter->pending == 0 &&
+			meter->adjusted_until != ADJUST_NOW &&
 			meter->subject.relation == relation && meter->subject.database == MyDatabaseId;
 		*subject = meter->subject;
-		*total = meter->total;
+		*used = meter->total - meter->counts_from;
 		SpinLockRelease(&meter->mutex);
 		if (found)
 			break;

@@ -33,8 +33,29 @@ typedef enum MeterReadiness
 {
 	METER_READY,				/* and it has a ring for each window asked for */
 	METER_TO_LOAD,				/* the caller shall load it, or some rings of it: MeterLoadBegin */
+	METER_TO_ADJUST,			/* the caller shall read its adjustments: MeterAdjustBegin */
 	METER_BUSY					/* somebody else does: MeterWait */
 } MeterReadiness;
+
+/* What resets and grants do to one window of a subject. */
+typedef struct MeterAdjustment
+{
+	uint32		window;
+	int64		counts_from;	/* units of all time that no longer count, 0 if it was never reset */
+	int64		granted;		/* units above the cap, for now */
+} MeterAdjustment;
+
+/* What a reader of adjustments fills: the windows are given. */
+typedef struct MeterAdjustments
+{
+	uint32		version;		/* of the meter's: a later one ends this reading's worth */
+	int64		now;			/* engine time by which grants are judged */
+	int64		hold_until;		/* engine time when the first of the grants ends, METER_FOR_EVER */
+	int			count;
+	MeterAdjustment windows[LIMITS_MAX + 1];	/* the total first */
+} MeterAdjustments;
+
+#define METER_FOR_EVER	PG_INT64_MAX
 
 /* What a loader fills: rings of the windows that are missing and, the first time, the totals. */
 typedef struct MeterLoading
@@ -47,6 +68,7 @@ typedef struct MeterLoading
 	Ring	   *rings[LIMITS_MAX];	/* initialised and empty */
 	int64		total;			/* units of all time */
 	bool		used;			/* some request, however decided, is on record */
+	MeterAdjustments adjustments;	/* of all windows */
 } MeterLoading;
 
 typedef enum MeterOutcome
@@ -81,7 +103,7 @@ typedef struct MeterDecision
 	bool		use_durable;	/* before this request */
 	bool		limited;		/* there is a limit to show: the rest is set */
 	bool		of_account;
-	UsageLimit	limit;
+	UsageLimit	limit;			/* its cap with what is granted on top */
 	int64		remaining;
 	int64		reset_after;
 	int64		retry_after;	/* denied requests only */
@@ -107,13 +129,18 @@ extern void MeterUnpinAll(void);
 extern bool MeterWait(MeterIndex meter, int64 deadline);
 extern bool MeterLoadBegin(MeterIndex meter, const LimitSet *limits, int64 deadline, MeterLoading *loading);
 extern void MeterLoadEnd(const MeterLoading *loading);
+extern void MeterAdjustBegin(MeterIndex meter, MeterAdjustments *adjustments);
+extern bool MeterAdjustEnd(MeterIndex meter, const MeterAdjustments *adjustments);
+extern void MeterAdjusted(const MeterSubject *subject);
+extern int64 MeterUnitsSince(int64 total, int64 counts_from);
+extern int64 MeterCap(const UsageLimit *limit, int64 granted);
 extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
-extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *used, int64 *free_at);
+extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *cap, int64 *used, int64 *free_at);
 extern void MeterSettle(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);
 extern bool MeterHasPending(const MeterSubject *subject);
 extern bool MeterAnyPending(Oid relation);
-extern bool MeterNextSettled(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *total);
+extern bool MeterNextSettled(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *used);
 extern void MeterStatisticsGet(MeterStatistics *statistics);
 
 #endif

@@ -142,6 +142,25 @@ RingLoad(Ring *ring, int64 now, int64 at, uint64 units)
 }
 
 /*
+ * Forgets units, those used first before others, until no more than so many count.
+ */
+void
+RingKeepLatest(Ring *ring, uint64 units)
+{
+	uint32		bucket = ring->newest;
+
+	while (ring->used > units)
+	{
+		uint32		forgotten;
+
+		bucket = nextBucket(bucket);
+		forgotten = Min(ring->buckets[bucket], ring->used - units);
+		ring->buckets[bucket] -= forgotten;
+		ring->used -= forgotten;
+	}
+}
+
+/*
  * Returns the nanoseconds from now until no more than at_most units count if none are added: 0 if that is so already.
  * It is exact: one nanosecond before, more count.
  */

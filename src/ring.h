@@ -25,6 +25,7 @@ extern void RingInit(Ring *ring, uint32 window_seconds, int64 now);
 extern uint64 RingUsed(Ring *ring, int64 now);
 extern void RingAdd(Ring *ring, int64 now, uint32 units);
 extern void RingLoad(Ring *ring, int64 now, int64 at, uint64 units);
+extern void RingKeepLatest(Ring *ring, uint64 units);
 extern int64 RingFreeAfter(Ring *ring, int64 now, uint64 at_most);
 extern int64 RingResetAfter(Ring *ring, int64 now);
 

@@ -9,6 +9,8 @@
  * load a unit may come back late, by the length of its step at most, never
  * early; the total is exact.
  *
+ * What resets and grants (adjustment.c) do to it is read with the same snapshot.
+ *
  * Others wait for a meter while it is loaded.  So the locks of these tables are
  * not waited for as a SELECT does, but tried again and again up to the deadline:
  * whoever holds one (LOCK TABLE, VACUUM FULL, REINDEX) makes verdicts overloaded,
@@ -39,6 +41,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "adjustment.h"
 #include "catalog.h"
 #include "clock.h"
 #include "limitstype.h"
@@ -69,6 +72,7 @@ static CatalogTable key_table = {"key", {NULL}, {NULL}};	/* its OID is part of a
 
 PG_FUNCTION_INFO_V1(apikeys_usage_limits);
 PG_FUNCTION_INFO_V1(apikeys_usage_check);
+PG_FUNCTION_INFO_V1(apikeys_usage_units);
 
 /* Gives back all that this process holds in shared memory for a call. */
 void
@@ -188,6 +192,7 @@ load(const MeterSubject *subject, MeterLoading *loading)
 		loading->used = readTotal(subject, snapshot, &loading->total);
 	if (loading->count > 0)
 		loadBuckets(subject, snapshot, loading);
+	AdjustmentRead(subject, snapshot, &loading->adjustments);
 	UnregisterSnapshot(snapshot);
 }
 
@@ -231,7 +236,24 @@ static bool
 lockTables(const MeterLoading *loading, int64 deadline)
 {
 	return (!loading->whole || lockTable(&total_table, deadline)) &&
-		(loading->count == 0 || lockTable(&bucket_table, deadline));
+		(loading->count == 0 || lockTable(&bucket_table, deadline)) &&
+		lockTable(&AdjustmentTable, deadline);
+}
+
+/* Reads the adjustments of a meter that is loaded; false: not in time. */
+static bool
+readAdjustments(const MeterSubject *subject, MeterIndex meter, int64 deadline)
+{
+	MeterAdjustments adjustments;
+	Snapshot	snapshot;
+
+	if (!lockTable(&AdjustmentTable, deadline))
+		return false;
+	MeterAdjustBegin(meter, &adjustments);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	AdjustmentRead(subject, snapshot, &adjustments);
+	UnregisterSnapshot(snapshot);
+	return MeterAdjustEnd(meter, &adjustments) || ClockMillisecondsUntil(deadline) > 0;
 }
 
 /*
@@ -271,6 +293,10 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 				else if (!waitForRoom(&nap_ms, deadline))
 					return METER_NONE;
 				break;
+			case METER_TO_ADJUST:
+				if (!readAdjustments(&subject, meter, deadline))
+					return METER_NONE;
+				break;
 			case METER_BUSY:
 				if (!MeterWait(meter, deadline))
 					return METER_NONE;
@@ -299,7 +325,7 @@ readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageR
 
 		done = true;
 		for (int i = 0; i < limits->count && done; i++)
-			done = MeterRead(meter, &limits->limits[i], now, &readings[i].used, &readings[i].free_at);
+			done = MeterRead(meter, &limits->limits[i], now, &readings[i].cap, &readings[i].used, &readings[i].free_at);
 		UsageRelease();
 	}
 	UsageRelease();
@@ -311,7 +337,10 @@ static void
 readTables(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings)
 {
 	int64		now = ClockNow();
-	MeterLoading loading = {.whole = true, .now = now};
+	MeterLoading loading = {
+		.whole = true, .now = now,
+		.adjustments = {.now = now, .count = 1, .windows = {{.window = LIMIT_WINDOW_TOTAL}}}
+	};
 	MeterSubject subject;
 	Ring		rings[LIMITS_MAX];
 
@@ -324,15 +353,24 @@ readTables(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, Usage
 		RingInit(&rings[i], window, now);
 		loading.windows[loading.count] = window;
 		loading.rings[loading.count++] = &rings[i];
+		loading.adjustments.windows[loading.adjustments.count++].window = window;
 	}
 	MeterSubjectSet(&subject, relation, kind, id);
 	load(&subject, &loading);
 	for (int i = 0; i < limits->count; i++)
 	{
 		bool		total = (limits->limits[i].window == LIMIT_WINDOW_TOTAL);
-		int64		reset_after = total ? RING_NEVER : RingResetAfter(&rings[i], now);
+		const MeterAdjustment *adjustment = &loading.adjustments.windows[total ? 0 : i + 1];
+		int64		since = MeterUnitsSince(loading.total, adjustment->counts_from);
+		int64		reset_after = RING_NEVER;
 
-		readings[i].used = total ? loading.total : (int64) RingUsed(&rings[i], now);
+		if (!total)
+		{
+			RingKeepLatest(&rings[i], since);
+			reset_after = RingResetAfter(&rings[i], now);
+		}
+		readings[i].cap = MeterCap(&limits->limits[i], adjustment->granted);
+		readings[i].used = total ? since : (int64) RingUsed(&rings[i], now);
 		readings[i].free_at = reset_after == RING_NEVER ? RING_NEVER : now + reset_after;
 	}
 }
@@ -364,7 +402,7 @@ apikeys_usage_limits(PG_FUNCTION_ARGS)
 		char		window[LIMIT_WINDOW_NAME_MAX];
 		Datum		values[5] = {
 			PointerGetDatum(cstring_to_text_with_len(window, LimitWindowFormat(limit->window, window))),
-			Int64GetDatum(limit->cap), Int64GetDatum(reading->used), Int64GetDatum(Max(limit->cap - reading->used, 0)),
+			Int64GetDatum(reading->cap), Int64GetDatum(reading->used), Int64GetDatum(Max(reading->cap - reading->used, 0)),
 			TimestampTzGetDatum(ClockTimestamp(reading->free_at + 999))
 		};
 		bool		nulls[5] = {[4] = (reading->free_at == RING_NEVER)};
@@ -375,8 +413,8 @@ apikeys_usage_limits(PG_FUNCTION_ARGS)
 }
 
 /*
- * Returns a row for each live meter whose units are not those in the tables;
- * SQL: check_meters.  Each is compared while nothing of it is pending: if its
+ * Returns a row for each live meter whose units, those that count for a limit
+ * on the total, are not those in the tables; SQL: check_meters.  Each is compared while nothing of it is pending: if its
  * units are the same before and after, then so were the tables in between.
  * Requests admitted without a record are in the meters alone: then nothing is
  * said.
@@ -387,29 +425,32 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	MeterSubject subject;
 	QueueStatistics statistics;
-	int64		total;
+	int64		used;
 
 	InitMaterializedSRF(fcinfo, 0);
 	CatalogResolve(&key_table);
 	if (!QueueExists() || !QueueStatisticsGet(&statistics) || statistics.unrecorded > 0)
 		return (Datum) 0;
-	for (MeterIndex meter = 0; MeterNextSettled(key_table.oid, &meter, &subject, &total); meter++)
+	for (MeterIndex meter = 0; MeterNextSettled(key_table.oid, &meter, &subject, &used); meter++)
 	{
 		MeterIndex	again = meter;
 		MeterSubject subject_again;
-		int64		total_again;
+		int64		used_again;
 		int64		stored;
+		MeterAdjustments adjustments = {.count = 1, .windows = {{.window = LIMIT_WINDOW_TOTAL}}};
 		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 		CHECK_FOR_INTERRUPTS();
 		readTotal(&subject, snapshot, &stored);
+		AdjustmentRead(&subject, snapshot, &adjustments);
 		UnregisterSnapshot(snapshot);
-		if (stored != total && MeterNextSettled(key_table.oid, &again, &subject_again, &total_again) && again == meter &&
-			total_again == total && memcmp(&subject, &subject_again, sizeof(subject)) == 0)
+		stored = MeterUnitsSince(stored, adjustments.windows[0].counts_from);
+		if (stored != used && MeterNextSettled(key_table.oid, &again, &subject_again, &used_again) && again == meter &&
+			used_again == used && memcmp(&subject, &subject_again, sizeof(subject)) == 0)
 		{
 			Datum		values[5] = {
 				CharGetDatum((char) subject.kind), Int64GetDatum(subject.id), CStringGetTextDatum("units in the meter"),
-				Int64GetDatum(stored), Int64GetDatum(total)
+				Int64GetDatum(stored), Int64GetDatum(used)
 			};
 			bool		nulls[5] = {0};
 
@@ -417,4 +458,20 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 		}
 	}
 	return (Datum) 0;
+}
+
+/* Returns the units of all time that are stored of a subject now, whatever the transaction's snapshot; SQL: units_used. */
+Datum
+apikeys_usage_units(PG_FUNCTION_ARGS)
+{
+	MeterSubject subject;
+	Snapshot	snapshot;
+	int64		units;
+
+	CatalogResolve(&key_table);
+	MeterSubjectSet(&subject, key_table.oid, (MeterKind) PG_GETARG_CHAR(0), PG_GETARG_INT64(1));
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	readTotal(&subject, snapshot, &units);
+	UnregisterSnapshot(snapshot);
+	PG_RETURN_INT64(units);
 }

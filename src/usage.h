@@ -12,6 +12,7 @@
 /* How a limit stands. */
 typedef struct UsageReading
 {
+	int64		cap;			/* units, with what is granted on top */
 	int64		used;			/* units */
 	int64		free_at;		/* engine time when some of them come back, RING_NEVER */
 } UsageReading;

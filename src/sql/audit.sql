@@ -93,7 +93,7 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(jsonb_object_agg(e.key, CASE WHEN e.key = ANY ('{
         display_name,contact,metadata,alias,allowed_domains,allowed_ips,suspended_reason,
-        motivation,project,purpose,question,answer,note}'::text[]) THEN 'null'::jsonb ELSE e.value END), '{}')
+        motivation,project,purpose,question,answer,note,reason}'::text[]) THEN 'null'::jsonb ELSE e.value END), '{}')
     FROM jsonb_each(whole) AS e;
 END;
 COMMENT ON FUNCTION apikeys.erased(jsonb) IS 'A row as the audit log shows it, with null for what may tell of a person. Internal.';

@@ -25,6 +25,8 @@ BEGIN
     WHERE r.key_id = ANY (owned);
     UPDATE apikeys.account AS a SET active = false, display_name = NULL, contact = NULL, metadata = '{}'
     WHERE a.account_id = owner.account_id;
+    UPDATE apikeys.adjustment AS j SET reason = NULL
+    WHERE (j.subject = 'a' AND j.subject_id = owner.account_id OR j.subject = 'k' AND j.subject_id = ANY (owned)) AND j.reason IS NOT NULL;
     UPDATE apikeys.notice AS n SET details = '{}'
     WHERE n.account_id = owner.account_id OR n.key_id = ANY (owned);
     -- The writer waits for the rows that are locked here; hence last but for the log of all this.
@@ -37,5 +39,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.erase_account_data(text) IS
-'Erase what tells of the people behind an account: its display name, contact and metadata; aliases, metadata, lists of domains and addresses of its keys, why they were suspended; what was written in upgrade requests; client addresses in the request log and in quarantine; all that in the audit log; the details of notices. The account and its keys are switched off, open upgrade requests withdrawn. Names of accounts stay (they should be ids of yours), who did what in the audit log, usage, counts and the endpoints of requests. Call deactivate_account and flush before, so that no request on its way is logged later; commit soon: completions of its requests wait for that. Old versions of rows are on disk until VACUUM, and in backups.
+'Erase what tells of the people behind an account: its display name, contact and metadata; aliases, metadata, lists of domains and addresses of its keys, why they were suspended; what was written in upgrade requests; the reasons of resets and grants; client addresses in the request log and in quarantine; all that in the audit log; the details of notices. The account and its keys are switched off, open upgrade requests withdrawn. Names of accounts stay (they should be ids of yours), who did what in the audit log, usage, counts and the endpoints of requests. Call deactivate_account and flush before, so that no request on its way is logged later; commit soon: completions of its requests wait for that. Old versions of rows are on disk until VACUUM, and in backups.
 Errors: P0002 unknown account.';

@@ -109,6 +109,13 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
+    apikeys.reset_usage(bigint, text, text),
+    apikeys.reset_account_usage(text, text, text),
+    apikeys.grant_units(bigint, text, bigint, timestamptz, text),
+    apikeys.grant_account_units(text, text, bigint, timestamptz, text)
+TO apikeys_admin;
+
+GRANT EXECUTE ON FUNCTION
     apikeys.assign_product(bigint, text),
     apikeys.unassign_product(bigint, text)
 TO apikeys_manager, apikeys_admin;

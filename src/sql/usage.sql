@@ -23,7 +23,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.account_limits(text) IS
-'How the limits of an account stand now, over all its keys together: units used in the trailing window (of all time for total), what remains up to the cap, and when some units come back (NULL: none are used, or never). It is what verify decides by; where that cannot work (not preloaded, on a standby) it is computed from the tables. Errors: P0002 unknown account.';
+'How the limits of an account stand now, over all its keys together: units used in the trailing window (of all time for total), the cap with what is granted on top, what remains up to it, and when some units come back (NULL: none are used, or never). It is what verify decides by; where that cannot work (not preloaded, on a standby) it is computed from the tables. Errors: P0002 unknown account.';
 
 CREATE FUNCTION apikeys.key_limits(
     key_id bigint,
@@ -166,4 +166,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_ledger() IS
-'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied, and as many units, on each day (UTC) that has a partition, apart from the requests that usage_bucket.unlogged counts; live meters must have the units of the totals, unless requests were admitted unrecorded since the server started. Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';
+'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied, and as many units, on each day (UTC) that has a partition, apart from the requests that usage_bucket.unlogged counts; live meters must have the units of the totals less those that a reset has set aside, unless requests were admitted unrecorded since the server started. Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';

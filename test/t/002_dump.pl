@@ -63,7 +63,7 @@ sub issue
     return $id;
 }
 
-my $used = issue(q{, limits => '5/day, 100/total'});
+my $used = issue(q{, limits => '4/day, 100/total'});
 my $used_text = $presented[-1];
 issue(q{, tier => 'gold', products => '{maps,routes}', scopes => '{read,write}', metadata => '{"a": [1, null]}'});
 issue(q{, limits => '', allowed_ips => '{192.0.2.0/24,2001:db8::/32}', allowed_domains => '{*.acme.example}'});
@@ -82,12 +82,12 @@ $source->safe_psql('service', qq{
     INSERT INTO apikeys.upgrade_request (key_id, tier, motivation, due_at) VALUES ($used, 'gold', 'more maps', now() + interval '5 days');
     INSERT INTO apikeys.upgrade_rule (purpose, reason) VALUES ('spam', 'no');
     INSERT INTO apikeys.audit_log (action, object, object_id, new) VALUES ('update', 'key', '$used', '{"tier": "gold"}');
-    INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, at) VALUES ('k', $used, 'day', -5, now());
     INSERT INTO apikeys.notice (kind, key_id) VALUES ('expiring', $used);
     INSERT INTO apikeys.quarantine (reason, event) VALUES ('poison', '{"cost": -1}');
     GRANT SELECT ON apikeys.key_list TO clerk;
 });
 
+$source->safe_psql('service', "SELECT apikeys.verify('$used_text'); SELECT apikeys.reset_usage($used, 'day'); SELECT apikeys.grant_units($used, 'day', 1, '2100-01-01')");
 $source->safe_psql('service', "SELECT apikeys.verify('$used_text', '/v1/maps', ip => '192.0.2.7', cost => 2) FROM generate_series(1, 3)");
 is($source->safe_psql('service', 'SELECT apikeys.flush()'), 't', 'requests are recorded');
 

@@ -146,9 +146,11 @@ nothing_left('deletion');
 value(q{UPDATE apikeys.key SET limits = '1000000/day' WHERE alias ~ '^many-'});
 my $cold = q{SELECT apikeys.verify('many-VICTIM')};
 my $codes = q{SELECT string_agg(DISTINCT v.code, ' ') FROM generate_series(1, 3) AS n, LATERAL apikeys.verify('many-' || n) AS v};
-foreach my $case (map { ([ $_, "LOCK TABLE $_ IN ACCESS EXCLUSIVE MODE" ], [ $_, "REINDEX INDEX ${_}_pkey" ]) } 'apikeys.usage_total', 'apikeys.usage_bucket')
+foreach my $case (map { ([ @$_, "LOCK TABLE $_->[0] IN ACCESS EXCLUSIVE MODE" ], [ @$_, "REINDEX INDEX $_->[1]" ]) }
+    [ 'apikeys.usage_total', 'apikeys.usage_total_pkey' ], [ 'apikeys.usage_bucket', 'apikeys.usage_bucket_pkey' ],
+    [ 'apikeys.adjustment', 'apikeys.adjustment_subject_idx' ])
 {
-    my ($table, $holder) = @$case;
+    my ($table, $index, $holder) = @$case;
     value('SELECT apikeys.flush()');
     $node->restart;
     $session = $node->background_psql('postgres');
@@ -162,7 +164,7 @@ foreach my $case (map { ([ $_, "LOCK TABLE $_ IN ACCESS EXCLUSIVE MODE" ], [ $_,
     $session->query_safe("BEGIN; $holder");
     is(value("SET statement_timeout = '30s'; SET apikeys.queue_timeout = '100ms'; $codes"), 'overloaded', "$holder: overloaded");
     is(value("SET statement_timeout = '30s'; SET apikeys.queue_timeout = '10ms'; BEGIN; $codes;
-        SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN ('$table'::regclass, '${table}_pkey'::regclass)"),
+        SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND relation IN ('$table'::regclass, '$index'::regclass)"),
         "overloaded\n0", "$holder: no lock is left in the transaction");
     interrupt($holder, $_, $cold) foreach @ways;
     time_out($holder, 20, $cold);

@@ -118,6 +118,23 @@ oracleUsed(void)
 	return units;
 }
 
+/* Forgets what was recorded first, as far as more than so many units count. */
+static void
+oracleKeepLatest(uint64 units)
+{
+	uint64		used = oracleUsed();
+
+	for (int i = oracle.first; i < oracle.count && used > units; i++)
+	{
+		uint64		forgotten = Min(oracle.records[i].units, used - units);
+
+		if (oracle.records[i].release <= oracle.now)
+			continue;
+		oracle.records[i].units -= forgotten;
+		used -= forgotten;
+	}
+}
+
 /* Returns the first instant at which no more than at_most units count, if that is not so now. */
 static int64
 oracleFree(uint64 at_most)
@@ -230,13 +247,20 @@ nextNow(Ring *ring, int64 now, uint64 cap, uint64 pace)
 	}
 }
 
-/* A step of an episode at a reading of the clock: a call that wants to be admitted, or units that come back from the tables. */
+/* A step of an episode at a reading of the clock: a call that wants to be admitted, or units that come back from the tables, or a reset. */
 static void
 step(Ring *ring, int64 now, uint64 cap)
 {
 	uint64		used = RingUsed(ring, now);
 
-	if (below(16) == 0)
+	if (below(64) == 0)
+	{
+		uint64		units = below(used + 2);
+
+		RingKeepLatest(ring, units);
+		oracleKeepLatest(units);
+	}
+	else if (below(16) == 0)
 	{
 		uint64		units = below(cap / 4 + 2);
 		int64		at = now - below(oracle.window + 2 * oracle.lateness) + below(oracle.lateness);

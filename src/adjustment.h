@@ -1,0 +1,19 @@
+/*
+ * adjustment.h
+ *	  Resets of usage and grants of units, as the tables have them.
+ */
+#ifndef ADJUSTMENT_H
+#define ADJUSTMENT_H
+
+#include "postgres.h"
+
+#include "utils/snapshot.h"
+
+#include "catalog.h"
+#include "meter.h"
+
+extern CatalogTable AdjustmentTable;	/* for who locks it before AdjustmentRead */
+
+extern void AdjustmentRead(const MeterSubject *subject, Snapshot snapshot, MeterAdjustments *adjustments);
+
+#endif
