@@ -299,36 +299,47 @@ writerHasBegun(uint64 unused)
 }
 
 /*
- * Attaches this backend to its database's queue, unless it is, and sees to it
- * that a writer runs: so an orderly stop finds one to drain the queue.
+ * Attaches this backend to its database's queue, unless it is.  As long as one
+ * is attached the launcher keeps a writer running.
+ */
+void
+QueueAttach(void)
+{
+	int			index;
+
+	if (likely(queue != NULL))
+		return;
+	registerExit();
+	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
+	index = findOrTakeQueue(MyDatabaseId);
+	if (index >= 0)
+	{
+		useQueue(index);
+		queue->attached++;
+	}
+	LWLockRelease(DIRECTORY_LOCK);
+	if (index < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("more than %d databases use apikeys", QueueMaxDatabases),
+				 errhint("Raise apikeys.max_databases and restart the server."),
+				 errhidestmt(true)));
+	if (!writerRuns())
+		wakeLauncher();
+}
+
+/*
+ * Tells whether a writer serves the queue, so that an orderly stop finds one to
+ * drain it, or none is to (apikeys.writer_enabled); waits for one to begin.
  * False: none has begun in time.
  */
 bool
-QueueAttach(int64 deadline)
+QueueIsServed(int64 deadline)
 {
-	if (queue == NULL)
-	{
-		int			index;
-
-		registerExit();
-		LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
-		index = findOrTakeQueue(MyDatabaseId);
-		if (index >= 0)
-		{
-			useQueue(index);
-			queue->attached++;
-		}
-		LWLockRelease(DIRECTORY_LOCK);
-		if (index < 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("more than %d databases use apikeys", QueueMaxDatabases),
-					 errhint("Raise apikeys.max_databases and restart the server."),
-					 errhidestmt(true)));
-	}
 	if (likely(queue->writer_state != WRITER_NONE) || !WriterEnabled)
 		return true;
-	wakeLauncher();
+	if (deadline != QUEUE_NO_WAIT)
+		wakeLauncher();
 	return waitFor(&queue->writer, writerHasBegun, 0, deadline);
 }
 

@@ -100,7 +100,8 @@ extern bool QueueExists(void);
 /* The backend's side: of its database's queue.  Waits end at a deadline in engine time. */
 #define QUEUE_NO_WAIT	INT64CONST(0)
 
-extern bool QueueAttach(int64 deadline);
+extern void QueueAttach(void);
+extern bool QueueIsServed(int64 deadline);
 extern bool QueueReserve(uint32 size, int64 deadline);
 extern void QueueReleaseAll(void);
 extern void QueueWakeWriter(void);

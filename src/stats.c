@@ -85,7 +85,8 @@ apikeys_engine_flush(PG_FUNCTION_ARGS)
 
 	VerifyRequireEngine();
 	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
-	PG_RETURN_BOOL(QueueAttach(deadline) && QueueWaitWritten(deadline));
+	QueueAttach();
+	PG_RETURN_BOOL(QueueWaitWritten(deadline));
 }
 
 /* Has the writer care for what is stored, and waits for it; SQL: maintain. */
@@ -96,5 +97,6 @@ apikeys_engine_maintain(PG_FUNCTION_ARGS)
 
 	VerifyRequireEngine();
 	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
-	PG_RETURN_BOOL(QueueAttach(deadline) && QueueWaitMaintained(deadline));
+	QueueAttach();
+	PG_RETURN_BOOL(QueueWaitMaintained(deadline));
 }

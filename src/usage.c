@@ -317,8 +317,7 @@ readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageR
 	if (!QueueExists() || RecoveryInProgress())
 		return false;
 	UsageBegin();
-	if (!QueueAttach(deadline))
-		return false;
+	QueueAttach();
 	while (!done && (meter = UsageMeter(relation, kind, id, limits, deadline)) != METER_NONE)
 	{
 		int64		now = ClockNow();

@@ -6,7 +6,7 @@
  *
  * 1. read the arguments, make the checks that need no meters (policy.c)
  * 2. pin the meters of account and key, load what they lack
- * 3. reserve room for the event in the queue; this may wait
+ * 3. reserve room for the event in a queue that a writer serves; this may wait
  * 4. on the first use of a key, lock it against deletion (guard.c) and start again at 1
  * 5. with interrupts held: admit in all meters, append the event
  * 6. wait until the event is durable, if usage is synchronous or the key's first use is not durable yet
@@ -22,8 +22,10 @@
  * the end of each call, at the abort of a (sub)transaction, at exit; the
  * locks of a first use go with the transaction.
  *
- * Denied requests do not wait for room: without it they are dropped, and
- * counted.  The first use of a key is never dropped, however it is decided.
+ * Denied requests wait neither for room (without it they are dropped, and
+ * counted) nor for a writer: only its start, or a stop of the server, can be
+ * in their way to the tables.  The first use of a key is never dropped, however
+ * it is decided.
  */
 #include "postgres.h"
 
@@ -259,7 +261,8 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	MeterOutcome outcome = METER_NOT_READY;
 
 	makeEvent(&buffer.event, request, row);
-	if ((call->late && VerifySynchronous) || !QueueAttach(call->deadline))
+	QueueAttach();
+	if (call->late && VerifySynchronous)
 	{
 		setOverloaded(verdict);
 		return RECORDED_NOT;
@@ -267,21 +270,27 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	while (outcome == METER_NOT_READY || outcome == METER_ADMISSIBLE)
 	{
 		bool		admissible = (outcome == METER_ADMISSIBLE);
+
+		/* Only a first use, and who would be admitted, waits for a writer and for room. */
+		int64		deadline = first_use_locked || admissible ? call->deadline : QUEUE_NO_WAIT;
 		bool		room;
+		bool		served;
+		bool		queued;
 
 		metering.account = UsageMeter(relation, METER_ACCOUNT, row->account_id, metering.account_limits, call->deadline);
 		metering.key = metering.account == METER_NONE ? METER_NONE :
 			UsageMeter(relation, METER_KEY, row->key_id, metering.key_limits, call->deadline);
 		if (metering.key == METER_NONE)
 			break;
-		/* Only a first use, and who would be admitted, waits for room. */
-		room = QueueReserve(buffer.event.size, first_use_locked || admissible ? call->deadline : QUEUE_NO_WAIT);
-		if (!room && (first_use_locked || (admissible && VerifyOnOverload == OVERLOAD_DENY)))
+		served = QueueIsServed(deadline);
+		room = QueueReserve(buffer.event.size, served ? deadline : QUEUE_NO_WAIT);
+		if (!(room && served) && (first_use_locked || (admissible && VerifyOnOverload == OVERLOAD_DENY)))
 			break;
-		metering.deny_only = !room && !admissible;
-		outcome = admit(&metering, room ? &buffer.event : NULL, verdict, call);
+		metering.deny_only = !(room && served) && !admissible;
+		queued = room && (served || metering.deny_only);
+		outcome = admit(&metering, queued ? &buffer.event : NULL, verdict, call);
 		UsageRelease();
-		if (!room && (outcome == METER_ADMITTED || outcome == METER_DENIED))
+		if (!queued && (outcome == METER_ADMITTED || outcome == METER_DENIED))
 			QueueCount(outcome == METER_DENIED ? QUEUE_DROPPED : QUEUE_UNRECORDED, 1);
 	}
 	UsageRelease();
@@ -561,7 +570,8 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 	if (!BatchLogRequests && !findAccount(event->key_id, &event->account_id))
 		PG_RETURN_BOOL(false);
 
-	if (!QueueAttach(call.deadline) || !QueueReserve(event->size, call.deadline))
+	QueueAttach();
+	if (!QueueIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
 		PG_RETURN_BOOL(false);
 	event->at = ClockNow() / 1000;
 	HOLD_INTERRUPTS();

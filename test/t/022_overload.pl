@@ -74,5 +74,36 @@ is(value(q{SELECT code, request_id IS NOT NULL FROM apikeys.verify('unused')}), 
 is(value(qq{SELECT count(*) FROM apikeys.request_log AS r WHERE r.key_id BETWEEN 101 AND 100 + $fresh}), 65, 'of the first uses in vain, those that were queued are on record');
 is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger is balanced');
 
+# No place for a writer: the launcher has one, and the writer of another database the other.
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('other', 'CREATE EXTENSION apikeys');
+value(q{INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
+    SELECT 5, 1, sha256(convert_to(alias, 'UTF8'))::apikeys.digest, '', '', alias FROM (VALUES ('new')) AS k(alias)});
+$node->append_conf('postgresql.conf', "max_worker_processes = 2\nmax_logical_replication_workers = 0");
+$node->restart;
+my $other = $node->background_psql('other');
+$other->query_safe('SELECT apikeys.flush()');
+ok($node->poll_query_until('other', 'SELECT writer_pid IS NOT NULL FROM apikeys.stats()'), 'another database has a writer');
+my $log_start = -s $node->logfile;
+is(value(q{SELECT code, request_id IS NOT NULL FROM apikeys.verify('used up')}), 'rate_limited|t', 'without a writer: denied at once, and queued');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT string_agg(code, ' ' ORDER BY n) FROM apikeys.verify_many('{half,used up,new}')}),
+    'overloaded rate_limited overloaded', 'who would be admitted waits for a writer, and so does a first use');
+is(value(q{SELECT apikeys.suspend_key(3, 'test') IS NULL; SELECT code, request_id IS NOT NULL FROM apikeys.verify('free'); SELECT apikeys.unsuspend_key(3) IS NULL}),
+    "f\nsuspended|t\nf", 'denied by something else than limits: at once');
+$node->wait_for_log(qr/could not start a writer: the server has no place/, $log_start);
+is(value('SELECT writer_state, denials_dropped, requests_unrecorded, verdicts_overloaded FROM apikeys.stats()'), 'none|0|0|2', 'nothing is dropped');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT apikeys.complete((SELECT request_id FROM apikeys.request_log LIMIT 1), 200)}), 'f', 'a completion waits, too');
+$node->append_conf('postgresql.conf', 'apikeys.on_overload = allow');
+$node->reload;
+ok($node->poll_query_until('postgres', q{SHOW apikeys.on_overload}, 'allow'), 'unrecorded requests are allowed');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT string_agg(concat_ws(' ', code, remaining, request_id IS NULL), ', ' ORDER BY n)
+    FROM apikeys.verify_many('{half,half,used up,new}')}), 'valid 0 t, rate_limited 0 f, rate_limited 0 f, overloaded t',
+    'one is admitted unrecorded, the next denied; a first use is never unrecorded');
+is(value('SELECT denials_dropped, requests_unrecorded FROM apikeys.stats()'), '0|1', 'it is counted');
+$other->quit;
+is(value(q{SET apikeys.queue_timeout = '1min'; SELECT apikeys.flush()}), 't', 'a writer gets the place of the other');
+is(value(q{SELECT string_agg(code || ' ' || n, ', ' ORDER BY code) FROM (SELECT code, count(*) AS n FROM apikeys.request_log
+    WHERE at > pg_postmaster_start_time() GROUP BY 1) AS r}), 'rate_limited 4, suspended 1', 'it writes what was queued');
+
 $node->stop;
 done_testing();
