@@ -30,8 +30,9 @@
  *	READY, EMPTY -> FREE		eviction
  *
  * Invariants:
- *	- tables + pending events = the meter, from READY on: an admission adds to the counters and to
- *	  pending in one critical section, and pending falls only after the commit that wrote the events.
+ *	- tables + pending events + unrecorded units = the meter, from READY on: an admission adds to the counters
+ *	  and to pending (or unrecorded) in one critical section, and pending falls only after the commit that wrote
+ *	  the events.  What is unrecorded vanishes when the meter is loaded anew.
  *	  Hence a load is right if and only if pending is 0 when its snapshot is taken, and nothing is
  *	  admitted until it is published.
  *	- A reset of a window says how many units the subject had used in all by then.  Those used since are
@@ -105,6 +106,7 @@ typedef struct MeterShared
 	int32		rings[LIMITS_MAX];
 	int64		granted[LIMITS_MAX];	/* units above the caps, while adjusted_until is neither ADJUST_NOW nor METER_FOR_EVER */
 	int64		granted_total;
+	int64		unrecorded;		/* units of total that were admitted without an event since the meter was loaded */
 	int32		next_free;		/* under the allocation lock */
 } MeterShared;
 
@@ -394,7 +396,7 @@ findOrEnter(const MeterSubject *subject)
 		meter->used = meter->use_durable = false;
 		meter->ring_count = 0;
 		meter->pins = meter->pending = meter->unflushed = 0;
-		meter->total = 0;
+		meter->total = meter->unrecorded = 0;
 		meter->counts_from = 0;
 		meter->adjusted_until = ADJUST_NOW;
 		meter->latest = 0;
@@ -951,6 +953,11 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 		{
 			addUnits(account, request->cost, decision->at);
 			addUnits(key, request->cost, decision->at);
+			if (!request->queued)
+			{
+				account->unrecorded += request->cost;
+				key->unrecorded += request->cost;
+			}
 		}
 		if (decision->limited && decision->limit.window != LIMIT_WINDOW_TOTAL)
 		{
@@ -1080,12 +1087,12 @@ MeterAnyPending(Oid relation)
 }
 
 /*
- * Finds the first meter of this database, from *index on, whose units (those
- * that count for a limit on the total) should be those in the tables: it is ready
- * and nothing is pending.  False: there is none.
+ * Finds the first meter of this database, from *index on, whose recorded units
+ * (those that count for a limit on the total) should be those in the tables: it
+ * is ready and nothing is pending.  False: there is none.
  */
 bool
-MeterNextSettled(Oid relation, MeterIndex *index, MeterSubject *subject, int64 *used)
+MeterNextSettled(Oid relation, MeterIndex *index, MeterSubject *subject, int64 *recorded)
 {
 	bool		found = false;
 
@@ -1098,7 +1105,7 @@ MeterNextSettled(Oid relation, MeterIndex *index, MeterSubject *subject, int64 *
 			meter->adjusted_until != ADJUST_NOW &&
 			meter->subject.relation == relation && meter->subject.database == MyDatabaseId;
 		*subject = meter->subject;
-		*used = meter->total - meter->counts_from;
+		*recorded = meter->total - meter->counts_from - meter->unrecorded;
 		SpinLockRelease(&meter->mutex);
 		if (found)
 			break;

@@ -140,7 +140,7 @@ extern void MeterSettle(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);
 extern bool MeterHasPending(const MeterSubject *subject);
 extern bool MeterAnyPending(Oid relation);
-extern bool MeterNextSettled(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *used);
+extern bool MeterNextSettled(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *recorded);
 extern void MeterStatisticsGet(MeterStatistics *statistics);
 
 #endif

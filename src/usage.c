@@ -412,29 +412,25 @@ apikeys_usage_limits(PG_FUNCTION_ARGS)
 }
 
 /*
- * Returns a row for each live meter whose units, those that count for a limit
- * on the total, are not those in the tables; SQL: check_meters.  Each is compared while nothing of it is pending: if its
- * units are the same before and after, then so were the tables in between.
- * Requests admitted without a record are in the meters alone: then nothing is
- * said.
+ * Returns a row for each live meter whose recorded units, those that count for
+ * a limit on the total, are not those in the tables; SQL: check_meters.  Each is
+ * compared while nothing of it is pending: if its units are the same before and
+ * after, then so were the tables in between.
  */
 Datum
 apikeys_usage_check(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	MeterSubject subject;
-	QueueStatistics statistics;
-	int64		used;
+	int64		recorded;
 
 	InitMaterializedSRF(fcinfo, 0);
 	CatalogResolve(&key_table);
-	if (!QueueExists() || !QueueStatisticsGet(&statistics) || statistics.unrecorded > 0)
-		return (Datum) 0;
-	for (MeterIndex meter = 0; MeterNextSettled(key_table.oid, &meter, &subject, &used); meter++)
+	for (MeterIndex meter = 0; MeterNextSettled(key_table.oid, &meter, &subject, &recorded); meter++)
 	{
 		MeterIndex	again = meter;
 		MeterSubject subject_again;
-		int64		used_again;
+		int64		recorded_again;
 		int64		stored;
 		MeterAdjustments adjustments = {.count = 1, .windows = {{.window = LIMIT_WINDOW_TOTAL}}};
 		Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -444,12 +440,12 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 		AdjustmentRead(&subject, snapshot, &adjustments);
 		UnregisterSnapshot(snapshot);
 		stored = MeterUnitsSince(stored, adjustments.windows[0].counts_from);
-		if (stored != used && MeterNextSettled(key_table.oid, &again, &subject_again, &used_again) && again == meter &&
-			used_again == used && memcmp(&subject, &subject_again, sizeof(subject)) == 0)
+		if (stored != recorded && MeterNextSettled(key_table.oid, &again, &subject_again, &recorded_again) && again == meter &&
+			recorded_again == recorded && memcmp(&subject, &subject_again, sizeof(subject)) == 0)
 		{
 			Datum		values[5] = {
 				CharGetDatum((char) subject.kind), Int64GetDatum(subject.id), CStringGetTextDatum("units in the meter"),
-				Int64GetDatum(stored), Int64GetDatum(used)
+				Int64GetDatum(stored), Int64GetDatum(recorded)
 			};
 			bool		nulls[5] = {0};
 

@@ -73,6 +73,10 @@ is(value('SELECT apikeys.flush()'), 't', 'the queue is written');
 is(value(q{SELECT code, request_id IS NOT NULL FROM apikeys.verify('unused')}), 'rate_limited|t', 'the first use is recorded');
 is(value(qq{SELECT count(*) FROM apikeys.request_log AS r WHERE r.key_id BETWEEN 101 AND 100 + $fresh}), 65, 'of the first uses in vain, those that were queued are on record');
 is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger is balanced');
+value(q{UPDATE apikeys.usage_total SET units = units + 1 WHERE subject = 'k' AND subject_id = 2});
+is(value(q{SELECT subject, subject_id, expected, found FROM apikeys.check_ledger() WHERE what = 'units in the meter'}), 'k|2|2|1',
+    'units that were admitted unrecorded hide none that are missing');
+value(q{UPDATE apikeys.usage_total SET units = units - 1 WHERE subject = 'k' AND subject_id = 2});
 
 # No place for a writer: the launcher has one, and the writer of another database the other.
 $node->safe_psql('postgres', 'CREATE DATABASE other');
@@ -104,6 +108,7 @@ $other->quit;
 is(value(q{SET apikeys.queue_timeout = '1min'; SELECT apikeys.flush()}), 't', 'a writer gets the place of the other');
 is(value(q{SELECT string_agg(code || ' ' || n, ', ' ORDER BY code) FROM (SELECT code, count(*) AS n FROM apikeys.request_log
     WHERE at > pg_postmaster_start_time() GROUP BY 1) AS r}), 'rate_limited 4, suspended 1', 'it writes what was queued');
+is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger is balanced');
 
 $node->stop;
 done_testing();
