@@ -42,6 +42,17 @@ function median_ratio(name, other, clients,    v, n, i, list) {
 
 function short(x) { return x >= 100 ? sprintf("%d", x) : sprintf("%.2f", x) }
 
+# Where the CPU goes while verify runs at 8 clients.
+function print_shares(    part, sum, i, rate) {
+    if (!(("verify", 8) in rounds)) return
+    rate = median_figure("verify", 8)
+    for (i = 1; i <= 3; i++) sum += part[i] = median_cpu("verify", 8, i)
+    if (sum == 0 || part[3] == 0) return
+    printf "\nverify, 8 clients: %d %% of the CPU go to the clients, %d %% to the backends, %d %% to the writer, which writes %d requests\n", \
+        part[1] / sum * 100 + 0.5, part[2] / sum * 100 + 0.5, part[3] / sum * 100 + 0.5, 1e6 / part[3]
+    printf "in a second of its CPU, and uses %d %% of a core for %d a second.\n", rate * part[3] / 1e4 + 0.5, rate
+}
+
 function quoted(text) { gsub(/[\\"]/, "\\\\&", text); return "\"" text "\"" }
 
 function or_null(x) { return x == "" ? "null" : x }
@@ -96,4 +107,5 @@ END {
         for (k = 1; k <= count; k++) rows(order[i], clients_of[k] + 0)
     }
     print "\n]}" >json
+    print_shares()
 }
