@@ -10,16 +10,19 @@ OBJS = \
 	src/limittext.o \
 	src/ring.o \
 	src/pattern.o \
+	src/addressset.o \
 	src/requestid.o \
 	src/clock.o \
 	src/secret.o \
 	src/waitpoint.o \
 	src/meter.o \
+	src/address.o \
 	src/queue.o \
 	src/limits.o \
 	src/digest.o \
 	src/catalog.o \
 	src/rules.o \
+	src/block.o \
 	src/lookup.o \
 	src/verdict.o \
 	src/request.o \
@@ -53,6 +56,7 @@ SQL_PARTS = \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \
 	src/sql/erasure.sql \
+	src/sql/block.sql \
 	src/sql/authenticate.sql \
 	src/sql/verify.sql \
 	src/sql/stats.sql \
@@ -87,12 +91,13 @@ REGRESS = \
 	audit \
 	authenticate \
 	verify \
+	block \
 	privileges \
 	usage \
 	adjustment
 REGRESS_OPTS = --inputdir=. --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED = verify usage adjustment
+REGRESS_PRELOADED = verify block usage adjustment
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.

@@ -8,10 +8,11 @@ WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname 
   AND NOT EXISTS (SELECT FROM unnest(e.extconfig, e.extcondition) AS t(relation, condition)
                   WHERE t.relation = c.oid AND t.condition = '');
 
--- A restore fires no trigger that changes anything: on INSERT acts one alone, which drops caches (those of foreign keys are the server's own).
+-- A restore fires no trigger that changes anything: on INSERT act those alone that drop caches (those of foreign keys are the server's own).
 SELECT t.tgrelid::regclass AS relation, t.tgname
 FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
-WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND t.tgtype & 4 <> 0;
+WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND t.tgtype & 4 <> 0
+ORDER BY t.tgname;
 
 -- Everything that the extension makes by name is documented.
 SELECT pg_describe_object(d.classid, d.objid, 0) COLLATE "C" AS undocumented
@@ -89,7 +90,8 @@ FROM (VALUES
     (98, 'adjustment (subject, subject_id, limit_window, units)', '''k'', 1, ''day'', 1'),
     (99, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, ''day'', 1, -1'),
     (100, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, '''', 1, 1'),
-    (101, 'adjustment (subject, subject_id, limit_window, units, counts_from, reason)', '''k'', 1, ''day'', 1, 1, ''''')
+    (101, 'adjustment (subject, subject_id, limit_window, units, counts_from, reason)', '''k'', 1, ''day'', 1, 1, '''''),
+    (110, 'address_block (network, reason)', '''::ffff:192.0.2.0/120'', ''not plain'''), (111, 'address_block (network, reason)', '''192.0.2.0/24'', '' ''')
 ) AS t(n, relation, row), pg_temp.refusal(format('INSERT INTO apikeys.%s VALUES (%s)', relation, row)) AS r;
 SELECT split_part(relation, ' ', 1) AS relation, change, code, rule FROM refused ORDER BY n;
 

@@ -7,21 +7,24 @@
  *	limittext	the text of limits
  *	ring		units used in one trailing window
  *	pattern		domains, origins, addresses, networks
+ *	addressset	failures of a few addresses, and the blocks that follow
  *	requestid	the id of a request: a UUIDv7 that finds its row
  *	clock		engine time and the wall clock
  *	secret		libsodium: random secrets, digests, comparison, wiping
  *
  * Shared memory, never SPI or catalogs:
  *	meter		counters of keys and accounts: pinned, loaded, asked, evicted
+ *	address		the client addresses that fail
  *	queue		events on their way to the writer
  *	waitpoint	places where a test can hold a process
  *
  * The server:
  *	limits		the type limits			digest		the type digest
- *	catalog		the tables by name		rules		plans, tiers and products, cached
+ *	catalog		the tables by name		rules		plans, tiers, products and blocks, cached
  *	lookup		from key text to rows	verdict		codes, texts and the type verdict
  *	request		arguments				policy		the checks that need no meters
  *	authenticate					all checks but the meters
+ *	block		blocked client addresses
  *	guard		used keys stay			key			what the management functions need
  *	adjustment	resets and grants		usage		meters from the tables
  *	verify		the whole protocol of a request
@@ -41,7 +44,9 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "address.h"
 #include "batch.h"
+#include "block.h"
 #include "clock.h"
 #include "key.h"
 #include "launcher.h"
@@ -70,6 +75,15 @@ defineStartSettings(void)
 							"Some 2 kB each; subjects that do not fit are loaded from the tables when they come.",
 							&MeterMemory,
 							64 * 1024, 256, MAX_KILOBYTES,
+							PGC_POSTMASTER,
+							GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.address_memory",
+							"Shared memory for the client addresses that fail.",
+							"Some 600 bytes each; an address that has no place takes that of the one with the fewest failures.",
+							&AddressMemory,
+							4 * 1024, 64, MAX_KILOBYTES,
 							PGC_POSTMASTER,
 							GUC_UNIT_KB,
 							NULL, NULL, NULL);
@@ -186,6 +200,38 @@ defineEngineSettings(void)
 							NULL, NULL, NULL);
 }
 
+/* Defines the settings of blocked addresses. */
+static void
+defineBlockSettings(void)
+{
+	DefineCustomStringVariable("apikeys.ip_failures",
+							   "How many requests without a genuine key block an address, and in which trailing window; off: none.",
+							   "Counted by address of IPv4 or /64 of IPv6.",
+							   &BlockFailures,
+							   "20/10 minutes",
+							   PGC_SIGHUP,
+							   0,
+							   BlockCheckFailures, BlockAssignFailures, NULL);
+
+	DefineCustomIntVariable("apikeys.ip_block_duration",
+							"How long an address stays blocked that apikeys.ip_failures blocks.",
+							NULL,
+							&BlockDuration,
+							15 * SECS_PER_MINUTE, 1, 366 * SECS_PER_DAY,
+							PGC_SIGHUP,
+							GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	DefineCustomStringVariable("apikeys.ip_trusted",
+							   "Addresses and networks that are never blocked, separated by commas.",
+							   "Those that many share.",
+							   &BlockTrusted,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_LIST_INPUT,
+							   BlockCheckTrusted, BlockAssignTrusted, NULL);
+}
+
 /* Read by the audit log alone, through current_setting(). */
 static char *Actor;
 
@@ -236,6 +282,7 @@ requestShmem(void)
 	if (next_shmem_request)
 		next_shmem_request();
 	MeterShmemRequest();
+	AddressShmemRequest();
 	QueueShmemRequest();
 }
 
@@ -246,6 +293,7 @@ startShmem(void)
 		next_shmem_startup();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	MeterShmemInit();
+	AddressShmemInit();
 	QueueShmemInit();
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -261,6 +309,7 @@ _PG_init(void)
 	defineSettings();
 	RedactInit();
 	defineEngineSettings();
+	defineBlockSettings();
 
 	/* The rest is for a preloaded library: loaded later, it cannot have shared memory. */
 	if (process_shared_preload_libraries_in_progress)

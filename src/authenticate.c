@@ -2,8 +2,9 @@
  * authenticate.c
  *	  The checks of a request, with nothing metered: authenticate and explain_key.
  *
- * They only read, so they work on a standby and without shared memory.
- * authenticate leaves the limits out.
+ * They write to no table, so they work on a standby and without shared memory.
+ * authenticate leaves the limits out.  Where there is shared memory it counts
+ * failures like verify: guessing keys by it would else be free.
  */
 #include "postgres.h"
 
@@ -13,6 +14,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "block.h"
 #include "clock.h"
 #include "policy.h"
 #include "request.h"
@@ -37,14 +39,7 @@ apikeys_key_authenticate(PG_FUNCTION_ARGS)
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 
 	LookupBegin(&lookup);
-	if (request.key && LookupByText(&lookup, VARDATA_ANY(request.key), VARSIZE_ANY_EXHDR(request.key), &row))
-	{
-		PolicyCase	policy_case = {&lookup, &row, &request, ClockTimestamp(ClockWallNow())};
-
-		verdict.key_id = row.key_id;
-		verdict.account = row.account_name;
-		verdict.code = PolicyDecide(&policy_case);
-	}
+	PolicyDecide(&lookup, &request, &row, &verdict);
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;
@@ -98,6 +93,8 @@ apikeys_key_explain(PG_FUNCTION_ARGS)
 	Request		request;
 	Lookup		lookup;
 	KeyRow		row;
+	StringInfoData block_detail;
+	bool		blocked;
 
 	RequestRead(fcinfo, &request);
 	InitMaterializedSRF(fcinfo, 0);
@@ -107,6 +104,9 @@ apikeys_key_explain(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_NO_DATA_FOUND),
 				 errmsg("key " INT64_FORMAT " does not exist", PG_GETARG_INT64(REQUEST_KEY))));
 
+	initStringInfo(&block_detail);
+	blocked = !BlockExplain(request.ip, &block_detail);
+	putCheck(result, "address block", !blocked, VERDICT_IP_BLOCKED, block_detail.len > 0 ? block_detail.data : NULL);
 	policy_case = (PolicyCase) {&lookup, &row, &request, ClockTimestamp(ClockWallNow())};
 	for (const PolicyCheck *check = PolicyChecks; check->name; check++)
 	{

@@ -11,6 +11,8 @@
 #include "varatt.h"
 #else
 
+#define guc_malloc(elevel, size) malloc(size)
+
 /* Soft errors are not known: every input error is raised. */
 #define ereturn(context, dummy_value, ...) \
 	do { \

@@ -2,7 +2,8 @@
  * policy.c
  *	  What a key's row and its account's say of a request, in the order of the checks.
  *
- * Each check is a row of PolicyChecks: verify stops at the first that fails,
+ * First of all comes the block of the client's address (block.c), for which no
+ * key is needed, then the look-up.  Each further check is a row of PolicyChecks: verify stops at the first that fails,
  * explain_key shows them all.  Limits are not decided here: they need meters.
  *
  * Lists on a key (addresses, domains, products): an empty one restricts
@@ -17,6 +18,8 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "block.h"
+#include "clock.h"
 #include "pattern.h"
 #include "policy.h"
 
@@ -224,12 +227,31 @@ const PolicyCheck PolicyChecks[] = {
 	{NULL}
 };
 
-/* Returns the code of the first check that fails, VERDICT_VALID if none does. */
-VerdictCode
-PolicyDecide(const PolicyCase *policy_case)
+/*
+ * Makes all checks but the meters: the block of the address, the look-up, and
+ * those above.  True: the request names a key, and the row is filled; its
+ * verdict's code is that of the first check that fails, VERDICT_VALID if none does.
+ */
+bool
+PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 {
-	for (const PolicyCheck *check = PolicyChecks; check->name; check++)
-		if (!check->passes(policy_case))
-			return check->failure;
-	return VERDICT_VALID;
+	PolicyCase	policy_case = {lookup, row, request, ClockTimestamp(ClockWallNow())};
+	const PolicyCheck *check = PolicyChecks;
+
+	if (BlockApplies(request->ip))
+	{
+		verdict->code = VERDICT_IP_BLOCKED;
+		return false;
+	}
+	if (request->key == NULL || !LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row))
+	{
+		verdict->code = BlockCountFailure(request->ip) ? VERDICT_INVALID : VERDICT_IP_BLOCKED;
+		return false;
+	}
+	while (check->name && check->passes(&policy_case))
+		check++;
+	verdict->key_id = row->key_id;
+	verdict->account = row->account_name;
+	verdict->code = check->name ? check->failure : VERDICT_VALID;
+	return true;
 }

@@ -33,6 +33,6 @@ typedef struct PolicyCheck
 /* In the order in which they decide; ends with a NULL name. */
 extern const PolicyCheck PolicyChecks[];
 
-extern VerdictCode PolicyDecide(const PolicyCase *policy_case);
+extern bool PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict);
 
 #endif

@@ -1,22 +1,25 @@
 /*
  * rules.c
- *	  What the C code needs of plans, tiers and products, cached in the backend.
+ *	  What the C code needs of plans, tiers, products and blocks by hand, cached in the backend.
  *
- * Plans and tiers are few and seldom change, and every verdict needs them.
- * The first need reads both tables whole into a memory context of their own;
- * any change to either drops the lot: triggers on them send a relcache
+ * They are few and seldom change, and every verdict needs them.
+ * The first need reads the tables whole into a memory context of their own;
+ * any change to one of them drops the lot: triggers on them send a relcache
  * invalidation, which reaches every backend before its next verdict
  * (LookupBegin accepts invalidations) and, after a rollback, this one again.
- * What is not found in the cache has been added since and is looked for by
- * reading anew; absence is never cached, so INSERT needs no trigger.
+ * A plan or tier that is not found in the cache has been added since and is looked for by
+ * reading anew; its absence is never cached, so INSERT needs no trigger.
  *
  * Of products it is known whether any key has some: where none has, no call
- * need look into key_product.  That is a cached absence, so INSERT too sends an
- * invalidation, for each row: a subscription's worker fires no statement
+ * need look into key_product.  That is a cached absence, and so is that no block covers an
+ * address: there INSERT too sends an
+ * invalidation, for each row, since a subscription's worker fires no statement
  * triggers.  (A restore fires it, to no harm.)  Invalidations are sent before
  * the COMMIT of the change is acknowledged, so the next call knows.
  */
 #include "postgres.h"
+
+#include <sys/socket.h>
 
 #include "access/table.h"
 #include "access/tableam.h"
@@ -30,6 +33,7 @@
 #include "utils/snapmgr.h"
 
 #include "catalog.h"
+#include "clock.h"
 #include "limitstype.h"
 #include "rules.h"
 
@@ -50,8 +54,15 @@ typedef enum RuleColumn
 	RULE_PREFIX					/* plans only */
 } RuleColumn;
 
+typedef enum BlockColumn
+{
+	BLOCK_NETWORK,
+	BLOCK_UNTIL
+} BlockColumn;
+
 static CatalogTable tier_table = {"tier", {"name", "limits", NULL}, {NULL}};
 static CatalogTable plan_table = {"plan", {"name", "limits", "key_prefix", NULL}, {NULL}};
+static CatalogTable block_table = {"address_block", {"network", "until", NULL}, {NULL}};
 
 static CatalogTable key_product_table = {"key_product", {NULL}, {NULL}};
 
@@ -69,6 +80,7 @@ static ProductsKnown products = PRODUCTS_UNKNOWN;
 static MemoryContext rules_context = NULL;
 static Rule *tiers;
 static Rule *plans;
+static RulesBlocked *blocks;
 static bool cache_complete = false; /* an error may have cut the reading */
 static bool cache_valid = false;	/* no change has come in since it began */
 
@@ -77,7 +89,7 @@ PG_FUNCTION_INFO_V1(apikeys_rules_changed);
 static void
 dropCache(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == tier_table.oid || relid == plan_table.oid)
+	if (relid == InvalidOid || relid == tier_table.oid || relid == plan_table.oid || relid == block_table.oid)
 		cache_valid = false;
 	if (relid == InvalidOid || relid == key_product_table.oid)
 		products = PRODUCTS_UNKNOWN;
@@ -93,42 +105,64 @@ registerCallback(void)
 	registered = true;
 }
 
-/* Reads one of the tables into a list in rules_context. */
-static Rule *
-readRules(CatalogTable *table)
+/* Makes a plan or tier from the row in the slot. */
+static void
+addRule(CatalogTable *table, TupleTableSlot *slot)
+{
+	Rule	  **list = (table == &plan_table) ? &plans : &tiers;
+	Rule	   *rule = palloc0(sizeof(Rule));
+	bool		isnull;
+
+	rule->name = TextDatumGetCString(CatalogColumn(table, slot, RULE_NAME, &isnull));
+	rule->name_len = strlen(rule->name);
+	LimitsUnpack(CatalogColumn(table, slot, RULE_LIMITS, &isnull), &rule->limits);
+	if (table == &plan_table)
+	{
+		rule->prefix = TextDatumGetCString(CatalogColumn(table, slot, RULE_PREFIX, &isnull));
+		rule->prefix_len = strlen(rule->prefix);
+	}
+	rule->next = *list;
+	*list = rule;
+}
+
+/* Makes a block from the row in the slot. */
+static void
+addBlock(CatalogTable *table, TupleTableSlot *slot)
+{
+	RulesBlocked *block = palloc(sizeof(RulesBlocked));
+	bool		isnull;
+
+	block->network = (const inet *) PG_DETOAST_DATUM_COPY(CatalogColumn(table, slot, BLOCK_NETWORK, &isnull));
+	block->until = DatumGetTimestampTz(CatalogColumn(table, slot, BLOCK_UNTIL, &isnull));
+	if (isnull)
+		block->until = DT_NOEND;
+	block->next = blocks;
+	blocks = block;
+}
+
+/* Reads one of the tables; what is made of its rows is in rules_context. */
+static void
+readTable(CatalogTable *table, void (*add) (CatalogTable *, TupleTableSlot *))
 {
 	Relation	rel = CatalogOpen(table, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
-	Rule	   *list = NULL;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(rules_context);
-		Rule	   *rule = palloc0(sizeof(Rule));
-		bool		isnull;
 
-		rule->name = TextDatumGetCString(CatalogColumn(table, slot, RULE_NAME, &isnull));
-		rule->name_len = strlen(rule->name);
-		LimitsUnpack(CatalogColumn(table, slot, RULE_LIMITS, &isnull), &rule->limits);
-		if (table == &plan_table)
-		{
-			rule->prefix = TextDatumGetCString(CatalogColumn(table, slot, RULE_PREFIX, &isnull));
-			rule->prefix_len = strlen(rule->prefix);
-		}
-		rule->next = list;
-		list = rule;
+		add(table, slot);
 		MemoryContextSwitchTo(caller);
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);
-	return list;
 }
 
-/* Reads both tables, until no change has come in meanwhile. */
+/* Reads the tables, until no change has come in meanwhile. */
 static void
 readCache(void)
 {
@@ -141,11 +175,14 @@ readCache(void)
 		cache_complete = false;
 		MemoryContextReset(rules_context);
 		tiers = plans = NULL;
+		blocks = NULL;
 		CatalogResolve(&tier_table);
 		CatalogResolve(&plan_table);
+		CatalogResolve(&block_table);
 		cache_valid = true;		/* before reading: a change from here on unsets it */
-		tiers = readRules(&tier_table);
-		plans = readRules(&plan_table);
+		readTable(&tier_table, addRule);
+		readTable(&plan_table, addRule);
+		readTable(&block_table, addBlock);
 		cache_complete = true;
 	} while (!cache_valid);
 }
@@ -245,7 +282,20 @@ RulesProductsExist(void)
 	return products == PRODUCTS_SOME;
 }
 
-/* Trigger on plan, tier and key_product: makes every backend drop what it has cached of them. */
+/* Returns the block by hand that an address is under, NULL if there is none; good until invalidations are accepted. */
+const RulesBlocked *
+RulesBlock(const PatternAddress *address)
+{
+	if (!cache_valid || !cache_complete)
+		readCache();
+	for (const RulesBlocked *block = blocks; block; block = block->next)
+		if (PatternNetworkContains(ip_addr(block->network), ip_addrsize(block->network), ip_bits(block->network), address) &&
+			ClockTimestamp(ClockWallNow()) < block->until)
+			return block;
+	return NULL;
+}
+
+/* Trigger on plan, tier, key_product and address_block: makes every backend drop what it has cached of them. */
 Datum
 apikeys_rules_changed(PG_FUNCTION_ARGS)
 {

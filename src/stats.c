@@ -10,6 +10,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "address.h"
 #include "clock.h"
 #include "meter.h"
 #include "queue.h"
@@ -24,7 +25,7 @@ typedef enum StatsColumn
 	STATS_QUEUE_BYTES, STATS_QUEUE_SIZE, STATS_OLDEST_EVENT_AGE, STATS_FLUSH_LAG, STATS_EVENTS_WRITTEN,
 	STATS_EVENTS_QUARANTINED, STATS_DENIALS_DROPPED, STATS_REQUESTS_UNRECORDED, STATS_VERDICTS_OVERLOADED,
 	STATS_METERS_USED, STATS_METERS_SIZE, STATS_RINGS_USED, STATS_RINGS_SIZE, STATS_EVICTIONS, STATS_WRITER_PID,
-	STATS_WRITER_STATE, STATS_LAST_ERROR, STATS_COLUMNS
+	STATS_WRITER_STATE, STATS_LAST_ERROR, STATS_ADDRESSES_USED, STATS_ADDRESSES_SIZE, STATS_COLUMNS
 } StatsColumn;
 
 static Datum
@@ -36,7 +37,7 @@ makeInterval(int64 microseconds)
 	return IntervalPGetDatum(interval);
 }
 
-/* Returns the figures of this database's queue and of the meters; SQL: stats. */
+/* Returns the figures of this database's queue, of the meters and addresses; SQL: stats. */
 Datum
 apikeys_engine_stats(PG_FUNCTION_ARGS)
 {
@@ -45,6 +46,7 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 	};
 	QueueStatistics queue;
 	MeterStatistics meter;
+	AddressStatistics address;
 	TupleDesc	desc;
 	Datum		values[STATS_COLUMNS];
 	bool		nulls[STATS_COLUMNS] = {0};
@@ -54,6 +56,7 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 		elog(ERROR, "function does not return the columns of stats");
 	QueueStatisticsGet(&queue);
 	MeterStatisticsGet(&meter);
+	AddressStatisticsGet(&address);
 	values[STATS_QUEUE_BYTES] = Int64GetDatum(queue.bytes_used);
 	values[STATS_QUEUE_SIZE] = Int64GetDatum(queue.bytes_size);
 	nulls[STATS_OLDEST_EVENT_AGE] = (queue.bytes_used == 0);
@@ -74,6 +77,8 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 	values[STATS_WRITER_STATE] = CStringGetTextDatum(states[queue.writer_state]);
 	nulls[STATS_LAST_ERROR] = (queue.last_error[0] == '\0');
 	values[STATS_LAST_ERROR] = CStringGetTextDatum(queue.last_error);
+	values[STATS_ADDRESSES_USED] = Int64GetDatum(address.addresses_used);
+	values[STATS_ADDRESSES_SIZE] = Int64GetDatum(address.addresses_size);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 

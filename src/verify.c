@@ -343,19 +343,10 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 	for (;;)
 	{
 		KeyRow		row;
-		PolicyCase	policy_case;
 
 		*verdict = (Verdict) VERDICT_EMPTY;
 		LookupBegin(lookup);
-		if (request->key == NULL ||
-			!LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), &row))
-			return;
-
-		policy_case = (PolicyCase) {lookup, &row, request, ClockTimestamp(ClockWallNow())};
-		verdict->key_id = row.key_id;
-		verdict->account = row.account_name;
-		verdict->code = PolicyDecide(&policy_case);
-		if (LookupMadeHere(lookup, row.key_id))
+		if (!PolicyDecide(lookup, request, &row, verdict) || LookupMadeHere(lookup, row.key_id))
 			return;
 		if (record(lookup, request, &row, row.key_id == locked_key, verdict, call) != RECORDED_FIRST_USE)
 			return;

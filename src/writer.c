@@ -54,6 +54,7 @@
 #include "utils/timestamp.h"
 
 #include "batch.h"
+#include "block.h"
 #include "catalog.h"
 #include "clock.h"
 #include "maintain.h"
@@ -68,6 +69,7 @@
 #define DRAIN_NS			(5 * NS_PER_SECOND)
 #define MAINTAIN_NS			(24 * 3600 * NS_PER_SECOND)
 #define MAINTAIN_AGAIN_NS	(600 * NS_PER_SECOND)	/* when some of it was put off */
+#define ANNOUNCE_AGAIN_NS	(10 * NS_PER_SECOND)	/* when the record of blocked addresses was put off */
 #define STOP_PAUSE_MS		100		/* the same while the server stops */
 #define PAUSE_MAX_MS		5000	/* between attempts to write a failing batch */
 
@@ -93,6 +95,7 @@ static char poison_reason[QUEUE_ERROR_MAX]; /* the next event's, if not empty */
 
 /* The care for what is stored. */
 static const MaintainStep *maintain_step = NULL;	/* what comes next; NULL: it is not under way */
+static int64 announce_at = 0;	/* engine time; not before, blocked addresses are put on record */
 static bool maintain_put_off = false;	/* some of it has failed */
 static int64 maintain_at = 0;	/* engine time; when it is due */
 static uint64 maintain_requests = 0;	/* that had been made when it began */
@@ -343,6 +346,37 @@ writeNext(void)
 	return more;
 }
 
+/* Puts blocked addresses on record; true: there are more. */
+static bool
+announceStep(void *unused)
+{
+	if (!OidIsValid(get_extension_oid("apikeys", true)))
+		return false;
+	actAsOwner();
+	return BlockAnnounce();
+}
+
+/* Puts on record which addresses were blocked; what fails is put off. */
+static void
+announceBlocks(int64 now)
+{
+	char		error[QUEUE_ERROR_MAX];
+	int			sqlstate;
+	bool		more;
+
+	if (now < announce_at || !BlockHasNews())
+		return;
+	if (runTransaction(announceStep, NULL, &more, error, &sqlstate))
+		BlockAnnounced(more);
+	else
+	{
+		announce_at = now + ANNOUNCE_AGAIN_NS;
+		ereport(LOG,
+				(errmsg("apikeys writer could not put blocked addresses on record: %s", error),
+				 errhidestmt(true)));
+	}
+}
+
 /* Runs one transaction of a step of the care for what is stored; true: it has more to do. */
 static bool
 maintainStep(void *step)
@@ -492,6 +526,7 @@ serve(void)
 		int64		now = ClockNow();
 		bool		more = (failures == 0 || now >= retry_at) && writeNext();
 
+		announceBlocks(now);
 		pgstat_report_stat(true);
 		now = ClockNow();
 		if (!QueueIsIdle() || QueueHasBackends() || (maintain_step != NULL && !stop_requested))

@@ -61,7 +61,7 @@ DECLARE
 BEGIN
     FOR audited IN
         SELECT * FROM (VALUES
-            ('account', 'name'), ('key', 'key_id'), ('key_product', 'key_id'), ('member', 'role'), ('plan', 'name'), ('product', 'name'),
+            ('account', 'name'), ('address_block', 'network'), ('key', 'key_id'), ('key_product', 'key_id'), ('member', 'role'), ('plan', 'name'), ('product', 'name'),
             ('tier', 'name'), ('upgrade_request', 'id'), ('upgrade_rule', 'id')) AS t (relation, identity)
     LOOP
         EXECUTE format($make$

@@ -5,7 +5,7 @@ CREATE FUNCTION apikeys.authenticate(
 ) RETURNS apikeys.verdict
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_key_authenticate';
 COMMENT ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], int) IS
-'Checks a key text like verify, but for limits, and only reads: nothing is counted or recorded, and it works on a standby. Call it as SELECT * FROM apikeys.authenticate($1), with a bind parameter. A bad key is a verdict, not an error; a negative cost is 22023.';
+'Checks a key text like verify, but for limits: nothing is metered or recorded, no table is written, and it works on a standby. Where the library is preloaded, a text that is no key counts for the block of its address as with verify: guesses are not free here either. Call it as SELECT * FROM apikeys.authenticate($1), with a bind parameter. A bad key is a verdict, not an error; a negative cost is 22023.';
 
 CREATE FUNCTION apikeys.explain_checks(
     key_id bigint, endpoint text, ip inet, origin text, product text, scopes text[], cost int,

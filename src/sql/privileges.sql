@@ -70,6 +70,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.ratelimit_headers(apikeys.verdict)
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text),
     apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint),
@@ -81,6 +82,7 @@ GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz), apikeys.wall_clock()
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.automatic_blocks() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]) TO apikeys_manager, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]) TO apikeys_admin;
 
@@ -157,11 +159,11 @@ GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.
 GRANT INSERT, UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT SELECT, INSERT, DELETE ON apikeys.member TO apikeys_admin;
 GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_admin, apikeys_auditor;
-GRANT SELECT ON apikeys.upgrade_queue TO apikeys_admin, apikeys_auditor;
+GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list TO apikeys_admin, apikeys_auditor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
 
 GRANT SELECT ON
-    apikeys.member, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.adjustment, apikeys.notice,
+    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.adjustment, apikeys.notice,
     apikeys.quarantine, apikeys.request_log, apikeys.usage_bucket, apikeys.usage_total
 TO apikeys_auditor;
 

@@ -1,9 +1,10 @@
 -- Changes of plans and tiers reach every session's cache at once. Not on INSERT: what is not cached is read.
--- Of key_product it is cached that it is empty, so rows that come or go count; for each row, since a subscription fires no others.
+-- Of key_product it is cached that it is empty, and of address_block that a network is not there, so rows that come or go count; for
+-- each row, since a subscription fires no others.
 
 CREATE FUNCTION apikeys.rules_changed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_rules_changed';
-COMMENT ON FUNCTION apikeys.rules_changed() IS 'Trigger on plan, tier and key_product: makes every session read them anew.';
+COMMENT ON FUNCTION apikeys.rules_changed() IS 'Trigger on plan, tier, key_product and address_block: makes every session read them anew.';
 
 CREATE TRIGGER plan_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.plan
 FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
@@ -18,3 +19,10 @@ CREATE TRIGGER key_product_truncated AFTER TRUNCATE ON apikeys.key_product
 FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
 ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_changed;
 ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_truncated;
+
+CREATE TRIGGER address_block_changed AFTER INSERT OR UPDATE OR DELETE ON apikeys.address_block
+FOR EACH ROW EXECUTE FUNCTION apikeys.rules_changed();
+CREATE TRIGGER address_block_truncated AFTER TRUNCATE ON apikeys.address_block
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_changed;
+ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_truncated;

@@ -4,11 +4,12 @@ CREATE FUNCTION apikeys.stats(
     OUT queue_bytes bigint, OUT queue_size bigint, OUT oldest_event_age interval, OUT flush_lag interval,
     OUT events_written bigint, OUT events_quarantined bigint, OUT denials_dropped bigint, OUT requests_unrecorded bigint,
     OUT verdicts_overloaded bigint, OUT meters_used bigint, OUT meters_size bigint, OUT rings_used bigint, OUT rings_size bigint,
-    OUT evictions bigint, OUT writer_pid int, OUT writer_state text, OUT last_error text
+    OUT evictions bigint, OUT writer_pid int, OUT writer_state text, OUT last_error text, OUT addresses_used bigint,
+    OUT addresses_size bigint
 ) RETURNS record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_engine_stats';
 COMMENT ON FUNCTION apikeys.stats() IS
-'The state of the engine: the queue of this database (bytes; age of its oldest event; flush_lag: from the first event of the last batch to its commit), events since the server started, meters and rings of the whole server, and the writer (none, running, failing) with its last error. Errors: 55000 not preloaded.';
+'The state of the engine: the queue of this database (bytes; age of its oldest event; flush_lag: from the first event of the last batch to its commit), events since the server started, meters and rings of the whole server, the writer (none, running, failing) with its last error, and places for client addresses that have failed, of the whole server. Errors: 55000 not preloaded.';
 
 CREATE FUNCTION apikeys.flush() RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_flush';

@@ -80,6 +80,7 @@ $source->poll_query_until('service', "SELECT expires_at < clock_timestamp() FROM
 $source->safe_psql('service', qq{
     INSERT INTO apikeys.member SELECT 'clerk', account_id FROM apikeys.account WHERE name = 'acme';
     INSERT INTO apikeys.upgrade_request (key_id, tier, motivation, due_at) VALUES ($used, 'gold', 'more maps', now() + interval '5 days');
+    SELECT apikeys.block_address('198.51.100.0/24', 'scans');
     INSERT INTO apikeys.upgrade_rule (purpose, reason) VALUES ('spam', 'no');
     INSERT INTO apikeys.audit_log (action, object, object_id, new) VALUES ('update', 'key', '$used', '{"tier": "gold"}');
     INSERT INTO apikeys.notice (kind, key_id) VALUES ('expiring', $used);
