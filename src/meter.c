@@ -979,6 +979,19 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 	return outcome;
 }
 
+/* Tells whether any request of a pinned and ready key is on record or pending. */
+bool
+MeterIsUsed(MeterIndex index)
+{
+	MeterShared *meter = METER(index);
+	bool		used;
+
+	SpinLockAcquire(&meter->mutex);
+	used = meter->used;
+	SpinLockRelease(&meter->mutex);
+	return used;
+}
+
 /*
  * Gives the cap of a limit with what is granted on top, the units used of a
  * pinned meter, and the engine time when some come back, RING_NEVER if none do;

@@ -509,9 +509,23 @@ findAccount(int64 key_id, int64 *account_id)
 	return found;
 }
 
+/* Tells whether a key was ever used, on record or in the queue; false: it was not, or that cannot be told in time. */
+static bool
+keyIsUsed(int64 key_id, int64 deadline)
+{
+	static const LimitSet no_limits = {0};
+	MeterIndex	meter = UsageMeter(LookupKeyRelation(), METER_KEY, key_id, &no_limits, deadline);
+	bool		used = meter != METER_NONE && MeterIsUsed(meter);
+
+	UsageRelease();
+	return used;
+}
+
 /*
- * Records how a request ended; SQL: complete.  False: the id is none that
- * verify gave, or the record cannot be taken now.
+ * Records how a request ended; SQL: complete.  The writer looks whether the
+ * request is in the log.  Where none are, all that can be known of an id is
+ * whether its key was ever used.  False: the id can be none that verify gave, or
+ * the record cannot be taken now.
  */
 Datum
 apikeys_request_complete(PG_FUNCTION_ARGS)
@@ -558,10 +572,9 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 	if (!RequestIdDecode(&event->request_id, &requested_at, &event->key_id, &sequence) ||
 		requested_at > ClockNow() / 1000 + CLOCKS_APART_US)
 		PG_RETURN_BOOL(false);
-	if (!BatchLogRequests && !findAccount(event->key_id, &event->account_id))
-		PG_RETURN_BOOL(false);
-
 	QueueAttach();
+	if (!BatchLogRequests && !(findAccount(event->key_id, &event->account_id) && keyIsUsed(event->key_id, call.deadline)))
+		PG_RETURN_BOOL(false);
 	if (!QueueIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
 		PG_RETURN_BOOL(false);
 	event->at = ClockNow() / 1000;

@@ -110,5 +110,21 @@ is(value(q{SELECT string_agg(code || ' ' || n, ', ' ORDER BY code) FROM (SELECT 
     WHERE at > pg_postmaster_start_time() GROUP BY 1) AS r}), 'rate_limited 4, suspended 1', 'it writes what was queued');
 is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger is balanced');
 
+# Where nothing is logged, an id is asked whether its key was used: this one is of key 5, which was not.
+my $complete = q{SET apikeys.queue_timeout = '100ms'; SELECT apikeys.complete('0190b1b1-0000-7000-8000-000000000a00', 500, 1, 7)};
+my $usage = q{SELECT admitted, errors, credits FROM apikeys.usage_total WHERE subject = 'k' AND subject_id = 5};
+is(value($complete), 't', 'where requests are logged, a made-up id is taken');
+is(value("SELECT apikeys.flush(); $usage"), 't', 'and changes nothing');
+$node->append_conf('postgresql.conf', "apikeys.log_requests = off\napikeys.writer_enabled = off");
+$node->reload;
+ok($node->poll_query_until('postgres', q{SELECT writer_state = 'none' FROM apikeys.stats()}), 'nothing is written');
+is(value($complete), 'f', 'no usage for a key that was never used');
+is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT code FROM apikeys.verify('new')}), 'overloaded', 'its first use is queued');
+is(value($complete), 't', 'and has it count');
+$node->append_conf('postgresql.conf', 'apikeys.writer_enabled = on');
+$node->reload;
+ok($node->poll_query_until('postgres', q{SHOW apikeys.writer_enabled}, 'on'), 'a writer may run');
+is(value("SET apikeys.queue_timeout = '1min'; SELECT apikeys.flush(); $usage"), "t\n1|1|7", 'once');
+
 $node->stop;
 done_testing();
