@@ -35,6 +35,7 @@ OBJS = \
 	src/usage.o \
 	src/verify.o \
 	src/stats.o \
+	src/notice.o \
 	src/batch.o \
 	src/maintain.o \
 	src/writer.o \
@@ -52,6 +53,7 @@ SQL_PARTS = \
 	src/sql/verdict.sql \
 	src/sql/audit.sql \
 	src/sql/account.sql \
+	src/sql/notice.sql \
 	src/sql/key.sql \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \
@@ -86,6 +88,7 @@ REGRESS = \
 	key \
 	plan \
 	upgrade_request \
+	notice \
 	erasure \
 	analytics \
 	audit \

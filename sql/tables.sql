@@ -91,7 +91,8 @@ FROM (VALUES
     (99, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, ''day'', 1, -1'),
     (100, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, '''', 1, 1'),
     (101, 'adjustment (subject, subject_id, limit_window, units, counts_from, reason)', '''k'', 1, ''day'', 1, 1, '''''),
-    (110, 'address_block (network, reason)', '''::ffff:192.0.2.0/120'', ''not plain'''), (111, 'address_block (network, reason)', '''192.0.2.0/24'', '' ''')
+    (110, 'address_block (network, reason)', '''::ffff:192.0.2.0/120'', ''not plain'''), (111, 'address_block (network, reason)', '''192.0.2.0/24'', '' '''),
+    (120, 'notice (kind)', ''''''), (121, 'notice (kind, details)', '''created'', ''1''')
 ) AS t(n, relation, row), pg_temp.refusal(format('INSERT INTO apikeys.%s VALUES (%s)', relation, row)) AS r;
 SELECT split_part(relation, ' ', 1) AS relation, change, code, rule FROM refused ORDER BY n;
 

@@ -29,6 +29,7 @@
  *	adjustment	resets and grants		usage		meters from the tables
  *	verify		the whole protocol of a request
  *	batch		events become rows		maintain	partitions, retention, merging
+ *	notice		what to tell users
  *	writer		the worker that writes	launcher	the worker that starts writers
  *	stats		the operator's view		redact		no key text in the server's log
  *

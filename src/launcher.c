@@ -6,8 +6,9 @@
  * static: the postmaster starts it, and again when it ends, for it exits with
  * 1.  Writers are dynamic and never restarted by the postmaster: whether
  * one is needed is for the launcher to see.  One that keeps ending before it has
- * begun to serve is started less and less often.  Once a day each database gets a writer for the
- * care of what is stored.  Events for a database that was dropped are discarded.
+ * begun to serve is started less and less often.  Once a day, the first time
+ * soon after the server's start, each database gets a writer for the care of
+ * what is stored.  Events for a database that was dropped are discarded.
  */
 #include "postgres.h"
 
@@ -34,8 +35,10 @@
 #include "clock.h"
 #include "launcher.h"
 #include "queue.h"
+#include "writer.h"
 
 #define DAY_NS			(24 * 3600 * NS_PER_SECOND)
+#define FIRST_CARE_NS	(60 * NS_PER_SECOND)	/* after the server's start: something may have been left over */
 #define LOOK_MS			10000	/* between looks without being woken */
 #define PAUSE_NS		(50 * NS_PER_MILLISECOND)	/* between two starts; doubled with each that fails */
 #define PAUSE_MAX_NS	(30 * NS_PER_SECOND)
@@ -74,7 +77,7 @@ LauncherRegister(void)
 
 /* Starts a writer; false: the server has no place for one. */
 static bool
-startWriter(Oid database, BackgroundWorkerHandle **handle)
+startWriter(Oid database, const char *purpose, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
 
@@ -88,6 +91,7 @@ startWriter(Oid database, BackgroundWorkerHandle **handle)
 	strcpy(worker.bgw_function_name, "WriterMain");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "apikeys writer for database %u", database);
 	strcpy(worker.bgw_type, "apikeys writer");
+	strcpy(worker.bgw_extra, purpose);
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
 
@@ -102,15 +106,18 @@ databaseExists(Oid database)
 	return exists;
 }
 
-/* Empties the queue of a database that was dropped. */
+/* Empties the queue of a database that was dropped, and forgets its notices. */
 static void
 discardEvents(Oid database)
 {
-	char	   *buffer = palloc(EVENT_SIZE_MAX);
-	Batch		batch = {.events = buffer};
+	char	   *buffer;
+	Batch		batch;
 
+	(void) QueueTakeNotices(database);
 	if (!QueueWriterBegin(database))
 		return;
+	buffer = palloc(EVENT_SIZE_MAX);
+	batch = (Batch) {.events = buffer};
 	while ((batch.size = QueueTake(buffer, EVENT_SIZE_MAX, &batch.position)) > 0)
 	{
 		(void) BatchSettle(&batch);
@@ -182,7 +189,7 @@ startNeeded(void)
 			continue;
 		}
 		entry->begun_before = QueueWritersBegun(databases[i]);
-		if (!startWriter(databases[i], &entry->handle))
+		if (!startWriter(databases[i], "", &entry->handle))
 		{
 			entry->handle = NULL;
 			entry->not_before = now + NS_PER_SECOND;
@@ -212,7 +219,7 @@ startForCare(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(row);
 		BackgroundWorkerHandle *handle;
 
-		if (database->datallowconn && !database->datistemplate && startWriter(database->oid, &handle))
+		if (database->datallowconn && !database->datistemplate && startWriter(database->oid, WRITER_FOR_CARE, &handle))
 			pfree(handle);
 	}
 	table_endscan(scan);
@@ -232,7 +239,7 @@ LauncherMain(Datum unused)
 	BackgroundWorkerInitializeConnectionByOid(InvalidOid, InvalidOid, 0);
 	MemoryContextSwitchTo(TopMemoryContext);
 	QueueLauncherBegin();
-	care_at = ClockNow() + DAY_NS;
+	care_at = ClockNow() + FIRST_CARE_NS;
 
 	while (!ShutdownRequestPending)
 	{

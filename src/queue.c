@@ -21,6 +21,9 @@
  *	 server.  It moves when the writer has flushed WAL, which it does when one of
  *	 the events is urgent.
  *
+ * Beside the queues stand the databases in which notices were made: these want
+ * a writer too, for a moment, but no queue.
+ *
  * A queue belongs to a database from the first attachment on; it passes to
  * another only when nobody is attached, nothing is in it and no writer runs.
  *
@@ -80,11 +83,23 @@ typedef union QueuePadded
 	char		pad[TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(QueueShared))];
 } QueuePadded;
 
+/* A database in which notices were made; under the directory's lock. */
+typedef struct NoticesShared
+{
+	Oid			database;		/* InvalidOid: none */
+	bool		wanted;			/* since a writer looked for them */
+	uint64		looks;			/* of writers */
+} NoticesShared;
+
+#define NOTICES_DATABASES	64	/* what is beyond that waits for the daily care */
+
 typedef struct DirectoryShared
 {
 	int			queue_count;	/* constant; so the next */
 	uint64		size;
-	Latch	   *launcher_latch; /* under the directory's lock */
+	/* under the directory's lock */
+	Latch	   *launcher_latch;
+	NoticesShared notices[NOTICES_DATABASES];
 } DirectoryShared;
 
 int			QueueSize = 8 * 1024;
@@ -145,6 +160,7 @@ QueueShmemInit(void)
 	directory->queue_count = QueueMaxDatabases;
 	directory->size = ringSize();
 	directory->launcher_latch = NULL;
+	memset(directory->notices, 0, sizeof(directory->notices));
 	for (int i = 0; i < QueueMaxDatabases; i++)
 	{
 		QueueShared *q = &queues[i].queue;
@@ -716,6 +732,77 @@ QueueMaintained(uint64 requests, bool put_off)
 	ConditionVariableBroadcast(&queue->writer);
 }
 
+/* Finds the database's place among those with notices, or a free one; NULL: there is none.  The directory's lock is held. */
+static NoticesShared *
+findNotices(Oid database)
+{
+	NoticesShared *vacant = NULL;
+
+	for (int i = 0; i < NOTICES_DATABASES; i++)
+	{
+		NoticesShared *notices = &directory->notices[i];
+
+		if (notices->database == database)
+			return notices;
+		if (vacant == NULL && !notices->wanted)
+			vacant = notices;
+	}
+	return vacant;
+}
+
+/* Has a writer look for notices in this database, soon.  Cannot throw. */
+void
+QueueAskForNotices(void)
+{
+	NoticesShared *notices;
+	int			index;
+	Latch	   *latch;
+
+	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
+	notices = findNotices(MyDatabaseId);
+	if (notices)
+	{
+		notices->database = MyDatabaseId;
+		notices->wanted = true;
+	}
+	latch = directory->launcher_latch;
+	index = findQueue(MyDatabaseId);
+	if (index >= 0)
+	{
+		LWLockAcquire(&locks[index].lock, LW_SHARED);
+		if (queues[index].queue.writer_latch)
+			latch = queues[index].queue.writer_latch;
+		LWLockRelease(&locks[index].lock);
+	}
+	if (latch)
+		SetLatch(latch);
+	LWLockRelease(DIRECTORY_LOCK);
+}
+
+/* Tells whether somebody has asked for the database's notices since the last call, which is what the caller then looks for. */
+bool
+QueueTakeNotices(Oid database)
+{
+	NoticesShared *notices;
+	bool		wanted;
+
+	LWLockAcquire(DIRECTORY_LOCK, LW_SHARED);
+	notices = findNotices(database);
+	wanted = notices && notices->database == database && notices->wanted;
+	LWLockRelease(DIRECTORY_LOCK);
+	if (!wanted)
+		return false;
+	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
+	notices = findNotices(database);
+	if (notices && notices->database == database)
+	{
+		notices->wanted = false;
+		notices->looks++;
+	}
+	LWLockRelease(DIRECTORY_LOCK);
+	return true;
+}
+
 /* Tells whether backends use the writer's queue. */
 bool
 QueueHasBackends(void)
@@ -746,11 +833,12 @@ QueueLauncherBegin(void)
 	LWLockRelease(DIRECTORY_LOCK);
 }
 
-/* Returns how many writers have begun to serve the queue that the database has now. */
+/* Returns how many writers have begun to serve the queue that the database has now, or have looked for its notices. */
 uint64
 QueueWritersBegun(Oid database)
 {
 	uint64		begun = 0;
+	NoticesShared *notices;
 	int			index;
 
 	LWLockAcquire(DIRECTORY_LOCK, LW_SHARED);
@@ -761,11 +849,14 @@ QueueWritersBegun(Oid database)
 		begun = queues[index].queue.writers_begun;
 		LWLockRelease(&locks[index].lock);
 	}
+	notices = findNotices(database);
+	if (notices && notices->database == database)
+		begun += notices->looks;
 	LWLockRelease(DIRECTORY_LOCK);
 	return begun;
 }
 
-/* Lists the databases whose queue is in use and has no writer; returns how many. */
+/* Lists the databases that have no writer, and whose queue is in use or whose notices are wanted; returns how many. */
 int
 QueueNeedsWriter(Oid *databases, int size)
 {
@@ -780,6 +871,19 @@ QueueNeedsWriter(Oid *databases, int size)
 		if (OidIsValid(q->database) && q->writer_state == WRITER_NONE && (q->attached > 0 || q->head != q->tail))
 			databases[count++] = q->database;
 		LWLockRelease(&locks[i].lock);
+	}
+	for (int i = 0; i < NOTICES_DATABASES && count < size; i++)
+	{
+		Oid			database = directory->notices[i].database;
+		int			index = findQueue(database);
+		bool		listed = false;
+
+		if (!directory->notices[i].wanted || (index >= 0 && queues[index].queue.writer_state != WRITER_NONE))
+			continue;
+		for (int j = 0; j < count; j++)
+			listed |= (databases[j] == database);
+		if (!listed)
+			databases[count++] = database;
 	}
 	LWLockRelease(DIRECTORY_LOCK);
 	return count;

@@ -112,6 +112,7 @@ extern bool QueueWaitDurable(uint64 position, int64 deadline);
 extern bool QueueWaitWritten(int64 deadline);
 extern bool QueueWaitMaintained(int64 deadline);
 extern void QueueCount(QueueCounter counter, uint64 count);
+extern void QueueAskForNotices(void);
 extern bool QueueStatisticsGet(QueueStatistics *statistics);
 
 /* The writer's side. */
@@ -124,6 +125,7 @@ extern void QueueReport(WriterState state, const char *error);
 extern bool QueueIsIdle(void);
 extern bool QueueIsUrgent(void);
 extern bool QueueHasBackends(void);
+extern bool QueueTakeNotices(Oid database);
 extern uint64 QueueMaintainRequests(void);
 extern void QueueMaintained(uint64 requests, bool put_off);
 

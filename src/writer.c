@@ -21,8 +21,8 @@
  * The writer takes nothing from its surroundings: settings that ALTER DATABASE
  * or ALTER ROLE could plant are overridden before it connects, every name is
  * qualified, and it acts as the owner of request_log in a security-restricted
- * operation.  Schema changes and merging run in small transactions of their
- * own.
+ * operation.  Schema changes, merging and notices run in small transactions of
+ * their own.
  *
  * It ends after some idle seconds when no backend is attached to its queue, so
  * that DROP DATABASE works; at SIGTERM (a flag: die would cut the drain) when it
@@ -58,6 +58,7 @@
 #include "catalog.h"
 #include "clock.h"
 #include "maintain.h"
+#include "notice.h"
 #include "queue.h"
 #include "waitpoint.h"
 #include "writer.h"
@@ -70,6 +71,10 @@
 #define MAINTAIN_NS			(24 * 3600 * NS_PER_SECOND)
 #define MAINTAIN_AGAIN_NS	(600 * NS_PER_SECOND)	/* when some of it was put off */
 #define ANNOUNCE_AGAIN_NS	(10 * NS_PER_SECOND)	/* when the record of blocked addresses was put off */
+#define NOTICES_LOOK_NS		(60 * NS_PER_SECOND)	/* for notices of which no commit has told */
+#define NOTICES_PAUSE_NS	NS_PER_SECOND	/* when they could not be announced; doubled with each failure */
+#define NOTICES_END_NS		NS_PER_SECOND	/* idle, without a queue */
+#define NOTICES_NAP_MS		200
 #define STOP_PAUSE_MS		100		/* the same while the server stops */
 #define PAUSE_MAX_MS		5000	/* between attempts to write a failing batch */
 
@@ -99,6 +104,11 @@ static int64 announce_at = 0;	/* engine time; not before, blocked addresses are 
 static bool maintain_put_off = false;	/* some of it has failed */
 static int64 maintain_at = 0;	/* engine time; when it is due */
 static uint64 maintain_requests = 0;	/* that had been made when it began */
+
+/* The notices. */
+static int64 notices_at = 0;	/* engine time; when to look for some without being asked */
+static int64 notices_asked_at = 0;	/* engine time, of the last asking */
+static int	notices_failures = 0;	/* in a row */
 
 static void
 requestStop(SIGNAL_ARGS)
@@ -434,6 +444,43 @@ maintain(int64 now)
 	return false;
 }
 
+/* Announces notices in one transaction; true: there are more. */
+static bool
+noticesStep(void *unused)
+{
+	if (!OidIsValid(get_extension_oid("apikeys", true)))
+		return false;
+	actAsOwner();
+	return NoticeAnnounce();
+}
+
+/* Announces notices if there may be some; true: there are more.  What fails is put off, with growing pauses. */
+static bool
+announceNotices(int64 now)
+{
+	char		error[QUEUE_ERROR_MAX];
+	int			sqlstate;
+	bool		more = false;
+	bool		asked = QueueTakeNotices(MyDatabaseId);
+
+	if (asked)
+		notices_asked_at = now;
+	if (now < notices_at && (!asked || notices_failures > 0))
+		return false;
+	if (runTransaction(noticesStep, NULL, &more, error, &sqlstate))
+	{
+		notices_failures = 0;
+		notices_at = more ? now : now + NOTICES_LOOK_NS;
+		return more;
+	}
+	notices_at = now + Min(NOTICES_LOOK_NS, NOTICES_PAUSE_NS << Min(notices_failures, 10));
+	notices_failures++;
+	ereport(LOG,
+			(errmsg("apikeys notices were put off: %s", error),
+			 errhidestmt(true)));
+	return false;
+}
+
 /* Overrides the settings that somebody could have planted for the database or the role. */
 static void
 overrideSettings(void)
@@ -529,7 +576,7 @@ serve(void)
 		announceBlocks(now);
 		pgstat_report_stat(true);
 		now = ClockNow();
-		if (!QueueIsIdle() || QueueHasBackends() || (maintain_step != NULL && !stop_requested))
+		if (!QueueIsIdle() || QueueHasBackends() || ((maintain_step != NULL || notices_failures > 0) && !stop_requested))
 			busy_at = now;
 		else if (stop_requested || now - busy_at > IDLE_END_NS)
 			break;
@@ -540,6 +587,7 @@ serve(void)
 		}
 		if (stop_requested && now >= stop_at)
 			break;
+		more |= !stop_requested && announceNotices(now);
 		more |= !stop_requested && maintain(now);
 		if (failures > 0)
 			nap(Min(ClockMillisecondsUntil(retry_at), WriterFlushInterval));
@@ -556,7 +604,21 @@ serve(void)
 				(errmsg("apikeys writer stops before all events are written: backends are still attached or the tables cannot be written")));
 }
 
-/* The writer of one database; without a queue it only does the daily care. */
+/* Without a queue: announces notices as long as there are some. */
+static void
+serveNotices(void)
+{
+	notices_asked_at = ClockNow();
+	while (WriterEnabled && !stop_requested &&
+		   (notices_failures > 0 || ClockNow() - notices_asked_at < NOTICES_END_NS))
+	{
+		if (!announceNotices(ClockNow()))
+			nap(NOTICES_NAP_MS);
+		takeSignals();
+	}
+}
+
+/* The writer of one database; without a queue it announces notices or, if it was started for that, does the daily care. */
 void
 WriterMain(Datum database)
 {
@@ -571,8 +633,14 @@ WriterMain(Datum database)
 
 	if (QueueWriterBegin(DatumGetObjectId(database)))
 		serve();
-	else
+	else if (strcmp(MyBgworkerEntry->bgw_extra, WRITER_FOR_CARE) == 0)
+	{
 		for (const MaintainStep *step = MaintainSteps; step && !stop_requested; step = maintainNext(step))
 			takeSignals();
+		while (!stop_requested && announceNotices(ClockNow()))
+			takeSignals();
+	}
+	else
+		serveNotices();
 	proc_exit(0);
 }

@@ -28,8 +28,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT apikeys.audit('insert', 'address_block', network::text, NULL, NULL,
                          jsonb_build_object('network', network, 'automatic', true, 'failures', failures, 'until', until));
-    INSERT INTO apikeys.notice (kind, details)
-    VALUES ('address_blocked', jsonb_build_object('network', network, 'failures', failures, 'until', until));
+    SELECT apikeys.add_notice('address_blocked', NULL, NULL, jsonb_build_object('network', network, 'failures', failures, 'until', until));
 END;
 COMMENT ON FUNCTION apikeys.announce_block(cidr, bigint, timestamptz) IS
 'Puts an automatic block on record, in audit_log and notice. Internal: called by the writer.';

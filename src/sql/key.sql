@@ -333,6 +333,7 @@ BEGIN
     PERFORM apikeys.check_key(made, NULL);
     PERFORM apikeys.audit('insert', 'key', made.key_id::text, made.account_id, NULL,
                           apikeys.audited_row(to_jsonb(made)) || jsonb_strip_nulls(jsonb_build_object('products', add_key.products)));
+    PERFORM apikeys.add_key_notice('created', made);
     RETURN made;
 END
 $$;

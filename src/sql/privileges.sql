@@ -146,7 +146,8 @@ TO apikeys_admin;
 
 -- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.
 
-GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list, apikeys.log
+GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list, apikeys.log,
+    apikeys.notice_list
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
     key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,

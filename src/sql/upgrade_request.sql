@@ -189,6 +189,7 @@ BEGIN
     END IF;
     PERFORM apikeys.audit('insert', 'upgrade_request', made.id::text, k.account_id, NULL, apikeys.audited_row(to_jsonb(made)))
     FROM apikeys.key AS k WHERE k.key_id = made.key_id;
+    PERFORM apikeys.add_upgrade_notice('upgrade_asked', made);
     matching := apikeys.matching_rule(made);
     IF matching.id IS NOT NULL THEN
         RETURN apikeys.close_upgrade(made.id, 'declined', format('upgrade_rule %s', matching.id), matching.reason);
