@@ -49,6 +49,10 @@ UPDATE apikeys.request_log SET cost = 6 WHERE key_id = id('large') AND cost = 5;
 SELECT * FROM ledger();
 ROLLBACK;
 BEGIN;
+UPDATE apikeys.request_log SET status = 200, credits = credits + 1 WHERE key_id = id('large') AND cost = 7;
+SELECT * FROM ledger();
+ROLLBACK;
+BEGIN;
 DELETE FROM apikeys.usage_bucket WHERE subject_id = id('small');
 SELECT * FROM ledger();
 ROLLBACK;
@@ -80,6 +84,18 @@ WITH gone AS (DELETE FROM apikeys.request_log WHERE key_id = id('large') AND cos
 INSERT INTO apikeys.quarantine (reason, event) SELECT 'poison', to_jsonb(gone) FROM gone;
 SELECT * FROM ledger();
 ROLLBACK;
+BEGIN;
+WITH gone AS (DELETE FROM apikeys.request_log WHERE key_id = id('large') AND cost = 7 RETURNING *)
+INSERT INTO apikeys.quarantine (reason, event) SELECT 'poison', to_jsonb(gone) FROM gone;
+SELECT * FROM ledger();
+ROLLBACK;
+-- So does a completion alone.
+BEGIN;
+INSERT INTO apikeys.quarantine (reason, event) SELECT 'poison', to_jsonb(r) || '{"code": null, "cost": null}'
+FROM apikeys.request_log AS r WHERE r.key_id = id('large') AND r.cost = 7;
+UPDATE apikeys.request_log SET completed = false, status = 200, credits = NULL WHERE key_id = id('large') AND cost = 7;
+SELECT * FROM ledger();
+ROLLBACK;
 
 -- Days whose partition is gone are not judged, the others are.
 SELECT set_clock('2031-03-06 10:02Z');
@@ -107,6 +123,13 @@ $$;
 SELECT sum(b.admitted - b.unlogged) = (SELECT count(*) FROM apikeys.request_log AS r WHERE r.key_id = id('large') AND r.code = 'valid') AS others_logged
 FROM apikeys.usage_bucket AS b WHERE b.subject_id = id('large');
 SELECT * FROM ledger();
+-- What is in the log is completed there, once.
+SELECT apikeys.complete(r.request_id, 500, 1, 3), apikeys.complete(r.request_id, 501, 1, 3) FROM apikeys.request_log AS r WHERE r.key_id = id('large') AND r.cost = 5;
+SELECT apikeys.flush();
+SELECT apikeys.complete(r.request_id, 502, 1, 3) FROM apikeys.request_log AS r WHERE r.key_id = id('large') AND r.cost = 5;
+SELECT * FROM ledger();
+SELECT r.status, r.credits, t.errors, t.credits FROM apikeys.request_log AS r, apikeys.usage_total AS t
+WHERE r.key_id = id('large') AND r.cost = 5 AND t.subject_id = r.key_id;
 BEGIN;
 DELETE FROM apikeys.request_log WHERE key_id = id('large') AND at > '2031-03-06';
 SELECT subject, what, expected > 0 AS expected, found FROM ledger();

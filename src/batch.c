@@ -7,8 +7,8 @@
  * usage_total is summed first, so that each of these rows is touched once a
  * batch.  A completion whose request is in the same batch is merged into it;
  * one that comes later updates the logged row, unless that was completed
- * before: the first wins.  Without a log there is nothing to compare with, and
- * each completion that comes later counts.
+ * before: the first wins.  Of a request that was kept out of the log nothing is
+ * known, and each completion that comes later counts.
  *
  * An event that cannot be written to the log is put into quarantine with all
  * that its row would have, and counts in the usage as if it were there.  So does
@@ -410,6 +410,17 @@ completeQuarantined(HTAB *usages, const LogRow *row, const Event *completion)
 	return true;
 }
 
+/* Tells whether the request of a completion is in the log. */
+static bool
+isLogged(const LogRow *row)
+{
+	static SPIPlanPtr plan = NULL;
+
+	runRow(&plan, "SELECT FROM apikeys.request_log WHERE at OPERATOR(pg_catalog.=) $1 AND key_id OPERATOR(pg_catalog.=) $2"
+		   " AND request_id OPERATOR(pg_catalog.=) $4", row);
+	return SPI_processed > 0;
+}
+
 /* Completes a request that came in an earlier batch, wherever it is; nothing if it was completed already or is not there. */
 static void
 completeEarlier(HTAB *usages, const Event *completion, bool quarantine_used)
@@ -418,8 +429,6 @@ completeEarlier(HTAB *usages, const Event *completion, bool quarantine_used)
 	BatchRequest request = {.completion = completion};
 	LogRow		row;
 
-	if (completeUnlogged(usages, completion))
-		return;
 	formRow(&request, &row);
 	if (quarantine_used && completeQuarantined(usages, &row, completion))
 		return;
@@ -427,7 +436,8 @@ completeEarlier(HTAB *usages, const Event *completion, bool quarantine_used)
 		   " WHERE at OPERATOR(pg_catalog.=) $1 AND key_id OPERATOR(pg_catalog.=) $2"
 		   " AND request_id OPERATOR(pg_catalog.=) $4 AND NOT completed"
 		   " RETURNING account_id, code OPERATOR(pg_catalog.=) 'valid'", &row);
-	addCompletion(usages, completion);
+	if (addCompletion(usages, completion) == 0 && completion->account_id != 0 && !isLogged(&row))
+		completeUnlogged(usages, completion);
 }
 
 /* Puts a request, or a completion, aside that cannot be written to the log; what it adds to usage is added all the same. */

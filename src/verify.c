@@ -523,8 +523,8 @@ keyIsUsed(int64 key_id, int64 deadline)
 
 /*
  * Records how a request ended; SQL: complete.  The writer looks whether the
- * request is in the log.  Where none are, all that can be known of an id is
- * whether its key was ever used.  False: the id can be none that verify gave, or
+ * request is in the log.  Where not all are, all that can be known of another
+ * is whether its key was ever used.  False: the id can be none that verify gave, or
  * the record cannot be taken now.
  */
 Datum

@@ -117,19 +117,22 @@ BEGIN ATOMIC
         ) AS v(what, amount)
         GROUP BY 1, 2, 3
     ), request AS (
-        SELECT r.at, r.key_id, r.account_id, r.code, r.cost FROM apikeys.request_log AS r
+        SELECT r.at, r.key_id, r.account_id, 1 AS requests, r.code, r.cost, r.status, r.credits, r.completed FROM apikeys.request_log AS r
         UNION ALL
-        SELECT (q.event->>'at')::timestamptz, (q.event->>'key_id')::bigint, (q.event->>'account_id')::bigint, q.event->>'code',
-               (q.event->>'cost')::int
-        FROM apikeys.quarantine AS q WHERE q.event->>'code' IS NOT NULL
+        SELECT e.at, e.key_id, e.account_id, (e.code IS NOT NULL)::int, coalesce(e.code, r.code), e.cost, e.status, e.credits, e.completed
+        FROM apikeys.quarantine AS q CROSS JOIN LATERAL jsonb_populate_record(NULL::apikeys.request_log, q.event) AS e
+             LEFT JOIN apikeys.request_log AS r  -- of a completion that is there alone
+             ON e.code IS NULL AND r.at = e.at AND r.key_id = e.key_id AND r.request_id = e.request_id
     ), logged AS (
-        SELECT s.subject, s.subject_id, date_bin('1 day', r.at, '2000-01-01 00:00+00') AS day, count(*) AS requests,
-               coalesce(sum(r.cost) FILTER (WHERE r.code = 'valid'), 0)::bigint AS units
+        SELECT s.subject, s.subject_id, date_bin('1 day', r.at, '2000-01-01 00:00+00') AS day, sum(r.requests) AS requests,
+               sum(r.cost) FILTER (WHERE r.code = 'valid') AS units,
+               count(*) FILTER (WHERE r.code = 'valid' AND r.completed AND r.status >= 400) AS errors, sum(r.credits)::bigint AS credits
         FROM request AS r, LATERAL (VALUES ('k'::"char", r.key_id), ('a'::"char", r.account_id)) AS s(subject, subject_id)
         GROUP BY 1, 2, 3
     ), counted AS (
         SELECT b.subject, b.subject_id, date_bin('1 day', b.bucket, '2000-01-01 00:00+00') AS day,
-               sum(b.admitted + b.denied - b.unlogged)::bigint AS requests, sum(b.units)::bigint AS units, sum(b.unlogged) AS unlogged
+               sum(b.admitted + b.denied - b.unlogged)::bigint AS requests, sum(b.units)::bigint AS units,
+               sum(b.errors)::bigint AS errors, sum(b.credits)::bigint AS credits, sum(b.unlogged) AS unlogged
         FROM apikeys.usage_bucket AS b GROUP BY 1, 2, 3
     ), kept AS (
         SELECT generate_series(b.bounds[1]::timestamptz, b.bounds[2]::timestamptz - interval '1 s', '24 hours') AS day
@@ -143,7 +146,8 @@ BEGIN ATOMIC
     UNION ALL
     SELECT subject, subject_id, concat(v.what, ' in the log of ', (day AT TIME ZONE 'UTC')::date), v.expected, v.found
     FROM counted AS c FULL JOIN logged AS l USING (subject, subject_id, day), LATERAL (VALUES
-        ('requests', c.requests, l.requests, true), ('units', c.units, l.units, c.unlogged = 0)
+        ('requests', c.requests, l.requests, true), ('units', c.units, l.units, c.unlogged = 0),
+        ('errors', c.errors, l.errors, c.unlogged = 0), ('credits', c.credits, l.credits, c.unlogged = 0)
     ) AS v(what, expected, found, comparable)
     WHERE day IN (SELECT k.day FROM kept AS k) AND v.comparable IS NOT FALSE
       AND coalesce(v.expected, 0) <> coalesce(v.found, 0);
@@ -166,4 +170,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_ledger() IS
-'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied, and as many units, on each day (UTC) that has a partition, apart from the requests that usage_bucket.unlogged counts; live meters must have the units of the totals less those that a reset has set aside, besides those that were admitted unrecorded (which vanish when the meter is loaded anew). Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';
+'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied on each day (UTC) that has a partition, apart from the requests that usage_bucket.unlogged counts, and on days without such the same units, errors and credits; live meters must have the units of the totals less those that a reset has set aside, besides those that were admitted unrecorded (which vanish when the meter is loaded anew). Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';

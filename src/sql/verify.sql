@@ -22,7 +22,7 @@ CREATE FUNCTION apikeys.complete(
 ) RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_request_complete';
 COMMENT ON FUNCTION apikeys.complete(uuid, int, real, bigint) IS
-'Records how an admitted request ended: HTTP status, milliseconds to the first byte, credits to bill. The first call for a request wins. True: it is queued, to count if the request is on record by then and was not completed before. That is all a well-formed id is asked for: one that was never given changes nothing. With apikeys.log_requests = off no request is on record: each call counts whose id names a key that was used. False: the id can be none that verify gave, or it cannot be recorded now. Errors: 22023 for a status outside 100 to 599, for negative figures and for credits beyond 10^15.';
+'Records how an admitted request ended: HTTP status, milliseconds to the first byte, credits to bill. The first call for a request wins. True: it is queued, to count if the request is on record by then and was not completed before. That is all a well-formed id is asked for: one that was never given changes nothing. With apikeys.log_requests = off there may be no record to find: then each call counts whose id is not in the log and names a key that was used. False: the id can be none that verify gave, or it cannot be recorded now. Errors: 22023 for a status outside 100 to 599, for negative figures and for credits beyond 10^15.';
 
 CREATE FUNCTION apikeys.complete_many(
     request_ids uuid[], statuses int[], durations_ms real[] = NULL, credits bigint[] = NULL
