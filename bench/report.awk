@@ -44,13 +44,15 @@ function short(x) { return x >= 100 ? sprintf("%d", x) : sprintf("%.2f", x) }
 
 # Where the CPU goes while verify runs at 8 clients.
 function print_shares(    part, sum, i, rate) {
-    if (!(("verify", 8) in rounds)) return
     rate = median_figure("verify", 8)
     for (i = 1; i <= 3; i++) sum += part[i] = median_cpu("verify", 8, i)
-    if (sum == 0 || part[3] == 0) return
+    if (part[3] == 0) return
+    for (i = 1; i <= 3; i++) part[i + 3] = part[i] / sum * 100 + 0.5
     printf "\nverify, 8 clients: %d %% of the CPU go to the clients, %d %% to the backends, %d %% to the writer, which writes %d requests\n", \
-        part[1] / sum * 100 + 0.5, part[2] / sum * 100 + 0.5, part[3] / sum * 100 + 0.5, 1e6 / part[3]
+        part[4], part[5], part[6], 1e6 / part[3]
     printf "in a second of its CPU, and uses %d %% of a core for %d a second.\n", rate * part[3] / 1e4 + 0.5, rate
+    printf ",\n\"verify_cpu\": {\"clients\": %d, \"server\": %d, \"writer\": %d, \"writer_requests_a_cpu_second\": %d, \"writer_share_of_core\": %.2f}", \
+        part[4], part[5], part[6], 1e6 / part[3], rate * part[3] / 1e6 >json
 }
 
 function quoted(text) { gsub(/[\\"]/, "\\\\&", text); return "\"" text "\"" }
@@ -106,6 +108,7 @@ END {
         count = split(points[order[i]], clients_of, " ")
         for (k = 1; k <= count; k++) rows(order[i], clients_of[k] + 0)
     }
-    print "\n]}" >json
-    print_shares()
+    printf "\n]" >json
+    if (("verify", 8) in rounds) print_shares()
+    print "}" >json
 }
