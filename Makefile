@@ -107,6 +107,7 @@ REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 ISOLATION = \
 	guard \
 	firstuse \
+	block \
 	plan \
 	product \
 	upgrade_request

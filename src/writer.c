@@ -576,7 +576,8 @@ serve(void)
 		announceBlocks(now);
 		pgstat_report_stat(true);
 		now = ClockNow();
-		if (!QueueIsIdle() || QueueHasBackends() || ((maintain_step != NULL || notices_failures > 0) && !stop_requested))
+		if (!QueueIsIdle() || QueueHasBackends() ||
+			((maintain_step != NULL || notices_failures > 0 || BlockHasNews()) && !stop_requested))
 			busy_at = now;
 		else if (stop_requested || now - busy_at > IDLE_END_NS)
 			break;
