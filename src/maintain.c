@@ -22,7 +22,9 @@
 #include "maintain.h"
 
 #define DAYS_AHEAD		3
-#define MERGE_ROWS		10000	/* buckets merged in one transaction */
+#define MERGE_US		(50 * 1000) /* a transaction that merges should take no longer */
+#define MERGE_ROWS_MIN	100		/* buckets that it reads */
+#define MERGE_ROWS_MAX	10000
 #define DAYS_KNOWN		32
 
 int			MaintainRetention = 0;
@@ -30,6 +32,18 @@ int			MaintainRetention = 0;
 /* Days (since 2000) whose partition is known to exist, in this process. */
 static int64 known_days[DAYS_KNOWN];
 static int	known_count = 0;
+
+/* A place in the primary key of usage_bucket: merging has come so far, in this process. */
+typedef struct BucketPlace
+{
+	char		subject;
+	int64		subject_id;
+	TimestampTz bucket;
+} BucketPlace;
+
+static const BucketPlace merge_start = {0, PG_INT64_MIN, DT_NOBEGIN};
+static BucketPlace merged = {0, PG_INT64_MIN, DT_NOBEGIN};
+static int	merge_rows = MERGE_ROWS_MIN;	/* to read in the next transaction; learnt from the last */
 
 static int64
 dayOf(TimestampTz at)
@@ -192,24 +206,39 @@ dropExpired(TimestampTz now)
 	return dropped;
 }
 
-/* Merges buckets that are older than so many days into steps of so many hours; true: there may be more. */
+/*
+ * Merges old buckets, step by step along the primary key: into hours after 2
+ * days, into days after 90.  What one transaction reads is bounded, by MERGE_US
+ * of time as well, for events wait meanwhile.  The rows of one hour may be
+ * met in several steps: each adds what it finds.  True: there is more.
+ */
 static bool
-mergeBuckets(TimestampTz now, int days, int hours)
+mergeBuckets(TimestampTz now)
 {
-	TimestampTz step = hours * USECS_PER_HOUR;
-	TimestampTz before = now - days * USECS_PER_DAY;
-	Oid			types[3] = {TIMESTAMPTZOID, INTERVALOID, INT4OID};
-	Interval	stride = {.time = step};
-	Datum		values[3] = {TimestampTzGetDatum(before - before % step), IntervalPGetDatum(&stride), Int32GetDatum(MERGE_ROWS)};
+	TimestampTz hours_before = now - 2 * USECS_PER_DAY;
+	TimestampTz days_before = now - 90 * USECS_PER_DAY;
+	TimestampTz begun_at = GetCurrentTimestamp();
+	Oid			types[6] = {CHAROID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
+	Datum		values[6] = {
+		CharGetDatum(merged.subject), Int64GetDatum(merged.subject_id), TimestampTzGetDatum(merged.bucket),
+		TimestampTzGetDatum(hours_before - hours_before % USECS_PER_HOUR),
+		TimestampTzGetDatum(days_before - days_before % USECS_PER_DAY), Int32GetDatum(merge_rows)
+	};
 	bool		more;
 
 	SPI_connect();
-	SPI_execute_with_args("WITH fine AS MATERIALIZED ("
-						  " SELECT f.ctid AS place FROM apikeys.usage_bucket AS f WHERE f.bucket OPERATOR(pg_catalog.<) $1"
-						  " AND f.bucket OPERATOR(pg_catalog.<>) pg_catalog.date_bin($2, f.bucket, '2000-01-01 00:00:00+00') LIMIT $3),"
-						  " moved AS (DELETE FROM apikeys.usage_bucket AS d USING fine WHERE d.ctid OPERATOR(pg_catalog.=) fine.place RETURNING d.*)"
-						  " INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, bucket, admitted, denied, units, errors, credits, unlogged)"
-						  " SELECT m.subject, m.subject_id, pg_catalog.date_bin($2, m.bucket, '2000-01-01 00:00:00+00'),"
+	SPI_execute_with_args("WITH step AS MATERIALIZED (SELECT b.subject, b.subject_id, b.bucket FROM apikeys.usage_bucket AS b"
+						  " WHERE ROW(b.subject, b.subject_id, b.bucket) OPERATOR(pg_catalog.>) ROW($1, $2, $3)"
+						  " ORDER BY b.subject, b.subject_id, b.bucket LIMIT $6),"
+						  " old AS (SELECT s.*, pg_catalog.date_bin(CASE WHEN s.bucket OPERATOR(pg_catalog.<) $5 THEN '1 day'::pg_catalog.interval"
+						  " ELSE '1 hour'::pg_catalog.interval END, s.bucket, '2000-01-01 00:00:00+00') AS coarse"
+						  " FROM step AS s WHERE s.bucket OPERATOR(pg_catalog.<) $4),"
+						  " moved AS (DELETE FROM apikeys.usage_bucket AS d USING old AS o"
+						  " WHERE o.coarse OPERATOR(pg_catalog.<>) o.bucket AND d.subject OPERATOR(pg_catalog.=) o.subject"
+						  " AND d.subject_id OPERATOR(pg_catalog.=) o.subject_id AND d.bucket OPERATOR(pg_catalog.=) o.bucket"
+						  " RETURNING d.*, o.coarse),"
+						  " merged AS (INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, bucket, admitted, denied, units, errors, credits, unlogged)"
+						  " SELECT m.subject, m.subject_id, m.coarse,"
 						  " pg_catalog.sum(m.admitted), pg_catalog.sum(m.denied), pg_catalog.sum(m.units), pg_catalog.sum(m.errors),"
 						  " pg_catalog.sum(m.credits), pg_catalog.sum(m.unlogged) FROM moved AS m GROUP BY 1, 2, 3"
 						  " ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
@@ -218,23 +247,28 @@ mergeBuckets(TimestampTz now, int days, int hours)
 						  " units = b.units OPERATOR(pg_catalog.+) excluded.units,"
 						  " errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
 						  " credits = b.credits OPERATOR(pg_catalog.+) excluded.credits,"
-						  " unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged",
-						  3, types, values, NULL, false, 0);
+						  " unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged)"
+						  " SELECT s.subject, s.subject_id, s.bucket FROM step AS s OFFSET $6 OPERATOR(pg_catalog.-) 1",
+						  6, types, values, NULL, false, 0);
 	more = SPI_processed > 0;
+	if (more)
+	{
+		HeapTuple	last = SPI_tuptable->vals[0];
+		TupleDesc	columns = SPI_tuptable->tupdesc;
+		bool		isnull;
+
+		merged.subject = DatumGetChar(SPI_getbinval(last, columns, 1, &isnull));
+		merged.subject_id = DatumGetInt64(SPI_getbinval(last, columns, 2, &isnull));
+		merged.bucket = DatumGetTimestampTz(SPI_getbinval(last, columns, 3, &isnull));
+	}
+	else
+		merged = merge_start;
 	SPI_finish();
+	if (GetCurrentTimestamp() - begun_at > MERGE_US)
+		merge_rows = Max(merge_rows / 2, MERGE_ROWS_MIN);
+	else
+		merge_rows = Min(merge_rows * 2, MERGE_ROWS_MAX);
 	return more;
 }
 
-static bool
-mergeToHours(TimestampTz now)
-{
-	return mergeBuckets(now, 2, 1);
-}
-
-static bool
-mergeToDays(TimestampTz now)
-{
-	return mergeBuckets(now, 90, 24);
-}
-
-const MaintainStep MaintainSteps[] = {makeAhead, dropExpired, mergeToHours, mergeToDays, NULL};
+const MaintainStep MaintainSteps[] = {makeAhead, dropExpired, mergeBuckets, NULL};
