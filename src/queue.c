@@ -60,6 +60,7 @@ typedef struct QueueShared
 	int			writer_pid;
 	Latch	   *writer_latch;
 	uint64		writers_begun;	/* since the server started */
+	int64		maintain_at;	/* engine time, when the care of what is stored is due; only the writer reads and sets it */
 	WriterState writer_state;
 	int64		lag_us;
 	char		last_error[QUEUE_ERROR_MAX];
@@ -267,6 +268,7 @@ findOrTakeQueue(Oid database)
 
 		q->database = database;
 		q->last_error[0] = '\0';
+		q->maintain_at = 0;
 		for (int c = 0; c < QUEUE_COUNTERS; c++)
 			pg_atomic_write_u64(&q->counters[c], 0);
 	}
@@ -715,17 +717,25 @@ QueueIsUrgent(void)
 	return pg_atomic_read_u32(&queue->urgent) != 0;
 }
 
-/* Returns how often somebody has asked for the care of what is stored. */
-uint64
-QueueMaintainRequests(void)
+/*
+ * Tells whether what is stored is to be cared for: somebody has asked, or the
+ * time has come.  *requests is for QueueMaintained.
+ */
+bool
+QueueMaintainIsDue(int64 now, uint64 *requests)
 {
-	return pg_atomic_read_u64(&queue->maintain_requests);
+	*requests = pg_atomic_read_u64(&queue->maintain_requests);
+	return *requests != pg_atomic_read_u64(&queue->maintained) || now >= queue->maintain_at;
 }
 
-/* Takes note that what is stored was cared for, after so many requests, and whether some of that was put off. */
+/*
+ * Takes note that what is stored was cared for, after so many requests, whether
+ * some of that was put off, and when it is due again though nobody asks.
+ */
 void
-QueueMaintained(uint64 requests, bool put_off)
+QueueMaintained(uint64 requests, bool put_off, int64 next_at)
 {
+	queue->maintain_at = next_at;
 	if (put_off)
 		pg_atomic_write_u64(&queue->put_off, requests);
 	pg_atomic_write_u64(&queue->maintained, requests);
@@ -831,6 +841,25 @@ QueueLauncherBegin(void)
 	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
 	directory->launcher_latch = MyLatch;
 	LWLockRelease(DIRECTORY_LOCK);
+}
+
+/* Tells whether a writer serves the database. */
+bool
+QueueHasWriter(Oid database)
+{
+	bool		has_writer = false;
+	int			index;
+
+	LWLockAcquire(DIRECTORY_LOCK, LW_SHARED);
+	index = findQueue(database);
+	if (index >= 0)
+	{
+		LWLockAcquire(&locks[index].lock, LW_SHARED);
+		has_writer = (queues[index].queue.writer_state != WRITER_NONE);
+		LWLockRelease(&locks[index].lock);
+	}
+	LWLockRelease(DIRECTORY_LOCK);
+	return has_writer;
 }
 
 /* Returns how many writers have begun to serve the queue that the database has now, or have looked for its notices. */

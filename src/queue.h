@@ -126,11 +126,12 @@ extern bool QueueIsIdle(void);
 extern bool QueueIsUrgent(void);
 extern bool QueueHasBackends(void);
 extern bool QueueTakeNotices(Oid database);
-extern uint64 QueueMaintainRequests(void);
-extern void QueueMaintained(uint64 requests, bool put_off);
+extern bool QueueMaintainIsDue(int64 now, uint64 *requests);
+extern void QueueMaintained(uint64 requests, bool put_off, int64 next_at);
 
 /* The launcher's side. */
 extern void QueueLauncherBegin(void);
+extern bool QueueHasWriter(Oid database);
 extern uint64 QueueWritersBegun(Oid database);
 extern int	QueueNeedsWriter(Oid *databases, int size);
 

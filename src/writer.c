@@ -102,7 +102,6 @@ static char poison_reason[QUEUE_ERROR_MAX]; /* the next event's, if not empty */
 static const MaintainStep *maintain_step = NULL;	/* what comes next; NULL: it is not under way */
 static int64 announce_at = 0;	/* engine time; not before, blocked addresses are put on record */
 static bool maintain_put_off = false;	/* some of it has failed */
-static int64 maintain_at = 0;	/* engine time; when it is due */
 static uint64 maintain_requests = 0;	/* that had been made when it began */
 
 /* The notices. */
@@ -428,19 +427,15 @@ maintain(int64 now)
 {
 	if (maintain_step == NULL)
 	{
-		uint64		requests = QueueMaintainRequests();
-
-		if (now < maintain_at && requests == maintain_requests)
+		if (!QueueMaintainIsDue(now, &maintain_requests))
 			return false;
-		maintain_requests = requests;
 		maintain_put_off = false;
 		maintain_step = MaintainSteps;
 	}
 	maintain_step = maintainNext(maintain_step);
 	if (maintain_step != NULL)
 		return true;
-	maintain_at = now + (maintain_put_off ? MAINTAIN_AGAIN_NS : MAINTAIN_NS);
-	QueueMaintained(maintain_requests, maintain_put_off);
+	QueueMaintained(maintain_requests, maintain_put_off, now + (maintain_put_off ? MAINTAIN_AGAIN_NS : MAINTAIN_NS));
 	return false;
 }
 
@@ -509,6 +504,10 @@ overrideSettings(void)
 		{"plan_cache_mode", "auto"},
 		{"jit", "off"},
 		{"max_parallel_workers_per_gather", "0"},
+		{"enable_seqscan", "off"},	/* rows are looked for by their keys, whatever the statistics say */
+		{"enable_indexscan", "on"},
+		{"enable_indexonlyscan", "on"},
+		{"enable_nestloop", "on"},
 		{"log_statement", "none"},
 		{"log_min_duration_statement", "-1"},
 		{"client_min_messages", "warning"}
@@ -619,29 +618,42 @@ serveNotices(void)
 	}
 }
 
-/* The writer of one database; without a queue it announces notices or, if it was started for that, does the daily care. */
-void
-WriterMain(Datum database)
+static void
+begin(Oid database)
 {
 	pqsignal(SIGTERM, requestStop);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	overrideSettings();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(database), InvalidOid, BGWORKER_BYPASS_ALLOWCONN);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, BGWORKER_BYPASS_ALLOWCONN);
+	HOLD_INTERRUPTS();
+}
+
+/* The writer of one database; without a queue it only announces notices. */
+void
+WriterMain(Datum database)
+{
+	begin(DatumGetObjectId(database));
 	RegisterXactCallback(endTransaction, NULL);
 	buffer = MemoryContextAllocHuge(TopMemoryContext, BATCH_BYTES);
-	HOLD_INTERRUPTS();
-
 	if (QueueWriterBegin(DatumGetObjectId(database)))
 		serve();
-	else if (strcmp(MyBgworkerEntry->bgw_extra, WRITER_FOR_CARE) == 0)
-	{
-		for (const MaintainStep *step = MaintainSteps; step && !stop_requested; step = maintainNext(step))
-			takeSignals();
-		while (!stop_requested && announceNotices(ClockNow()))
-			takeSignals();
-	}
 	else
 		serveNotices();
+	proc_exit(0);
+}
+
+/*
+ * Cares for what is stored in one database, once, and announces its notices;
+ * for the launcher, which sees to it that no writer runs there meanwhile.
+ */
+void
+WriterCareMain(Datum database)
+{
+	begin(DatumGetObjectId(database));
+	for (const MaintainStep *step = MaintainSteps; step && !stop_requested; step = maintainNext(step))
+		takeSignals();
+	while (!stop_requested && announceNotices(ClockNow()))
+		takeSignals();
 	proc_exit(0);
 }

@@ -7,11 +7,9 @@
 
 #include "postgres.h"
 
-/* What a writer is started for, if not for a queue or notices: in bgw_extra. */
-#define WRITER_FOR_CARE	"care"
-
 extern int	WriterFlushInterval;	/* setting apikeys.flush_interval, milliseconds */
 
 extern PGDLLEXPORT void WriterMain(Datum database);
+extern PGDLLEXPORT void WriterCareMain(Datum database);
 
 #endif

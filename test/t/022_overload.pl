@@ -94,7 +94,7 @@ is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT string_agg(code, ' ' ORDE
     'overloaded rate_limited overloaded', 'who would be admitted waits for a writer, and so does a first use');
 is(value(q{SELECT apikeys.suspend_key(3, 'test') IS NULL; SELECT code, request_id IS NOT NULL FROM apikeys.verify('free'); SELECT apikeys.unsuspend_key(3) IS NULL}),
     "f\nsuspended|t\nf", 'denied by something else than limits: at once');
-$node->wait_for_log(qr/could not start a writer: the server has no place/, $log_start);
+$node->wait_for_log(qr/could not start apikeys writer for database \d+: the server has no place/, $log_start);
 is(value('SELECT writer_state, denials_dropped, requests_unrecorded, verdicts_overloaded FROM apikeys.stats()'), 'none|0|0|2', 'nothing is dropped');
 is(value(q{SET apikeys.queue_timeout = '100ms'; SELECT apikeys.complete((SELECT request_id FROM apikeys.request_log LIMIT 1), 200)}), 'f', 'a completion waits, too');
 $node->append_conf('postgresql.conf', 'apikeys.on_overload = allow');
