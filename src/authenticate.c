@@ -107,7 +107,7 @@ apikeys_key_explain(PG_FUNCTION_ARGS)
 	initStringInfo(&block_detail);
 	blocked = !BlockExplain(request.ip, &block_detail);
 	putCheck(result, "address block", !blocked, VERDICT_IP_BLOCKED, block_detail.len > 0 ? block_detail.data : NULL);
-	policy_case = (PolicyCase) {&lookup, &row, &request, ClockTimestamp(ClockWallNow())};
+	policy_case = (PolicyCase) {&lookup, &row, &request};
 	for (const PolicyCheck *check = PolicyChecks; check->name; check++)
 	{
 		StringInfoData detail;

@@ -78,29 +78,47 @@ static CatalogTable key_product_table = {
 	{"key_product_pkey", NULL}
 };
 
-/* Where rows were: TIDs by the first 8 bytes of the digest, or by the account id; slot = hash mod size. */
+/*
+ * Where a row was, and the meter of its subject: of a key by the first bytes
+ * of the digest, of an account by its id.  The row fetched tells whether it is
+ * the right one, so a part of these is tag enough.  Two tags that have the same
+ * remainder find room, in one cache line.
+ */
 #define HINTS	32768
 
 typedef struct Hint
 {
-	uint64		tag;
+	uint32		tag;
+	MeterIndex	meter;
 	ItemPointerData tid;
 } Hint;
 
 static Hint *key_hints = NULL;
 static Hint *account_hints = NULL;
 
-/* Returns the place of a tag in a table of hints, which is made at its first use. */
+/* Returns the two places for a tag in a table of hints, which is made at its first use. */
 static Hint *
-hintSlot(Hint **hints, uint64 tag)
+placesOf(Hint **hints, uint32 tag)
 {
 	if (unlikely(*hints == NULL))
 	{
-		*hints = MemoryContextAlloc(TopMemoryContext, HINTS * sizeof(Hint));
+		*hints = (Hint *) CACHELINEALIGN(MemoryContextAlloc(TopMemoryContext, HINTS * sizeof(Hint) + PG_CACHE_LINE_SIZE));
 		for (int i = 0; i < HINTS; i++)
 			ItemPointerSetInvalid(&(*hints)[i].tid);
 	}
-	return &(*hints)[tag % HINTS];
+	return &(*hints)[2 * (tag % (HINTS / 2))];
+}
+
+/* Remembers where a row is; of the two that had the places, the newer one stays. */
+static Hint *
+saveHint(Hint **hints, uint32 tag, const ItemPointerData *tid)
+{
+	Hint	   *places = placesOf(hints, tag);
+
+	if (places[0].tag != tag)
+		places[1] = places[0];
+	places[0] = (Hint) {tag, METER_NONE, *tid};
+	return &places[0];
 }
 
 static bool
@@ -112,21 +130,33 @@ blockExists(Relation rel, BlockNumber block)
 	return (known != InvalidBlockNumber && block < known) || block < RelationGetNumberOfBlocks(rel);
 }
 
-/* Fetches the visible row at the hint's TID, if there is one; the caller checks that it is the one it wants. */
-static bool
-fetchHinted(const Hint *hint, uint64 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
+/* Returns a hint for a row that is found in another way, and will be again. */
+static Hint *
+noHint(void)
 {
-	IndexFetchTableData *fetch;
+	static Hint hint;
+
+	hint.meter = METER_NONE;
+	return &hint;
+}
+
+/* Fetches the visible row where the tag's was and returns the hint, NULL if there is none; the caller checks whether it is the one it wants. */
+static Hint *
+fetchHinted(Hint **hints, uint32 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
+{
+	Hint	   *places = placesOf(hints, tag);
+	Hint	   *hint = &places[places[0].tag == tag ? 0 : 1];
 	ItemPointerData tid = hint->tid;
+	IndexFetchTableData *fetch;
 	bool		call_again = false;
 	bool		found;
 
-	if (!ItemPointerIsValid(&tid) || hint->tag != tag || !blockExists(rel, ItemPointerGetBlockNumber(&tid)))
-		return false;
+	if (hint->tag != tag || !ItemPointerIsValid(&tid) || !blockExists(rel, ItemPointerGetBlockNumber(&tid)))
+		return NULL;
 	fetch = table_index_fetch_begin(rel);
 	found = table_index_fetch_tuple(fetch, &tid, snapshot, slot, &call_again, NULL);
 	table_index_fetch_end(fetch);
-	return found;
+	return found ? hint : NULL;
 }
 
 /* Fetches the row that a unique index has for a value; *tid becomes its place. */
@@ -192,28 +222,28 @@ keyList(Lookup *lookup, KeyColumn column)
 	return DatumGetArrayTypeP(value);
 }
 
-static bool
+/* Fetches the account's row and returns its hint, NULL if there is none. */
+static Hint *
 fetchAccount(Lookup *lookup, int64 account_id)
 {
-	Hint	   *hint = hintSlot(&account_hints, account_id);
+	uint32		tag = (uint32) account_id;
+	Hint	   *hint = fetchHinted(&account_hints, tag, lookup->account, lookup->snapshot, lookup->account_slot);
 	ItemPointerData tid;
 	bool		isnull;
 
-	if (fetchHinted(hint, account_id, lookup->account, lookup->snapshot, lookup->account_slot) &&
-		DatumGetInt64(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_ACCOUNT_ID, &isnull)) == account_id)
-		return true;
+	if (hint && DatumGetInt64(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_ACCOUNT_ID, &isnull)) == account_id)
+		return hint;
 	if (!fetchIndexed(&account_table, lookup->account, 0, Int64GetDatum(account_id), lookup->snapshot,
 					   lookup->account_slot, &tid))
-		return false;
-	hint->tag = account_id;
-	hint->tid = tid;
-	return true;
+		return NULL;
+	return saveHint(&account_hints, tag, &tid);
 }
 
-/* Fills the KeyRow from the row in the key's slot and its account. */
+/* Fills the KeyRow from the row in the key's slot, which has this hint, and its account. */
 static void
-readRow(Lookup *lookup, KeyRow *row)
+readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 {
+	Hint	   *account_hint;
 	bool		isnull;
 	Datum		value;
 
@@ -242,8 +272,11 @@ readRow(Lookup *lookup, KeyRow *row)
 	}
 
 	/* A foreign key says that the account is there; the snapshot is the same. */
-	if (!fetchAccount(lookup, row->account_id))
+	account_hint = fetchAccount(lookup, row->account_id);
+	if (account_hint == NULL)
 		elog(ERROR, "account " INT64_FORMAT " of key " INT64_FORMAT " is missing", row->account_id, row->key_id);
+	row->meter = &hint->meter;
+	row->account_meter = &account_hint->meter;
 	row->account_active = DatumGetBool(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_ACTIVE, &isnull));
 	row->account_name = DatumGetTextPP(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_NAME, &isnull));
 	value = CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_LIMITS, &isnull);
@@ -271,23 +304,19 @@ static bool
 findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *row)
 {
 	KeyColumn	rule_column = KEY_HASH_RULE;
-	uint64		tag;
+	uint32		tag;
 	Hint	   *hint;
 	ItemPointerData tid;
 	bool		isnull;
 	text	   *rule;
 
 	memcpy(&tag, digest, sizeof(tag));
-	hint = hintSlot(&key_hints, tag);
-	if (!(fetchHinted(hint, tag, lookup->key, lookup->snapshot, lookup->key_slot) &&
-		  hasDigest(lookup, KEY_DIGEST, digest)))
+	hint = fetchHinted(&key_hints, tag, lookup->key, lookup->snapshot, lookup->key_slot);
+	if (hint == NULL || !hasDigest(lookup, KEY_DIGEST, digest))
 	{
 		if (fetchIndexed(&key_table, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest), lookup->snapshot,
 						  lookup->key_slot, &tid))
-		{
-			hint->tag = tag;
-			hint->tid = tid;
-		}
+			hint = saveHint(&key_hints, tag, &tid);
 		else if (fetchIndexed(&key_table, lookup->key, KEY_BY_PREVIOUS_DIGEST, PointerGetDatum(digest), lookup->snapshot,
 							   lookup->key_slot, &tid))
 		{
@@ -295,6 +324,7 @@ findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *
 			if (DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) <= ClockTimestamp(ClockWallNow()))
 				return false;
 			rule_column = KEY_PREVIOUS_HASH_RULE;
+			hint = noHint();
 		}
 		else
 			return false;
@@ -303,7 +333,7 @@ findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *
 	rule = DatumGetTextPP(keyColumn(lookup, rule_column, &isnull));
 	if (VARSIZE_ANY_EXHDR(rule) != strlen(hash_rule) || memcmp(VARDATA_ANY(rule), hash_rule, strlen(hash_rule)) != 0)
 		return false;
-	readRow(lookup, row);
+	readRow(lookup, hint, row);
 	return true;
 }
 
@@ -354,7 +384,7 @@ LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
 	if (!fetchIndexed(&key_table, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), lookup->snapshot,
 					   lookup->key_slot, NULL))
 		return false;
-	readRow(lookup, row);
+	readRow(lookup, noHint(), row);
 	return true;
 }
 

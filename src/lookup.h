@@ -13,8 +13,9 @@
 #include "utils/snapshot.h"
 
 #include "limittext.h"
+#include "meter.h"
 
-/* A key as it stands: its row and its account's.  Pointers live until LookupEnd. */
+/* A key as it stands: its row and its account's.  Pointers live until LookupEnd, those to meters longer. */
 typedef struct KeyRow
 {
 	int64		key_id;
@@ -29,6 +30,8 @@ typedef struct KeyRow
 	struct ArrayType *allowed_domains;	/* NULL: unrestricted; so the next two */
 	struct ArrayType *allowed_ips;
 	struct ArrayType *scopes;
+	MeterIndex *meter;			/* where verify notes the key's meter: METER_NONE, or maybe out of date */
+	MeterIndex *account_meter;	/* the same for the account's */
 	LimitSet	limits;			/* effective: its own, or its tier's */
 	LimitSet	account_limits; /* effective: its own, or its plan's */
 } KeyRow;

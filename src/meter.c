@@ -46,13 +46,18 @@
  *	  GROWING; they enter the meter at MeterLoadEnd.
  *
  * Locks, in this order: allocation lock (free lists, clock hand) -> partition
- * lock (one part of the hash) -> spinlock of a meter, an account's before its
- * key's.  Under a spinlock there are only bounded steps that cannot throw,
+ * lock (one part of the hash) -> spinlock of a meter; of two meters, that with
+ * the lower index first (whose they are is known only then).  Under a spinlock there are only bounded steps that cannot throw,
  * allocate or wait.  Waits are on condition variables, with none of these
  * locks held.
  *
  * A pin is counted in the meter and noted in this process, which gives all its
  * pins back at the end of the call, at abort and in before_shmem_exit.
+ *
+ * Most requests need neither the hash nor pins: their processes remember where
+ * they have pinned the meters before, and MeterAdmit looks under the spinlocks
+ * whether they are still there and ready.  The event that it counts as pending
+ * keeps them from eviction from then on.
  */
 #include "postgres.h"
 
@@ -73,6 +78,7 @@
 #define WAITING_PLACES		64
 #define RINGS_PER_METER		3	/* day, week, month: what most keys have; total needs none */
 #define PINS_MAX			4
+#define CACHE_LINE			64	/* of most processors */
 #define TRANCHE				"apikeys_meter"
 
 typedef enum MeterState
@@ -84,7 +90,7 @@ typedef enum MeterState
 	STATE_GROWING
 } MeterState;
 
-/* All members under the mutex, except where said. */
+/* All members under the mutex, except where said.  What each request needs is in the first two cache lines. */
 typedef struct MeterShared
 {
 	slock_t		mutex;
@@ -99,9 +105,9 @@ typedef struct MeterShared
 	uint32		version;		/* grows whenever a reading of the adjustments is out of date */
 	MeterSubject subject;		/* changes with the partition lock held exclusively too */
 	int64		total;			/* units of all time */
-	int64		counts_from;	/* as many of them do not count for a limit on the total */
-	int64		adjusted_until; /* engine time when the adjustments must be read again */
 	int64		latest;			/* engine time up to which the rings were moved: of the latest request, load or reading */
+	int64		counts_from;	/* as many units of the total do not count for a limit on it */
+	int64		adjusted_until; /* engine time when the adjustments must be read again */
 	uint32		windows[LIMITS_MAX];
 	int32		rings[LIMITS_MAX];
 	int64		granted[LIMITS_MAX];	/* units above the caps, while adjusted_until is neither ADJUST_NOW nor METER_FOR_EVER */
@@ -117,6 +123,13 @@ typedef union MeterPadded
 	MeterShared meter;
 	char		pad[TYPEALIGN(PG_CACHE_LINE_SIZE, sizeof(MeterShared))];
 } MeterPadded;
+
+/* Begins in a cache line of its own: a request seldom needs more of it than the members before the buckets, and one of these. */
+typedef union RingPadded
+{
+	Ring		ring;
+	char		pad[TYPEALIGN(CACHE_LINE, sizeof(Ring))];
+} RingPadded;
 
 typedef struct MeterEntry
 {
@@ -142,7 +155,7 @@ int			MeterMemory = 64 * 1024;
 
 static MeterControlShared *control = NULL;
 static MeterPadded *meters;
-static Ring *rings;
+static RingPadded *rings;
 static int32 *next_rings;		/* free list; under the allocation lock */
 static HTAB *subjects;
 static LWLockPadded *locks;		/* of the partitions, then of the allocation */
@@ -155,6 +168,7 @@ static int32 loading_rings[LIMITS_MAX];
 static int	loading_ring_count = 0;
 
 #define METER(index)		(&meters[index].meter)
+#define RING(index)			(&rings[index].ring)
 #define ALLOCATION_LOCK		(&locks[PARTITIONS].lock)
 #define PARTITION_LOCK(hash) (&locks[(hash) % PARTITIONS].lock)
 #define PLACE(index)		(&control->places[(index) % WAITING_PLACES])
@@ -162,7 +176,7 @@ static int	loading_ring_count = 0;
 static int32
 countMeters(void)
 {
-	size_t		each = sizeof(MeterPadded) + RINGS_PER_METER * (sizeof(Ring) + sizeof(int32)) +
+	size_t		each = sizeof(MeterPadded) + RINGS_PER_METER * (sizeof(RingPadded) + sizeof(int32)) +
 		sizeof(MeterEntry) + 48;	/* and what the hash adds to an entry */
 
 	return (int32) Max(64, (size_t) MeterMemory * 1024 / each);
@@ -176,7 +190,7 @@ MeterShmemRequest(void)
 	size_t		size = CACHELINEALIGN(sizeof(MeterControlShared));
 
 	size = add_size(size, mul_size(count, sizeof(MeterPadded)));
-	size = add_size(size, CACHELINEALIGN(mul_size(count * RINGS_PER_METER, sizeof(Ring))));
+	size = add_size(size, CACHELINEALIGN(mul_size(count * RINGS_PER_METER, sizeof(RingPadded))));
 	size = add_size(size, CACHELINEALIGN(mul_size(count * RINGS_PER_METER, sizeof(int32))));
 	size = add_size(size, hash_estimate_size(count, sizeof(MeterEntry)));
 	RequestAddinShmemSpace(add_size(size, 4 * PG_CACHE_LINE_SIZE));
@@ -201,7 +215,7 @@ MeterShmemInit(void)
 
 	control = ShmemInitStruct("apikeys meter control", sizeof(MeterControlShared), &found);
 	meters = ShmemInitStruct("apikeys meters", count * sizeof(MeterPadded), &found);
-	rings = ShmemInitStruct("apikeys rings", mul_size(count * RINGS_PER_METER, sizeof(Ring)), &found);
+	rings = ShmemInitStruct("apikeys rings", mul_size(count * RINGS_PER_METER, sizeof(RingPadded)), &found);
 	next_rings = ShmemInitStruct("apikeys free rings", mul_size(count * RINGS_PER_METER, sizeof(int32)), &found);
 	subjects = ShmemInitHash("apikeys subjects", count, count, &ctl, HASH_ELEM | HASH_BLOBS | HASH_PARTITION | HASH_FIXED_SIZE);
 	locks = GetNamedLWLockTranche(TRANCHE);
@@ -234,6 +248,24 @@ MeterSubjectSet(MeterSubject *subject, Oid relation, MeterKind kind, int64 id)
 	subject->relation = relation;
 	subject->id = id;
 	subject->kind = kind;
+}
+
+/* Has memory fetched that is needed soon: several places at the same time cost little more than one. */
+static inline void
+prefetch(const void *memory, size_t size)
+{
+#ifdef __GNUC__
+	for (size_t i = 0; i < size; i += CACHE_LINE)
+		__builtin_prefetch((const char *) memory + i, 1);
+#endif
+}
+
+/* Has a meter fetched, if there is one, that MeterAdmit will be asked about soon. */
+void
+MeterPrefetch(MeterIndex index)
+{
+	if (index != METER_NONE)
+		prefetch(METER(index), 2 * CACHE_LINE);
 }
 
 /* Gives a ring back; the allocation lock is held. */
@@ -548,7 +580,7 @@ takeRing(uint32 window, int64 now, Ring **ring)
 		control->free_ring = next_rings[index];
 		control->free_rings--;
 		loading_rings[loading_ring_count++] = index;
-		*ring = &rings[index];
+		*ring = RING(index);
 	}
 	LWLockRelease(ALLOCATION_LOCK);
 	if (taken)
@@ -636,7 +668,7 @@ adjust(MeterShared *meter, const MeterAdjustments *adjustments)
 		for (int j = 0; j < meter->ring_count; j++)
 			if (meter->windows[j] == adjustment->window)
 			{
-				RingKeepLatest(&rings[meter->rings[j]], MeterUnitsSince(meter->total, adjustment->counts_from));
+				RingKeepLatest(RING(meter->rings[j]), MeterUnitsSince(meter->total, adjustment->counts_from));
 				meter->granted[j] = adjustment->granted;
 			}
 	}
@@ -768,7 +800,7 @@ usedOf(MeterShared *meter, const UsageLimit *limit, int64 now)
 {
 	if (limit->window == LIMIT_WINDOW_TOTAL)
 		return meter->total - meter->counts_from;
-	return (int64) RingUsed(&rings[findRing(meter, limit->window)], now);
+	return (int64) RingUsed(RING(findRing(meter, limit->window)), now);
 }
 
 /* Returns a cap with what is granted on top, as far as the type limits reaches: a ring can count no more. */
@@ -833,7 +865,7 @@ roomAfter(MeterShared *meter, const UsageLimit *limit, uint32 units, int64 now)
 		return 0;
 	if (limit->window == LIMIT_WINDOW_TOTAL || units > limit->cap)
 		return RING_NEVER;
-	return RingFreeAfter(&rings[findRing(meter, limit->window)], now, limit->cap - units);
+	return RingFreeAfter(RING(findRing(meter, limit->window)), now, limit->cap - units);
 }
 
 static int64
@@ -897,7 +929,32 @@ addUnits(MeterShared *meter, uint32 units, int64 now)
 {
 	meter->total += units;
 	for (int i = 0; i < meter->ring_count; i++)
-		RingAdd(&rings[meter->rings[i]], now, units);
+		RingAdd(RING(meter->rings[i]), now, units);
+}
+
+/* Has the rings of a meter fetched that is not locked yet, and may change meanwhile. */
+static inline void
+prefetchRings(const MeterShared *meter)
+{
+	for (int i = 0; i < LIMITS_MAX && i < meter->ring_count; i++)
+		prefetch(RING(meter->rings[i]), CACHE_LINE);
+}
+
+/* Locks two meters; whose they are is not known before. */
+static void
+lockBoth(MeterIndex a, MeterIndex b)
+{
+	prefetchRings(METER(a));
+	prefetchRings(METER(b));
+	SpinLockAcquire(&METER(Min(a, b))->mutex);
+	SpinLockAcquire(&METER(Max(a, b))->mutex);
+}
+
+/* Tells whether the meter is this subject's and can be asked about these limits; the mutex is held. */
+static bool
+isReadyFor(const MeterShared *meter, const MeterSubject *subject, const LimitSet *limits)
+{
+	return meter->state == STATE_READY && memcmp(&meter->subject, subject, sizeof(*subject)) == 0 && hasRings(meter, limits);
 }
 
 /*
@@ -919,12 +976,13 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 	memset(decision, 0, sizeof(*decision));
 	decision->reset_after = decision->retry_after = RING_NEVER;
 
-	SpinLockAcquire(&account->mutex);
-	SpinLockAcquire(&key->mutex);
+	if (unlikely(request->account == request->key))
+		return METER_NOT_READY; /* one of them is out of date */
+	lockBoth(request->account, request->key);
 	decision->at = Max(request->now, Max(account->latest, key->latest));
-	if (account->state == STATE_READY && key->state == STATE_READY &&
-		isAdjusted(account, decision->at) && isAdjusted(key, decision->at) &&
-		(request->denied || (hasRings(account, request->account_limits) && hasRings(key, request->key_limits))))
+	if (isReadyFor(account, &request->account_subject, request->account_limits) &&
+		isReadyFor(key, &request->key_subject, request->key_limits) &&
+		isAdjusted(account, decision->at) && isAdjusted(key, decision->at))
 	{
 		if (request->queued ? !key->used && !request->first_use_locked : !key->use_durable)
 			outcome = METER_FIRST_USE;
@@ -946,6 +1004,7 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 				outcome = request->deny_only ? METER_ADMISSIBLE : METER_ADMITTED;
 		}
 		account->latest = key->latest = decision->at;
+		account->referenced = key->referenced = true;
 	}
 	if (outcome == METER_ADMITTED || outcome == METER_DENIED)
 	{
@@ -963,7 +1022,7 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 		{
 			MeterShared *meter = decision->of_account ? account : key;
 
-			decision->reset_after = RingResetAfter(&rings[findRing(meter, decision->limit.window)], decision->at);
+			decision->reset_after = RingResetAfter(RING(findRing(meter, decision->limit.window)), decision->at);
 		}
 		decision->use_durable = key->use_durable;
 		if (request->queued)
@@ -1014,7 +1073,7 @@ MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *cap, int6
 		*cap = grantedLimit(meter, limit).cap;
 		*used = usedOf(meter, limit, now);
 		*free_at = limit->window == LIMIT_WINDOW_TOTAL ? RING_NEVER :
-			RingResetAfter(&rings[findRing(meter, limit->window)], now);
+			RingResetAfter(RING(findRing(meter, limit->window)), now);
 		if (*free_at != RING_NEVER)
 			*free_at += now;
 	}

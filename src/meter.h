@@ -75,7 +75,7 @@ typedef enum MeterOutcome
 {
 	METER_ADMITTED,
 	METER_DENIED,
-	METER_NOT_READY,			/* nothing was done: pin again */
+	METER_NOT_READY,			/* nothing was done: pin (again) */
 	METER_ADMISSIBLE,			/* nothing was done: it would be admitted, and was to be denied only */
 	METER_FIRST_USE				/* nothing was done: no use of the key is durable; it takes first_use_locked and queued */
 } MeterOutcome;
@@ -83,7 +83,9 @@ typedef enum MeterOutcome
 /* A request as the meters see it. */
 typedef struct MeterRequest
 {
-	MeterIndex	account;
+	MeterSubject account_subject;
+	MeterSubject key_subject;
+	MeterIndex	account;		/* pinned, or where it was before, or any other; so the next */
 	MeterIndex	key;
 	const LimitSet *account_limits;
 	const LimitSet *key_limits;
@@ -123,6 +125,7 @@ extern int	MeterMemory;		/* setting apikeys.meter_memory, kB */
 extern void MeterShmemRequest(void);
 extern void MeterShmemInit(void);
 extern void MeterSubjectSet(MeterSubject *subject, Oid relation, MeterKind kind, int64 id);
+extern void MeterPrefetch(MeterIndex meter);
 extern MeterIndex MeterPin(const MeterSubject *subject);
 extern MeterReadiness MeterPrepare(MeterIndex meter, const LimitSet *limits);
 extern void MeterUnpinAll(void);

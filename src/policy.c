@@ -44,7 +44,7 @@ accountActive(const PolicyCase *c)
 static bool
 notExpired(const PolicyCase *c)
 {
-	return c->now < c->row->expires_at;
+	return c->row->expires_at == DT_NOEND || ClockTimestamp(ClockWallNow()) < c->row->expires_at;
 }
 
 /* Tells whether a network of the key's list contains the request's address. */
@@ -149,7 +149,7 @@ describeExpiry(const PolicyCase *c, StringInfo out)
 	if (c->row->expires_at == DT_NOEND)
 		appendStringInfoString(out, "never expires");
 	else
-		appendStringInfo(out, "%s %s", c->now < c->row->expires_at ? "expires at" : "expired at",
+		appendStringInfo(out, "%s %s", notExpired(c) ? "expires at" : "expired at",
 						 timestamptz_to_str(c->row->expires_at));
 }
 
@@ -235,7 +235,7 @@ const PolicyCheck PolicyChecks[] = {
 bool
 PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 {
-	PolicyCase	policy_case = {lookup, row, request, ClockTimestamp(ClockWallNow())};
+	PolicyCase	policy_case = {lookup, row, request};
 	const PolicyCheck *check = PolicyChecks;
 
 	if (BlockApplies(request->ip))

@@ -19,7 +19,6 @@ typedef struct PolicyCase
 	Lookup	   *lookup;
 	const KeyRow *row;
 	const Request *request;
-	TimestampTz now;			/* wall clock */
 } PolicyCase;
 
 typedef struct PolicyCheck

@@ -21,6 +21,9 @@
  * A bucket that is full stays at its greatest value, which is no less than any cap: as long as it counts,
  * nothing is admitted, so the units it could not take are not missed.
  *
+ * The buckets from the oldest up to the one before first are empty. First moves on when somebody walks over empty
+ * buckets, so that the next walk is short.
+ *
  * A ring lies in shared memory and is used under the spinlock of its meter: nothing here calls outside,
  * and no step takes longer than one walk over the buckets, however far the clock jumps.  While now stays
  * in the newest bucket there is nothing to do but to compare.  Times are nanoseconds since the Unix epoch, and
@@ -42,6 +45,15 @@ nextBucket(uint32 bucket)
 }
 
 /*
+ * Returns by how many buckets this one is older than the newest.
+ */
+static inline uint32
+ageOf(const Ring *ring, uint32 bucket)
+{
+	return ring->newest >= bucket ? ring->newest - bucket : ring->newest + RING_BUCKETS - bucket;
+}
+
+/*
  * Moves the newest bucket to the one that holds now, which is past it, and drops those that leave the ring.
  */
 static void
@@ -56,6 +68,8 @@ moveTo(Ring *ring, int64 now)
 		ring->newest = nextBucket(ring->newest);
 		ring->used -= ring->buckets[ring->newest];
 		ring->buckets[ring->newest] = 0;
+		if (ring->first == ring->newest)
+			ring->first = nextBucket(ring->first);
 	}
 }
 
@@ -97,7 +111,7 @@ RingInit(Ring *ring, uint32 window_seconds, int64 now)
 
 	ring->end = now - into_bucket + ring->width;
 	ring->used = 0;
-	ring->newest = 0;
+	ring->newest = ring->first = 0;
 	for (int i = 0; i < RING_BUCKETS; i++)
 		ring->buckets[i] = 0;
 }
@@ -130,6 +144,7 @@ void
 RingLoad(Ring *ring, int64 now, int64 at, uint64 units)
 {
 	int64		age = 0;		/* in buckets */
+	uint32		bucket;
 
 	advance(ring, now);
 
@@ -137,8 +152,11 @@ RingLoad(Ring *ring, int64 now, int64 at, uint64 units)
 		return;
 	if (at < ring->end)
 		age = (ring->end - 1 - at) / ring->width;
+	bucket = (ring->newest + RING_BUCKETS - age) % RING_BUCKETS;
 
-	fill(ring, (ring->newest + RING_BUCKETS - age) % RING_BUCKETS, units);
+	fill(ring, bucket, units);
+	if (ageOf(ring, bucket) > ageOf(ring, ring->first))
+		ring->first = bucket;
 }
 
 /*
@@ -168,17 +186,21 @@ int64
 RingFreeAfter(Ring *ring, int64 now, uint64 at_most)
 {
 	uint64		used = RingUsed(ring, now);
-	uint32		oldest = ring->newest;
-	int64		left_at = ring->end - ring->width;
+	uint32		bucket;
+	int64		left_at;
 
 	if (used <= at_most)
 		return 0;
 
+	while (ring->buckets[ring->first] == 0)
+		ring->first = nextBucket(ring->first);
+
 	/* The oldest bucket leaves when the newest ends, and each later one a width after the one before it. */
-	for (int i = 0; i < RING_BUCKETS && used > at_most; i++)
+	bucket = ring->first;
+	left_at = ring->end + (RING_BUCKETS - 1 - ageOf(ring, bucket)) * ring->width;
+	while ((used -= ring->buckets[bucket]) > at_most)
 	{
-		oldest = nextBucket(oldest);
-		used -= ring->buckets[oldest];
+		bucket = nextBucket(bucket);
 		left_at += ring->width;
 	}
 	return left_at - now;

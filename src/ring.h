@@ -18,6 +18,7 @@ typedef struct Ring
 	int64		end;			/* of the newest bucket (exclusive), nanoseconds since the epoch */
 	uint64		used;			/* sum of the buckets */
 	uint32		newest;			/* index of the newest bucket; the one after it is the oldest */
+	uint32		first;			/* of the oldest bucket that may hold something; no later than the first that does */
 	uint32		buckets[RING_BUCKETS];
 } Ring;
 

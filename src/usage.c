@@ -259,18 +259,15 @@ readAdjustments(const MeterSubject *subject, MeterIndex meter, int64 deadline)
 /*
  * Pins a subject's meter and sees to it that it can be asked about these
  * limits, loading what it lacks.  METER_NONE: not in time; UsageRelease gives
- * up what it has begun.  Waits can be cancelled; relation is the OID of the
- * table key.
+ * up what it has begun.  Waits can be cancelled.
  */
 MeterIndex
-UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64 deadline)
+UsageMeter(const MeterSubject *subject, const LimitSet *limits, int64 deadline)
 {
-	MeterSubject subject;
 	MeterIndex	meter;
 	long		nap_ms = 1;
 
-	MeterSubjectSet(&subject, relation, kind, id);
-	while ((meter = MeterPin(&subject)) == METER_NONE)
+	while ((meter = MeterPin(subject)) == METER_NONE)
 		if (!waitForRoom(&nap_ms, deadline))
 			return METER_NONE;
 	for (;;)
@@ -287,14 +284,14 @@ UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64
 				{
 					if (!lockTables(&loading, deadline))
 						return METER_NONE;
-					load(&subject, &loading);
+					load(subject, &loading);
 					MeterLoadEnd(&loading);
 				}
 				else if (!waitForRoom(&nap_ms, deadline))
 					return METER_NONE;
 				break;
 			case METER_TO_ADJUST:
-				if (!readAdjustments(&subject, meter, deadline))
+				if (!readAdjustments(subject, meter, deadline))
 					return METER_NONE;
 				break;
 			case METER_BUSY:
@@ -312,13 +309,15 @@ readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageR
 {
 	int64		deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
 	bool		done = false;
+	MeterSubject subject;
 	MeterIndex	meter;
 
 	if (!QueueExists() || RecoveryInProgress())
 		return false;
 	UsageBegin();
 	QueueAttach();
-	while (!done && (meter = UsageMeter(relation, kind, id, limits, deadline)) != METER_NONE)
+	MeterSubjectSet(&subject, relation, kind, id);
+	while (!done && (meter = UsageMeter(&subject, limits, deadline)) != METER_NONE)
 	{
 		int64		now = ClockNow();
 

@@ -19,7 +19,7 @@ typedef struct UsageReading
 
 extern void UsageBegin(void);
 extern void UsageRelease(void);
-extern MeterIndex UsageMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, int64 deadline);
+extern MeterIndex UsageMeter(const MeterSubject *subject, const LimitSet *limits, int64 deadline);
 extern void UsageRead(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings);
 
 #endif

@@ -5,7 +5,7 @@
  * The protocol of a request, each step of which may be cancelled but the fifth:
  *
  * 1. read the arguments, make the checks that need no meters (policy.c)
- * 2. pin the meters of account and key, load what they lack
+ * 2. take the meters of account and key for where they were before; if that fails, pin them and load what they lack
  * 3. reserve room for the event in a queue that a writer serves; this may wait
  * 4. on the first use of a key, lock it against deletion (guard.c) and start again at 1
  * 5. with interrupts held: admit in all meters, append the event
@@ -192,7 +192,7 @@ setOverloaded(Verdict *verdict)
 	verdict->retry_after = VERDICT_NEVER;
 }
 
-/* Admits (or denies by limits) and appends the event; the meters are pinned, room is reserved if event is not NULL. */
+/* Admits (or denies by limits) and appends the event, for which room is reserved if it is not NULL. */
 static MeterOutcome
 admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
 {
@@ -247,6 +247,8 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	Oid			relation = RelationGetRelid(lookup->key);
 	bool		denied = (verdict->code != VERDICT_VALID);
 	MeterRequest metering = {
+		.account = *row->account_meter,
+		.key = *row->meter,
 		.account_limits = denied ? &no_limits : &row->account_limits,
 		.key_limits = denied ? &no_limits : &row->limits,
 		.cost = request->cost,
@@ -259,7 +261,12 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		char		space[EVENT_SIZE_MAX];
 	}			buffer;
 	MeterOutcome outcome = METER_NOT_READY;
+	bool		tried = false;	/* with the meters where they were before */
 
+	MeterPrefetch(metering.account);
+	MeterPrefetch(metering.key);
+	MeterSubjectSet(&metering.account_subject, relation, METER_ACCOUNT, row->account_id);
+	MeterSubjectSet(&metering.key_subject, relation, METER_KEY, row->key_id);
 	makeEvent(&buffer.event, request, row);
 	QueueAttach();
 	if (call->late && VerifySynchronous)
@@ -277,11 +284,17 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		bool		served;
 		bool		queued;
 
-		metering.account = UsageMeter(relation, METER_ACCOUNT, row->account_id, metering.account_limits, call->deadline);
-		metering.key = metering.account == METER_NONE ? METER_NONE :
-			UsageMeter(relation, METER_KEY, row->key_id, metering.key_limits, call->deadline);
-		if (metering.key == METER_NONE)
-			break;
+		if (tried || metering.account == METER_NONE || metering.key == METER_NONE)
+		{
+			metering.account = UsageMeter(&metering.account_subject, metering.account_limits, call->deadline);
+			metering.key = metering.account == METER_NONE ? METER_NONE :
+				UsageMeter(&metering.key_subject, metering.key_limits, call->deadline);
+			*row->account_meter = metering.account;
+			*row->meter = metering.key;
+			if (metering.key == METER_NONE)
+				break;
+		}
+		tried = true;
 		served = QueueIsServed(deadline);
 		room = QueueReserve(buffer.event.size, served ? deadline : QUEUE_NO_WAIT);
 		if (!(room && served) && (first_use_locked || (admissible && VerifyOnOverload == OVERLOAD_DENY)))
@@ -514,9 +527,13 @@ static bool
 keyIsUsed(int64 key_id, int64 deadline)
 {
 	static const LimitSet no_limits = {0};
-	MeterIndex	meter = UsageMeter(LookupKeyRelation(), METER_KEY, key_id, &no_limits, deadline);
-	bool		used = meter != METER_NONE && MeterIsUsed(meter);
+	MeterSubject subject;
+	MeterIndex	meter;
+	bool		used;
 
+	MeterSubjectSet(&subject, LookupKeyRelation(), METER_KEY, key_id);
+	meter = UsageMeter(&subject, &no_limits, deadline);
+	used = meter != METER_NONE && MeterIsUsed(meter);
 	UsageRelease();
 	return used;
 }
