@@ -14,6 +14,7 @@ OBJS = \
 	src/requestid.o \
 	src/clock.o \
 	src/secret.o \
+	src/sha256.o \
 	src/waitpoint.o \
 	src/meter.o \
 	src/address.o \
