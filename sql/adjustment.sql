@@ -116,6 +116,17 @@ SELECT set_clock('2033-03-06 14:00:06Z');
 SELECT v.limit_window, v.limit_cap, v.retry_after > '9 minutes' AS minutes FROM apikeys.verify('care of rate', cost => 3) AS v;
 SELECT * FROM apikeys.check_ledger();
 
+-- A grant ends for good: what another session's clock has made of the account's time goes for its keys, too.
+SELECT set_clock('2033-03-07 14:00:00Z');
+SELECT units FROM apikeys.grant_units(id('closed'), 'day', 2, '2033-03-07 14:30Z');
+SELECT ask('closed', 2);
+SELECT set_clock('2033-03-07 15:00:00Z');
+SELECT ask('none');
+SELECT set_clock('2033-03-07 14:10:00Z');
+SET statement_timeout = '10s';
+SELECT ask('closed');
+RESET statement_timeout;
+
 --
 -- Transactions
 --
