@@ -75,11 +75,11 @@ putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
 
 		LimitWindowFormat(limit->window, window);
 		initStringInfo(&detail);
-		appendStringInfo(&detail, INT64_FORMAT " of " INT64_FORMAT " units used", readings[i].used, limit->cap);
+		appendStringInfo(&detail, INT64_FORMAT " of " INT64_FORMAT " units used", readings[i].used, readings[i].cap);
 		if (readings[i].free_at != RING_NEVER)
 			appendStringInfo(&detail, ", some come back at %s", timestamptz_to_str(ClockTimestamp(readings[i].free_at + 999)));
 		putCheck(result, psprintf("%s limit: %s", of_account ? "account" : "key", window),
-				 readings[i].used + Max(c->request->cost, 1) <= limit->cap, VerdictOfLimit(of_account, limit->window),
+				 readings[i].used + Max(c->request->cost, 1) <= readings[i].cap, VerdictOfLimit(of_account, limit->window),
 				 detail.data);
 	}
 }
