@@ -14,7 +14,6 @@ OBJS = \
 	src/requestid.o \
 	src/clock.o \
 	src/secret.o \
-	src/sha256.o \
 	src/waitpoint.o \
 	src/meter.o \
 	src/address.o \

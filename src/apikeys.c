@@ -11,7 +11,6 @@
  *	requestid	the id of a request: a UUIDv7 that finds its row
  *	clock		engine time and the wall clock
  *	secret		libsodium: random secrets, digests, comparison, wiping
- *	sha256		digests by the processor's own instructions
  *
  * Shared memory, never SPI or catalogs:
  *	meter		counters of keys and accounts: pinned, loaded, asked, evicted

@@ -14,10 +14,8 @@
 
 #include "keytext.h"
 #include "secret.h"
-#include "sha256.h"
 
 StaticAssertDecl(DIGEST_LEN == crypto_hash_sha256_BYTES, "a digest is a SHA-256");
-StaticAssertDecl(DIGEST_LEN == SHA256_LEN, "whoever computes it");
 StaticAssertDecl(DIGEST_LEN == crypto_verify_32_BYTES, "what compares digests compares all of them");
 
 /* Random bytes in a block: one block is nearly always enough for a secret. */
@@ -66,8 +64,7 @@ SecretDrawFrom(SecretSource source, char *out, size_t len)
 void
 SecretDigest(Digest *out, const char *text, size_t len)
 {
-	if (!Sha256(out->bytes, text, len))
-		crypto_hash_sha256(out->bytes, (const unsigned char *) text, len);
+	crypto_hash_sha256(out->bytes, (const unsigned char *) text, len);
 }
 
 /* Whether two digests are equal, in a time that does not depend on them. */
