@@ -99,6 +99,11 @@ SELECT f.code FROM (VALUES
 SELECT apikeys.erased('{"alias": "x", "note": null, "active": true, "account_id": 5}'), apikeys.erased('{}'), apikeys.erased(NULL);
 SELECT name, active FROM apikeys.erase_account_data('u2');
 SELECT pg_temp.found_in('zoenova');
+-- An alias that is another key's number.
+SELECT key_id AS one FROM apikeys.create_key('u3', 'zoenova') \gset
+SELECT count(*) FROM apikeys.create_key('u3', :'one');
+SELECT name FROM apikeys.erase_account_data('u3');
+SELECT count(*), bool_and(starts_with(alias, key_id::text)) AS erased FROM apikeys.key_list WHERE account = 'u3';
 
 DROP TABLE apikeys.request_log_20200202;
 DELETE FROM apikeys.notice;

@@ -112,9 +112,12 @@ SELECT f.code, f.message, f.detail, f.hint FROM (VALUES
     (11, $$SELECT apikeys.import_key('other', digest => sha256('unkey_3ZKzTZqDcsEfMhMvMn7UmtbN')::apikeys.digest)$$),
     (12, $$SELECT apikeys.import_key('acme', 'fresh', alias => 'main')$$),
     (13, $$SELECT apikeys.import_key('acme', 'fresh', category => '')$$),
-    (14, $$SELECT apikeys.import_key('acme', 'fresh', expires_at => '2020-01-01')$$)
+    (14, $$SELECT apikeys.import_key('acme', 'fresh', expires_at => '2020-01-01')$$),
+    (15, $$SELECT apikeys.import_key('acme', 'ak_' || repeat('A', 36))$$),
+    (16, $$SELECT apikeys.import_key('acme', 'unheard_of_' || repeat('A', 36))$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT count(*) FROM apikeys.import_key('acme', repeat('x', 512));
+SELECT hint FROM apikeys.import_key('acme', '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', prefix => 'ghp');
 
 --
 -- Rotation
@@ -208,10 +211,11 @@ DELETE FROM apikeys.usage_total;
 INSERT INTO apikeys.plan (name, key_prefix, max_keys, default_tier) VALUES ('three', 'uspl', 3, 'bronze');
 INSERT INTO apikeys.plan (name, max_lifetime) VALUES ('short', '90 days');
 INSERT INTO apikeys.plan (name, lifetimes, default_lifetime) VALUES ('offer', '{7 days,30 days,60 days,90 days}', '30 days');
+INSERT INTO apikeys.plan (name, lifetimes) VALUES ('yearly', '{363 days,1 year}');
 INSERT INTO apikeys.plan (name, allow_unexpiring) VALUES ('mortal', false);
 INSERT INTO apikeys.plan (name, custom_limits_allowed, billing_types) VALUES ('strict', false, '{free,paying}');
 INSERT INTO apikeys.plan (name, one_key_per_product) VALUES ('single', true);
-SELECT count(*) FROM (VALUES ('three'), ('short'), ('offer'), ('mortal'), ('strict'), ('single')) AS p(plan), apikeys.create_account(plan, plan);
+SELECT count(*) FROM (VALUES ('three'), ('short'), ('offer'), ('yearly'), ('mortal'), ('strict'), ('single')) AS p(plan), apikeys.create_account(plan, plan);
 
 -- How many keys: neither inactive nor expired ones count, suspended ones do. A rotation needs no room.
 SELECT (apikeys.create_key('three')).alias FROM generate_series(1, 3);
@@ -247,6 +251,17 @@ SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('offer', lifetime => 
 SELECT expires_at FROM apikeys.create_key('offer', expires_at => 'infinity');
 SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('short', lifetime => '90 days');
 SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('mortal', 'm', lifetime => '1 year');
+-- A year lasts longer than 363 days, though it is less as an interval, and is not 360 days.
+SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('yearly', lifetime => '1 year');
+SELECT f.code, f.message FROM pg_temp.failure($$SELECT apikeys.create_key('yearly', lifetime => '360 days')$$) AS f;
+SELECT * FROM apikeys.change_plan('yearly', 'yearly', dry_run => true);
+SELECT t.n, CASE WHEN current_setting('server_version_num')::int < 170000 THEN '22023' ELSE f.code END AS code FROM (VALUES
+    (1, $$SELECT apikeys.create_key('mortal', lifetime => 'infinity')$$),
+    (2, $$SELECT apikeys.rotate_key(apikeys.find_key('yearly', 'key-1'), grace => 'infinity')$$),
+    (3, $$SELECT apikeys.rotate_key(apikeys.find_key('yearly', 'key-1'), lifetime => 'infinity')$$),
+    (4, $$SELECT apikeys.usage_series(apikeys.find_key('yearly', 'key-1'), '2026-01-01', '2026-02-01', 'infinity')$$),
+    (5, $$SELECT apikeys.block_address('192.0.2.1', 'test', 'infinity')$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT pg_temp.minutes(expires_at) FROM apikeys.import_key('offer', 'imported', expires_at => clock_timestamp() + '11 days');
 SELECT f.code, f.message, f.hint FROM (VALUES
     (1, $$SELECT apikeys.create_key('offer', lifetime => '8 days')$$),

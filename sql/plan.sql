@@ -43,8 +43,21 @@ SELECT f.code, f.message FROM (VALUES
     (8, $$SELECT apikeys.create_plan('free')$$),
     (9, $$SELECT apikeys.create_plan('new', default_tier => 'lead')$$),
     (10, $$SELECT apikeys.create_plan('new', lifetimes => '{}')$$),
-    (11, $$SELECT apikeys.create_plan(NULL)$$)
+    (11, $$SELECT apikeys.create_plan(NULL)$$),
+    (12, $$SELECT apikeys.create_plan('new', lifetimes => '{7 days,30 days}', default_lifetime => '8 days')$$),
+    (13, $$SELECT apikeys.create_plan('new', lifetimes => '{7 days,1 year}', default_lifetime => '360 days')$$),
+    (14, $$SELECT apikeys.create_plan('new', max_lifetime => '30 days', default_lifetime => '31 days')$$),
+    (15, $$SELECT apikeys.create_plan('new', max_lifetime => '363 days', default_lifetime => '1 year')$$),
+    (16, $$SELECT apikeys.create_plan('new', max_lifetime => '90 days', lifetimes => '{7 days,91 days}')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+
+-- A plan default that was renamed is one like any other: accounts made on the fly get a new one.
+BEGIN;
+SELECT alias FROM apikeys.create_key('first');
+UPDATE apikeys.plan SET name = 'basic' WHERE name = 'default';
+SELECT alias FROM apikeys.create_key('second');
+SELECT name, plan FROM apikeys.account WHERE name IN ('first', 'second') ORDER BY name;
+ROLLBACK;
 
 --
 -- Members

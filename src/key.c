@@ -141,6 +141,7 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 	const char *key_text = VARDATA_ANY(key);
 	size_t		len = VARSIZE_ANY_EXHDR(key);
 	const char *hashed = findHashedPart(key_text, len, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	size_t		prefix_len;
 	Digest	   *digest;
 
 	if (hashed == NULL || hashed == key_text + len || len > KEYTEXT_PRESENTED_MAX)
@@ -149,6 +150,12 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 				 errmsg("this cannot be a key text"),
 				 errdetail("It must have at most %d bytes, and some after the separator that its hash rule names.",
 						   KEYTEXT_PRESENTED_MAX),
+				 errhidestmt(true)));
+	if (KeyTextClassify(key_text, len, &prefix_len) == KEYTEXT_BAD_CHECKSUM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the checksum of the key text is wrong"),
+				 errdetail("It looks like a key of apikeys, whose last 6 characters are the checksum of the 30 before."),
 				 errhidestmt(true)));
 
 	digest = palloc(sizeof(Digest));

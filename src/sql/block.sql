@@ -47,6 +47,8 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'a reason must be given';
     ELSIF duration <= '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a duration must be positive';
+    ELSIF NOT isfinite(duration) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a duration must be finite', HINT = 'Leave it out to block for good.';
     END IF;
     LOCK TABLE apikeys.address_block IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM apikeys.address_block AS b WHERE b.until <= present;
@@ -64,7 +66,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.block_address(inet, text, interval) IS
-'Block an address or a network in this database by hand, for good or for a duration (a day is 86,400 s): from the next call on, its requests get the verdict ip_blocked before anything else is looked at. Addresses in apikeys.ip_trusted stay free. Blocked again, it has the new reason and duration. It survives restarts. Errors: 22023 no address, no reason, or a duration that is not positive.';
+'Block an address or a network in this database by hand, for good or for a duration (a day is 86,400 s): from the next call on, its requests get the verdict ip_blocked before anything else is looked at. Addresses in apikeys.ip_trusted stay free. Blocked again, it has the new reason and duration. It survives restarts. Errors: 22023 no address, no reason, or a duration that is not positive or not finite.';
 
 CREATE FUNCTION apikeys.unblock_address(address inet) RETURNS SETOF apikeys.address_block_list
 LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp

@@ -7,11 +7,15 @@ DECLARE
     owner apikeys.account := apikeys.get_account(account);
     owned bigint[];
 BEGIN
+    PERFORM FROM apikeys.key AS k WHERE k.account_id = owner.account_id ORDER BY k.key_id FOR UPDATE;   -- keys before their account
     PERFORM apikeys.lock_account(owner.account_id);
     -- Without its lists a key would be good from anywhere: it is switched off.
     WITH erased AS (
         UPDATE apikeys.key AS k
-        SET active = false, alias = k.key_id::text, allowed_domains = '{}', allowed_ips = '{}', metadata = '{}',
+        SET active = false,
+            alias = k.key_id || CASE WHEN EXISTS (SELECT FROM apikeys.key AS o WHERE o.account_id = k.account_id AND o.key_id <> k.key_id
+                                                  AND o.alias = k.key_id::text) THEN '-' || gen_random_uuid() ELSE '' END,
+            allowed_domains = '{}', allowed_ips = '{}', metadata = '{}',
             suspended_reason = CASE WHEN k.suspended_reason IS NOT NULL THEN 'erased' END
         WHERE k.account_id = owner.account_id
         RETURNING k.key_id

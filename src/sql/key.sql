@@ -24,7 +24,7 @@ COMMENT ON FUNCTION apikeys.draw_key(text, text) IS 'A new key text with its dig
 CREATE FUNCTION apikeys.digest_of(key text, hash_rule text DEFAULT 'sha256') RETURNS apikeys.digest
 LANGUAGE C IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_digest';
 COMMENT ON FUNCTION apikeys.digest_of(text, text) IS
-'Digest of a key text, by a hash rule as in column key.hash_rule. Internal. Errors: 22023 longer than 512 bytes, nothing to hash or unknown rule.';
+'Digest of a key text, by a hash rule as in column key.hash_rule. Internal. Errors: 22023 longer than 512 bytes, nothing to hash, our shape with a wrong checksum, or unknown rule.';
 
 CREATE FUNCTION apikeys.key_state(active boolean, suspended boolean, expires_at timestamptz) RETURNS text
 LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_key_state';
@@ -147,11 +147,17 @@ DECLARE
     rules    apikeys.plan;
     longest  interval;
 BEGIN
+    -- The plan stays what it is until this is committed. Whoever locks both, locks keys before their account: an UPDATE of a
+    -- key can do no other.
+    IF candidate.expires_at IS DISTINCT FROM former.expires_at OR candidate.limits::text IS DISTINCT FROM former.limits::text
+       OR candidate.billing_type IS DISTINCT FROM former.billing_type THEN
+        PERFORM apikeys.lock_account(candidate.account_id);
+    END IF;
     SELECT p.* INTO STRICT rules FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan
     WHERE a.account_id = candidate.account_id;
 
     IF made OR candidate.expires_at IS DISTINCT FROM former.expires_at THEN
-        longest := coalesce(rules.max_lifetime, (SELECT max(l.lifetime) FROM unnest(rules.lifetimes) AS l (lifetime)));
+        longest := coalesce(rules.max_lifetime, apikeys.longest_lifetime(rules.lifetimes));
         IF candidate.expires_at IS NULL AND (NOT rules.allow_unexpiring OR rules.max_lifetime IS NOT NULL) THEN
             RAISE invalid_parameter_value USING
                 MESSAGE = format('plan "%s" does not allow keys that never expire', rules.name),
@@ -182,7 +188,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_key(apikeys.key, apikeys.key) IS
-'Whether the plan allows a key as it is: new (former is NULL), or changed from former; what was not changed is not judged again. Internal. Errors: 22023, 53400, 23505.';
+'Whether the plan allows a key as it is: new (former is NULL), or changed from former; what was not changed is not judged again. Locks the account if there is anything to judge. Internal. Errors: 22023, 53400, 23505.';
 
 CREATE FUNCTION apikeys.check_key_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -209,7 +215,9 @@ AS $$
 BEGIN
     IF lifetime <= '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a lifetime must be positive';
-    ELSIF lifetime <> ALL (rules.lifetimes) AND lifetime IS DISTINCT FROM rules.default_lifetime THEN
+    ELSIF NOT isfinite(lifetime) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a lifetime must be finite', HINT = 'A key with expires_at => ''infinity'' never expires.';
+    ELSIF NOT apikeys.lifetime_is_offered(lifetime, rules.lifetimes) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('plan "%s" does not offer a lifetime of %s', rules.name, lifetime),
             HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
@@ -426,8 +434,8 @@ $$;
 COMMENT ON FUNCTION apikeys.import_key(text, text, apikeys.digest, text, text, text, text, text, text, apikeys.limits, interval,
     timestamptz, text[], text[], cidr[], text[], text, jsonb) IS
 'Take over a key that another system has issued: by its text, of which only the digest is stored, or by its SHA-256 digest. hash_rule says what the digest is made of: sha256 the whole text, sha256_after_bar what follows the last | (Laravel Sanctum), sha256_after_underscore what follows the last _ (prefixed API keys).
-The other arguments are those of create_key. A text that looks like a key of ours, with a prefix that a plan uses, is good only with the right checksum.
-Errors: those of create_key; 22023 neither or both of key and digest, no key text; 23505 the key exists already.';
+The other arguments are those of create_key. A text that looks like a key of ours must have the right checksum: with the prefix of a plan it would be refused unseen. Where no plan will ever use its prefix, import its digest.
+Errors: those of create_key; 22023 neither or both of key and digest, no key text, wrong checksum; 23505 the key exists already.';
 
 -- Changing keys.
 
@@ -446,9 +454,14 @@ DECLARE
 BEGIN
     IF grace IS NULL OR grace < '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'the grace of a rotation must not be negative';
+    ELSIF NOT isfinite(grace) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'the grace of a rotation must be finite';
     END IF;
     PERFORM apikeys.get_key(key_id);
     SELECT k.* INTO STRICT former FROM apikeys.key AS k WHERE k.key_id = rotate_key.key_id FOR UPDATE;
+    IF lifetime IS NOT NULL THEN
+        PERFORM apikeys.lock_account(former.account_id);    -- the lifetime is judged by the plan
+    END IF;
     SELECT a.* INTO STRICT owner FROM apikeys.account AS a WHERE a.account_id = former.account_id;
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
     stem := CASE WHEN apikeys.prefix_is_valid(former.prefix) THEN former.prefix ELSE rules.key_prefix END;

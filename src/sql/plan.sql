@@ -190,7 +190,7 @@ BEGIN ATOMIC
     WITH owned AS (
         SELECT k.key_id, k.alias, k.expires_at, k.limits, k.billing_type,
                k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys.wall_clock()) AS live,
-               coalesce((rules).max_lifetime, (SELECT max(l.lifetime) FROM unnest((rules).lifetimes) AS l (lifetime))) AS longest
+               coalesce((rules).max_lifetime, apikeys.longest_lifetime((rules).lifetimes)) AS longest
         FROM apikeys.key AS k
         WHERE k.account_id = plan_breaches.account_id
     )

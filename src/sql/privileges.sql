@@ -84,7 +84,8 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.automatic_blocks() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]) TO apikeys_manager, apikeys_admin;
-GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]) TO apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]),
+    apikeys.longest_lifetime(interval[]), apikeys.lifetime_is_offered(interval, interval[]) TO apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
     apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text),
@@ -154,8 +155,8 @@ GRANT SELECT (
     category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by)
 ON apikeys.key TO apikeys_manager, apikeys_admin, apikeys_auditor;
 
-GRANT UPDATE (alias, category, allowed_domains, allowed_ips, metadata) ON apikeys.key TO apikeys_manager, apikeys_admin;
-GRANT UPDATE (active, expires_at, tier, limits, scopes, billing_type) ON apikeys.key TO apikeys_admin;
+GRANT UPDATE (alias, category, allowed_domains, allowed_ips, scopes, billing_type, metadata) ON apikeys.key TO apikeys_manager, apikeys_admin;
+GRANT UPDATE (active, expires_at, tier, limits) ON apikeys.key TO apikeys_admin;
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
 GRANT INSERT, UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT SELECT, INSERT, DELETE ON apikeys.member TO apikeys_admin;

@@ -15,6 +15,21 @@ RETURN pg_catalog.cardinality(lifetimes) OPERATOR(pg_catalog.>) 0
                     WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval OR l.lifetime OPERATOR(pg_catalog.>) '1000 years'::interval);
 COMMENT ON FUNCTION apikeys.lifetimes_are_valid(interval[]) IS 'Whether a list has lifetimes, all of them known and positive.';
 
+-- Lifetimes are compared in seconds, as they are counted: as intervals a year would be 360 days, and last 365.25.
+CREATE FUNCTION apikeys.longest_lifetime(lifetimes interval[]) RETURNS interval
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (SELECT l.lifetime FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
+        ORDER BY EXTRACT(epoch FROM l.lifetime) DESC NULLS LAST LIMIT 1);
+COMMENT ON FUNCTION apikeys.longest_lifetime(interval[]) IS 'The longest lifetime of a list, in seconds; NULL where there is none.';
+
+CREATE FUNCTION apikeys.lifetime_is_offered(lifetime interval, lifetimes interval[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN lifetime IS NULL OR lifetimes IS NULL
+    OR EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
+               WHERE EXTRACT(epoch FROM l.lifetime) OPERATOR(pg_catalog.=) EXTRACT(epoch FROM lifetime_is_offered.lifetime));
+COMMENT ON FUNCTION apikeys.lifetime_is_offered(interval, interval[]) IS
+'Whether a list has a lifetime of as many seconds; without one of them: true.';
+
 CREATE FUNCTION apikeys.domains_are_valid(domains text[]) RETURNS boolean
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_domains_check';
 COMMENT ON FUNCTION apikeys.domains_are_valid(text[]) IS
@@ -51,14 +66,17 @@ CREATE TABLE apikeys.plan (
     default_tier          text REFERENCES apikeys.tier ON UPDATE CASCADE,
     one_key_per_product   boolean NOT NULL DEFAULT false,
     custom_limits_allowed boolean NOT NULL DEFAULT true,
-    billing_types         text[]
+    billing_types         text[],
+    CONSTRAINT plan_default_lifetime_offered_check CHECK (apikeys.lifetime_is_offered(default_lifetime, lifetimes)),
+    CONSTRAINT plan_max_lifetime_exceeded_check CHECK (
+        EXTRACT(epoch FROM apikeys.longest_lifetime(pg_catalog.array_append(lifetimes, default_lifetime))) <= EXTRACT(epoch FROM max_lifetime))
 );
 COMMENT ON TABLE apikeys.plan IS 'The rules for accounts: how many keys, which lifetimes, limits of the account as a whole.';
 COMMENT ON COLUMN apikeys.plan.key_prefix IS 'Prefix of new keys: lower-case letters and digits in groups joined by _, at most 24 characters.';
 COMMENT ON COLUMN apikeys.plan.max_keys IS 'How many keys an account may have that are neither inactive nor expired; NULL: any number.';
 COMMENT ON COLUMN apikeys.plan.max_lifetime IS 'Longest lifetime of a key, from its creation or from the edit of its expiry; NULL: the longest of lifetimes, if there are any. Lifetimes are seconds: a day is 86,400 s.';
-COMMENT ON COLUMN apikeys.plan.lifetimes IS 'The lifetimes offered to new and rotated keys, e.g. {7 days,30 days}; NULL: any up to max_lifetime.';
-COMMENT ON COLUMN apikeys.plan.default_lifetime IS 'Lifetime of a key that is created without one; NULL: it does not expire, where allow_unexpiring.';
+COMMENT ON COLUMN apikeys.plan.lifetimes IS 'The lifetimes offered to new and rotated keys, e.g. {7 days,30 days}, none longer than max_lifetime; NULL: any up to that.';
+COMMENT ON COLUMN apikeys.plan.default_lifetime IS 'Lifetime of a key that is created without one, of those offered; NULL: it does not expire, where allow_unexpiring.';
 COMMENT ON COLUMN apikeys.plan.allow_unexpiring IS 'Whether a key may live without an expiry; none may where there is a max_lifetime.';
 COMMENT ON COLUMN apikeys.plan.limits IS 'Limits of each account on this plan that has none of its own, over all its keys together.';
 COMMENT ON COLUMN apikeys.plan.default_tier IS 'Tier of a key that is created with neither tier nor limits; NULL: none, the key has no limits.';

@@ -51,15 +51,15 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = p
 AS $$
 DECLARE
     listed    apikeys.key_list := apikeys.get_key(key_id);
-    months    int := extract(year FROM step) * 12 + extract(month FROM step);
-    days      int := extract(day FROM step);
+    months    int := CASE WHEN isfinite(step) THEN extract(year FROM step) * 12 + extract(month FROM step) END;
+    days      int := CASE WHEN isfinite(step) THEN extract(day FROM step) END;
     seconds   numeric := extract(epoch FROM step - make_interval(months => months, days => days));
     calendar  text := CASE WHEN seconds > 0 THEN 'UTC' ELSE time_zone END;
     beginning timestamp := since AT TIME ZONE calendar;
 BEGIN
     IF NOT coalesce(isfinite(since) AND isfinite(until) AND since < until, false) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
-    ELSIF step IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
+    ELSIF months IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
         RAISE invalid_parameter_value USING
             MESSAGE = 'a step must be positive, and have either months, or days, or hours, minutes and seconds';
     ELSIF time_zone IS NULL THEN
