@@ -50,7 +50,7 @@ BEGIN
     asked := (apikeys.request_upgrade(main, 'gold', 'Zoenova needs it still', project_kind => 'app')).id;
     PERFORM apikeys.ask_upgrade(asked, 'Zoe, why?');
     PERFORM apikeys.answer_upgrade(asked, 'I am Zoe');
-    INSERT INTO apikeys.notice (kind, key_id, details) VALUES ('created', main, '{"alias": "Zoes laptop"}');
+    INSERT INTO apikeys.notice (kind, key_id, account_id, details) SELECT 'created', main, a.account_id, '{"alias": "Zoes laptop"}' FROM apikeys.account AS a WHERE a.name = fill.account;
     INSERT INTO apikeys.notice (kind, account_id, details) SELECT 'upgrade', a.account_id, '{"by": "Zoenova"}' FROM apikeys.account AS a WHERE a.name = fill.account;
     INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, ip, cost, category, completed)
     SELECT '2020-02-02 00:00+00', k.key_id, k.account_id, gen_random_uuid(), 'valid', 200, '192.0.2.77', 1, k.category, false FROM apikeys.key AS k WHERE k.key_id = main;

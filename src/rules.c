@@ -64,7 +64,7 @@ static CatalogTable tier_table = {"tier", {"name", "limits", NULL}, {NULL}};
 static CatalogTable plan_table = {"plan", {"name", "limits", "key_prefix", NULL}, {NULL}};
 static CatalogTable block_table = {"address_block", {"network", "until", NULL}, {NULL}};
 
-static CatalogTable key_product_table = {"key_product", {NULL}, {NULL}};
+static CatalogTable key_product_table = {"key_product", {NULL}, {"key_product_pkey", NULL}};
 
 /* What is known of key_product. */
 typedef enum ProductsKnown
@@ -246,17 +246,19 @@ RulesPrefixIsKnown(const char *prefix, size_t len)
 	return false;
 }
 
-/* Tells whether a row of key_product is visible now. */
+/* Tells whether a row of key_product is visible now; by the index, since the table may begin with any number of dead rows. */
 static bool
 readProducts(void)
 {
 	Relation	rel = CatalogOpen(&key_product_table, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
-	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	CatalogScan scan;
+	bool		found;
 
-	table_endscan(scan);
+	CatalogScanBegin(&scan, &key_product_table, rel, 0, snapshot, 0, NULL, NULL);
+	found = CatalogScanNext(&scan, slot, NULL);
+	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
 	table_close(rel, NoLock);

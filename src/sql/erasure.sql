@@ -32,7 +32,7 @@ BEGIN
     UPDATE apikeys.adjustment AS j SET reason = NULL
     WHERE (j.subject = 'a' AND j.subject_id = owner.account_id OR j.subject = 'k' AND j.subject_id = ANY (owned)) AND j.reason IS NOT NULL;
     UPDATE apikeys.notice AS n SET details = '{}'
-    WHERE n.account_id = owner.account_id OR n.key_id = ANY (owned);
+    WHERE n.account_id = owner.account_id;
     -- The writer waits for the rows that are locked here; hence last but for the log of all this.
     UPDATE apikeys.request_log AS l SET ip = NULL WHERE l.key_id = ANY (owned) AND l.ip IS NOT NULL;
     UPDATE apikeys.quarantine AS q SET event = q.event || '{"ip": null}'
