@@ -11,6 +11,7 @@ EXCEPTION
 END
 $$;
 DELETE FROM apikeys.notice;
+DELETE FROM apikeys.notice_mark;
 CREATE TEMP TABLE seen (id bigint);
 INSERT INTO seen VALUES (0);
 -- What was added since the last look.
@@ -80,6 +81,66 @@ SELECT kind, account, alias, of_key, details - 'decided_by' AS details, details 
 SELECT count(*) AS secrets FROM apikeys.notice AS n, apikeys.key AS k
 WHERE strpos(n::text, k.digest::text) > 0 OR strpos(n::text, coalesce(k.previous_digest::text, k.digest::text)) > 0 OR n::text ~ '_[0-9A-Za-z]{36}';
 
+-- What expires soon: once for each expiry, while the key could be used till then. In a transaction: the writer looks, too.
+BEGIN;
+SELECT key_id AS soon FROM apikeys.create_key('acme', 'soon', lifetime => '5 days') \gset
+SELECT key_id AS later FROM apikeys.create_key('acme', 'later', lifetime => '8 days') \gset
+SELECT key_id AS idle FROM apikeys.create_key('acme', 'idle', lifetime => '6 days') \gset
+SELECT alias FROM apikeys.deactivate_key(:idle);
+SELECT FROM pg_temp.news();
+SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT kind, alias, details - '{hint,expires_at}'::text[] AS details FROM pg_temp.news();
+SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT * FROM pg_temp.news();
+-- Extended, it expires another time; switched on again; later; when it has expired.
+UPDATE apikeys.key SET expires_at = expires_at + interval '1 day' WHERE key_id = :soon;
+SELECT alias FROM apikeys.activate_key(:idle);
+SELECT FROM pg_temp.news();
+SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT kind, alias FROM pg_temp.news();
+SET apikeys.debug_clock_offset = 172800;
+SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT kind, alias FROM pg_temp.news();
+SELECT alias FROM apikeys.suspend_key(:soon, 'unpaid');
+UPDATE apikeys.key SET expires_at = expires_at - interval '1 minute' WHERE key_id IN (:soon, :idle);
+SELECT FROM pg_temp.news();
+SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT kind, alias FROM pg_temp.news();
+SET apikeys.debug_clock_offset = 864000;
+SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+RESET apikeys.debug_clock_offset;
+-- In steps, one after the other.
+SELECT s.seen, s.after_id = :soon AS at_soon, n.seen AS next, n.after_id = :idle AS at_idle, e.seen AS rest
+FROM apikeys.notice_expiring('-infinity', 0, 1) AS s, apikeys.notice_expiring(s.after_expiry, s.after_id, 1) AS n, apikeys.notice_expiring(n.after_expiry, n.after_id, 1) AS e;
+-- A key that is gone leaves no mark.
+SELECT count(*) FROM apikeys.notice_mark WHERE subject_id = :later;
+SELECT alias FROM apikeys.delete_key(:later);
+SELECT count(*) FROM apikeys.notice_mark WHERE subject_id = :later;
+SELECT FROM pg_temp.news();
+COMMIT;
+
+-- Limits: once within the window and the hour, again for another cap; those without end once for each cap.
+CREATE FUNCTION pg_temp.mark(subject "char", limit_window text, seconds bigint, cap bigint, reached boolean, at timestamptz) RETURNS void LANGUAGE sql AS $$
+    SELECT apikeys.add_limit_notice(subject, (SELECT account_id FROM apikeys.account WHERE name = 'acme'), apikeys.find_key('acme', 'other'), limit_window, seconds, cap, cap - 1, reached, at)
+$$;
+SELECT FROM (VALUES
+    (1, 'k'::"char", 'day', 86400, 10, false, '2026-01-01 00:00+00'::timestamptz), (2, 'k', 'day', 86400, 10, false, '2026-01-01 23:59+00'), (3, 'k', 'day', 86400, 10, true, '2026-01-01 23:59+00'),
+    (4, 'k', 'day', 86400, 10, false, '2026-01-02 00:00+00'), (5, 'k', 'day', 86400, 20, false, '2026-01-02 00:01+00'), (6, 'a', 'day', 86400, 20, false, '2026-01-02 00:01+00'),
+    (7, 'k', 'week', 604800, 20, false, '2026-01-02 00:01+00'), (8, 'k', 'total', NULL, 100, true, '2026-01-01 00:00+00'), (9, 'k', 'total', NULL, 100, true, '2029-01-01 00:00+00'),
+    (10, 'k', 'total', NULL, 200, true, '2029-01-01 00:00+00'), (11, 'k', 'second', 1, 5, true, '2026-01-01 00:00+00'), (12, 'k', 'second', 1, 5, true, '2026-01-01 00:59+00'),
+    (13, 'k', 'second', 1, 5, true, '2026-01-01 01:00+00')
+) AS t (n, subject, limit_window, seconds, cap, reached, at), pg_temp.mark(subject, limit_window, seconds, cap, reached, at);
+SELECT kind, account, alias, of_key, details - 'at' AS details, (details ->> 'at')::timestamptz AT TIME ZONE 'UTC' AS at FROM pg_temp.news();
+
+-- Kept for some days after they were announced.
+BEGIN;
+UPDATE apikeys.notice SET sent_at = now() - CASE WHEN kind LIKE 'limit%' THEN interval '721 hours' ELSE interval '719 hours' END WHERE kind <> 'created';
+UPDATE apikeys.notice SET sent_at = NULL WHERE kind = 'created';
+SELECT count(*) AS due FROM apikeys.notice WHERE kind LIKE 'limit%';
+SELECT apikeys.drop_notices(30, 3), apikeys.drop_notices(30, 1000), apikeys.drop_notices(30, 1000);
+SELECT count(*) FILTER (WHERE kind LIKE 'limit%') AS due, count(*) FILTER (WHERE sent_at IS NULL) > 0 AS unsent, count(*) FILTER (WHERE sent_at IS NOT NULL) > 0 AS recent FROM apikeys.notice;
+ROLLBACK;
+
 -- A replica gets its source's notices, and makes none.
 SET session_replication_role = replica;
 UPDATE apikeys.key SET active = NOT active;
@@ -100,7 +161,8 @@ SELECT kind, account, alias, details - 'hint' AS details FROM apikeys.notice_lis
 SELECT f.* FROM (VALUES
     (1, 'SELECT FROM apikeys.notice'), (2, 'DELETE FROM apikeys.notice_list'), (3, $$SELECT apikeys.add_notice('created', 1, 1, '{}')$$),
     (4, 'SELECT apikeys.announce_notices(1)'), (5, 'SELECT apikeys.wake_notices()'), (6, 'UPDATE apikeys.notice SET sent_at = NULL'),
-    (7, $$INSERT INTO apikeys.notice (kind) VALUES ('created')$$)
+    (7, $$INSERT INTO apikeys.notice (kind) VALUES ('created')$$), (8, 'SELECT FROM apikeys.notice_mark'), (9, $$SELECT apikeys.notice_expiring('-infinity', 0, 1)$$),
+    (10, 'SELECT apikeys.drop_notices(0, 1)')
 ) AS t (n, statement), pg_temp.failure(t.statement) AS f ORDER BY t.n;
 RESET SESSION AUTHORIZATION;
 SET SESSION AUTHORIZATION regress_admin;
@@ -139,3 +201,4 @@ DELETE FROM apikeys.account;
 DELETE FROM apikeys.plan;
 DELETE FROM apikeys.tier;
 DELETE FROM apikeys.notice;
+DELETE FROM apikeys.notice_mark;

@@ -53,6 +53,7 @@
 #include "launcher.h"
 #include "maintain.h"
 #include "meter.h"
+#include "notice.h"
 #include "queue.h"
 #include "redact.h"
 #include "secret.h"
@@ -160,6 +161,15 @@ defineEngineSettings(void)
 							NULL,
 							&MaintainRetention,
 							0, 0, 36500,
+							PGC_SIGHUP,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("apikeys.notice_retention",
+							"Days for which notices are kept that were announced; 0: for ever.",
+							NULL,
+							&NoticeRetention,
+							30, 0, 36500,
 							PGC_SIGHUP,
 							0,
 							NULL, NULL, NULL);

@@ -603,7 +603,8 @@ BatchWrite(const Batch *batch)
 	if (batch->quarantine_reason)
 	{
 		for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-			quarantine(usages, event, batch->quarantine_reason);
+			if (event->kind != EVENT_LIMITS)
+				quarantine(usages, event, batch->quarantine_reason);
 		count = 0;
 	}
 	else if (count < events)
@@ -616,7 +617,7 @@ BatchWrite(const Batch *batch)
 	SPI_finish();
 }
 
-/* Settles the events in their meters: they are committed, or given up.  Returns how many there are; cannot throw. */
+/* Settles the events in their meters: they are committed, or given up.  Returns how many of requests and completions there are; cannot throw. */
 uint64
 BatchSettle(const Batch *batch)
 {
@@ -628,7 +629,8 @@ BatchSettle(const Batch *batch)
 			MeterSettle(event->key_meter, event->urgent);
 		if (event->account_meter != METER_NONE)
 			MeterSettle(event->account_meter, false);
-		events++;
+		if (event->kind != EVENT_LIMITS)
+			events++;
 	}
 	return events;
 }

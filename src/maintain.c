@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "maintain.h"
+#include "notice.h"
 
 #define DAYS_AHEAD		3
 #define MERGE_US		(50 * 1000) /* a transaction that merges should take no longer */
@@ -271,4 +272,4 @@ mergeBuckets(TimestampTz now)
 	return more;
 }
 
-const MaintainStep MaintainSteps[] = {makeAhead, dropExpired, mergeBuckets, NULL};
+const MaintainStep MaintainSteps[] = {makeAhead, dropExpired, mergeBuckets, NoticeFindExpiring, NoticeDropOld, NULL};

@@ -81,6 +81,13 @@
 #define CACHE_LINE			64	/* of most processors */
 #define TRANCHE				"apikeys_meter"
 
+/* How much of a limit is used. */
+#define LEVEL_FAR		0U
+#define LEVEL_NEAR		1U		/* 80 % */
+#define LEVEL_REACHED	2U		/* all, or so much that a request was denied */
+#define LEVEL_BITS		2
+#define LEVEL_MASK		3U
+
 typedef enum MeterState
 {
 	STATE_FREE,
@@ -102,6 +109,7 @@ typedef struct MeterShared
 	uint32		pins;
 	uint32		pending;		/* events in the queue */
 	uint32		unflushed;		/* urgent events of the key, committed but not durable yet */
+	uint32		levels;			/* of the limits when they were last told of, LEVEL_BITS each: levelShift */
 	uint32		version;		/* grows whenever a reading of the adjustments is out of date */
 	MeterSubject subject;		/* changes with the partition lock held exclusively too */
 	int64		total;			/* units of all time */
@@ -430,6 +438,7 @@ findOrEnter(const MeterSubject *subject)
 		meter->pins = meter->pending = meter->unflushed = 0;
 		meter->total = meter->unrecorded = 0;
 		meter->counts_from = 0;
+		meter->levels = 0;
 		meter->adjusted_until = ADJUST_NOW;
 		meter->latest = 0;
 		meter->subject = *subject;
@@ -613,6 +622,7 @@ dropOtherRings(MeterShared *meter, const LimitSet *limits)
 			dropped[dropped_count++] = meter->rings[i];
 	}
 	meter->ring_count = kept;
+	meter->levels = 0;			/* told again: better than not told */
 	SpinLockRelease(&meter->mutex);
 
 	LWLockAcquire(ALLOCATION_LOCK, LW_EXCLUSIVE);
@@ -844,6 +854,71 @@ isAdjusted(MeterShared *meter, int64 now)
 	return false;
 }
 
+/* Tells how much of a limit is used. */
+static inline uint32
+levelOf(int64 used, int64 cap)
+{
+	if (likely(used * 5 < cap * 4) || cap == 0)
+		return LEVEL_FAR;
+	return used < cap ? LEVEL_NEAR : LEVEL_REACHED;
+}
+
+/* Returns where the level of a window's limit stands in levels: by its ring's position, that of the total last. */
+static uint32
+levelShift(const MeterShared *meter, uint32 window)
+{
+	int			position = 0;
+
+	while (position < meter->ring_count && meter->windows[position] != window)
+		position++;
+	return LEVEL_BITS * (window == LIMIT_WINDOW_TOTAL ? LIMITS_MAX : position);
+}
+
+/* Tells whether the level of a limit is another than the one last told of. */
+static inline bool
+isNews(const MeterShared *meter, uint32 window, uint32 level)
+{
+	return (level != LEVEL_FAR || meter->levels != 0) && unlikely(level != ((meter->levels >> levelShift(meter, window)) & LEVEL_MASK));
+}
+
+/*
+ * Takes note of the levels of a meter's limits, and in the decision of those
+ * that have risen: the caller tells of them.  Before units are added; the
+ * mutex is held.
+ */
+static void
+noteLevels(MeterShared *meter, const LimitSet *limits, uint32 cost, bool admitted, bool of_account, MeterDecision *decision)
+{
+	for (int i = 0; i < limits->count; i++)
+	{
+		UsageLimit	limit = grantedLimit(meter, &limits->limits[i]);
+		int64		used = usedOf(meter, &limit, decision->at) + (admitted ? cost : 0);
+		uint32		shift = levelShift(meter, limit.window);
+		uint32		level = levelOf(used, limit.cap);
+
+		if (!admitted)
+		{
+			if (limit.cap == 0 || used + Max(cost, 1) <= limit.cap)
+				continue;
+			level = LEVEL_REACHED;	/* what is left is too little */
+		}
+		if (level > ((meter->levels >> shift) & LEVEL_MASK))
+			decision->marks[decision->mark_count++] = (MeterMark) {limit, used, of_account, level == LEVEL_REACHED};
+		meter->levels = (meter->levels & ~(LEVEL_MASK << shift)) | level << shift;
+	}
+}
+
+/* Forgets which levels were told of: that was in vain. */
+void
+MeterForgetLevels(MeterIndex index)
+{
+	MeterShared *meter = METER(index);
+
+	SpinLockAcquire(&meter->mutex);
+	meter->levels = 0;
+	SpinLockRelease(&meter->mutex);
+}
+
 /* Keeps the limit if it is tighter (less remaining / cap) than the one kept so far. */
 static inline void
 keepTightest(MeterDecision *decision, const UsageLimit *limit, int64 remaining, bool of_account)
@@ -892,6 +967,7 @@ leavesRoom(MeterShared *meter, const LimitSet *limits, uint32 cost, bool of_acco
 
 		if (used + units <= limit.cap)
 		{
+			decision->has_news |= isNews(meter, limit.window, levelOf(used + cost, limit.cap));
 			if (!failed)
 				keepTightest(decision, &limit, limit.cap - used - cost, of_account);
 			continue;
@@ -905,6 +981,7 @@ leavesRoom(MeterShared *meter, const LimitSet *limits, uint32 cost, bool of_acco
 			decision->remaining = Max(limit.cap - used, 0);
 			decision->retry_after = 0;
 		}
+		decision->has_news |= isNews(meter, limit.window, LEVEL_REACHED);
 		decision->retry_after = later(decision->retry_after, roomAfter(meter, &limit, units, now));
 	}
 	return !failed;
@@ -973,7 +1050,7 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 	MeterOutcome outcome = METER_NOT_READY;
 
 	Assert(InterruptHoldoffCount > 0);
-	memset(decision, 0, sizeof(*decision));
+	memset(decision, 0, offsetof(MeterDecision, marks));
 	decision->reset_after = decision->retry_after = RING_NEVER;
 
 	if (unlikely(request->account == request->key))
@@ -1008,6 +1085,11 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 	}
 	if (outcome == METER_ADMITTED || outcome == METER_DENIED)
 	{
+		if (unlikely(decision->has_news) && request->queued)
+		{
+			noteLevels(account, request->account_limits, request->cost, outcome == METER_ADMITTED, true, decision);
+			noteLevels(key, request->key_limits, request->cost, outcome == METER_ADMITTED, false, decision);
+		}
 		if (outcome == METER_ADMITTED)
 		{
 			addUnits(account, request->cost, decision->at);

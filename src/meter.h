@@ -97,6 +97,17 @@ typedef struct MeterRequest
 	bool		first_use_locked;	/* the caller holds the guard's first-use lock on the key */
 } MeterRequest;
 
+/* A limit that is nearly, or all, used now, and was not before. */
+typedef struct MeterMark
+{
+	UsageLimit	limit;			/* its cap with what is granted on top */
+	int64		used;
+	bool		of_account;
+	bool		reached;		/* all of it; else 80 % */
+} MeterMark;
+
+#define MARKS_MAX	(2 * LIMITS_MAX)
+
 /* What the meters say of it.  Times are nanoseconds, RING_NEVER for never. */
 typedef struct MeterDecision
 {
@@ -109,6 +120,9 @@ typedef struct MeterDecision
 	int64		remaining;
 	int64		reset_after;
 	int64		retry_after;	/* denied requests only */
+	bool		has_news;		/* some limit may have to be marked */
+	int			mark_count;		/* 0 if the request is not queued */
+	MeterMark	marks[MARKS_MAX];
 } MeterDecision;
 
 typedef struct MeterStatistics
@@ -139,6 +153,7 @@ extern int64 MeterUnitsSince(int64 total, int64 counts_from);
 extern int64 MeterCap(const UsageLimit *limit, int64 granted);
 extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
 extern bool MeterIsUsed(MeterIndex meter);
+extern void MeterForgetLevels(MeterIndex meter);
 extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *cap, int64 *used, int64 *free_at);
 extern void MeterSettle(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);

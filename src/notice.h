@@ -7,6 +7,15 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
+#include "batch.h"
+
+extern int	NoticeRetention;	/* setting apikeys.notice_retention, days; 0: for ever */
+
+extern void NoticeAddLimits(const Batch *batch);
 extern bool NoticeAnnounce(void);
+extern bool NoticeFindExpiring(TimestampTz now);
+extern bool NoticeDropOld(TimestampTz now);
 
 #endif

@@ -15,10 +15,11 @@
 typedef enum EventKind
 {
 	EVENT_REQUEST,
-	EVENT_COMPLETION
+	EVENT_COMPLETION,
+	EVENT_LIMITS				/* how much is used of some limits */
 } EventKind;
 
-/* The record of a request, or of its completion; the texts follow it. */
+/* The record of a request, of its completion, or of limits that it has brought to mind; texts, or marks, follow it. */
 typedef struct Event
 {
 	uint32		size;			/* with the texts, aligned */
@@ -44,7 +45,8 @@ typedef struct Event
 	bool		has_endpoint;
 	uint16		endpoint_len;
 	uint16		category_len;
-	char		texts[FLEXIBLE_ARRAY_MEMBER];	/* endpoint, category */
+	uint16		mark_count;		/* limits */
+	char		texts[FLEXIBLE_ARRAY_MEMBER];	/* endpoint, category; of limits the MeterMarks, unaligned */
 } Event;
 
 #define EVENT_ENDPOINT_MAX	2048	/* bytes; what is longer is cut */

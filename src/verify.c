@@ -192,6 +192,37 @@ setOverloaded(Verdict *verdict)
 	verdict->retry_after = VERDICT_NEVER;
 }
 
+/* Appends an event that tells of limits that are nearly or all used; where there is no room, the next request does.  Cannot throw. */
+static void
+appendMarks(const MeterRequest *metering, const Event *request, const MeterDecision *decision)
+{
+	union
+	{
+		Event		event;
+		char		space[MAXALIGN(offsetof(Event, texts) + sizeof(decision->marks))];
+	}			buffer;
+	Event	   *event = &buffer.event;
+	size_t		marks_size = decision->mark_count * sizeof(MeterMark);
+
+	memset(&buffer, 0, sizeof(buffer));
+	event->kind = EVENT_LIMITS;
+	event->size = MAXALIGN(offsetof(Event, texts) + marks_size);
+	event->at = request->at;
+	event->key_id = request->key_id;
+	event->account_id = request->account_id;
+	event->relation = request->relation;
+	event->key_meter = event->account_meter = METER_NONE;
+	event->mark_count = decision->mark_count;
+	memcpy(event->texts, decision->marks, marks_size);
+	if (QueueReserve(event->size, QUEUE_NO_WAIT))
+		(void) QueueAppend(event);
+	else
+	{
+		MeterForgetLevels(metering->account);
+		MeterForgetLevels(metering->key);
+	}
+}
+
 /* Admits (or denies by limits) and appends the event, for which room is reserved if it is not NULL. */
 static MeterOutcome
 admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
@@ -230,6 +261,8 @@ admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
 			position = QueueAppend(event);
 			verdict->recorded = true;
 			memcpy(&verdict->request_id, &event->request_id, sizeof(verdict->request_id));
+			if (unlikely(decision.mark_count > 0))
+				appendMarks(metering, event, &decision);
 			if (urgent)
 				verdict->durable_at = call->durable_at = position;
 		}

@@ -73,6 +73,7 @@
 #define ANNOUNCE_AGAIN_NS	(10 * NS_PER_SECOND)	/* when the record of blocked addresses was put off */
 #define NOTICES_LOOK_NS		(60 * NS_PER_SECOND)	/* for notices of which no commit has told */
 #define NOTICES_PAUSE_NS	NS_PER_SECOND	/* when they could not be announced; doubled with each failure */
+#define EXPIRING_LOOK_NS	(3600 * NS_PER_SECOND)	/* for keys that expire soon; the daily care does, too */
 #define NOTICES_END_NS		NS_PER_SECOND	/* idle, without a queue */
 #define NOTICES_NAP_MS		200
 #define STOP_PAUSE_MS		100		/* the same while the server stops */
@@ -108,6 +109,7 @@ static uint64 maintain_requests = 0;	/* that had been made when it began */
 static int64 notices_at = 0;	/* engine time; when to look for some without being asked */
 static int64 notices_asked_at = 0;	/* engine time, of the last asking */
 static int	notices_failures = 0;	/* in a row */
+static int64 expiring_at = 0;	/* engine time; when to look for keys that expire soon */
 
 static void
 requestStop(SIGNAL_ARGS)
@@ -231,6 +233,8 @@ writeStep(void *unused)
 	{
 		actAsOwner();
 		BatchWrite(&batch);
+		if (batch.quarantine_reason == NULL)
+			NoticeAddLimits(&batch);
 	}
 	WAIT_POINT("writer_commit");
 	return false;
@@ -476,6 +480,32 @@ announceNotices(int64 now)
 	return false;
 }
 
+static bool
+expiringStep(void *unused)
+{
+	static const MaintainStep step = NoticeFindExpiring;
+
+	return maintainStep((void *) &step);
+}
+
+/* Looks for some of the keys that expire soon, if it is time to; true: there are more. */
+static bool
+findExpiring(int64 now)
+{
+	char		error[QUEUE_ERROR_MAX];
+	int			sqlstate;
+	bool		more = false;
+
+	if (now < expiring_at || maintain_step != NULL)
+		return false;
+	if (!runTransaction(expiringStep, NULL, &more, error, &sqlstate))
+		ereport(LOG,
+				(errmsg("apikeys could not look for keys that expire soon: %s", error),
+				 errhidestmt(true)));
+	expiring_at = more ? now : now + EXPIRING_LOOK_NS;
+	return more;
+}
+
 /* Overrides the settings that somebody could have planted for the database or the role. */
 static void
 overrideSettings(void)
@@ -567,6 +597,7 @@ serve(void)
 	int64		busy_at = ClockNow();
 	int64		stop_at = 0;
 
+	expiring_at = busy_at + EXPIRING_LOOK_NS;	/* the care looks first */
 	while (WriterEnabled)
 	{
 		int64		now = ClockNow();
@@ -588,6 +619,7 @@ serve(void)
 		if (stop_requested && now >= stop_at)
 			break;
 		more |= !stop_requested && announceNotices(now);
+		more |= !stop_requested && findExpiring(now);
 		more |= !stop_requested && maintain(now);
 		if (failures > 0)
 			nap(Min(ClockMillisecondsUntil(retry_at), WriterFlushInterval));

@@ -11,6 +11,10 @@
 -- Each notice is announced at least once: again only where a crash has taken back sent_at, or a backup was restored. The order
 -- of ids is not the order of commits. Who was away reads the rows with sent_at after the last that he knows.
 --
+-- What can go on for long is noticed once: table notice_mark has what was noticed last. A limit, by the meters, when 80 % of it
+-- are used (limit_near) and when all is, or so much that a request was denied (limit_reached): each once within its window, but
+-- not more often than once an hour, and again for another cap; on the way down from the cap nothing is. An expiry, by the writer.
+--
 -- A change is noticed by triggers, whoever makes it and however, a key or an upgrade request that is made by the function that
 -- makes it: as in the audit log, and for the same reasons.
 
@@ -29,13 +33,51 @@ END;
 COMMENT ON FUNCTION apikeys.add_notice(text, bigint, bigint, jsonb) IS
 'Add a notice about a key, about an account as a whole (key_id NULL), or about neither. Details that are null are left out. Internal.';
 
+CREATE FUNCTION apikeys.add_notice_once(
+    subject "char", subject_id bigint, topic text, value text, at timestamptz, again interval,
+    kind text, account_id bigint, key_id bigint, details jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH marked AS (
+        INSERT INTO apikeys.notice_mark AS m (subject, subject_id, topic, value, at)
+        VALUES (add_notice_once.subject, add_notice_once.subject_id, add_notice_once.topic, add_notice_once.value, add_notice_once.at)
+        ON CONFLICT (subject, subject_id, topic) DO UPDATE SET value = excluded.value, at = excluded.at
+        WHERE m.value <> excluded.value OR m.at <= excluded.at - add_notice_once.again
+        RETURNING 0
+    )
+    SELECT apikeys.add_notice(kind, account_id, key_id, details) FROM marked;
+END;
+COMMENT ON FUNCTION apikeys.add_notice_once("char", bigint, text, text, timestamptz, interval, text, bigint, bigint, jsonb) IS
+'Add a notice unless the last on the topic had the same value and is younger than so much; NULL: however old. Internal.';
+
+CREATE FUNCTION apikeys.add_limit_notice(
+    subject "char", account_id bigint, key_id bigint, limit_window text, seconds bigint, cap bigint, used bigint, reached boolean,
+    at timestamptz) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT apikeys.add_notice_once(
+        subject, CASE subject WHEN 'k' THEN key_id ELSE account_id END, k.kind || '/' || limit_window, cap::text, at,
+        CASE WHEN seconds IS NOT NULL THEN greatest(make_interval(secs => seconds), '1 hour') END, k.kind, account_id, CASE subject WHEN 'k' THEN key_id END,
+        jsonb_build_object('limit_window', limit_window, 'cap', cap, 'used', used, 'at', at))
+    FROM (SELECT CASE WHEN reached THEN 'limit_reached' ELSE 'limit_near' END) AS k (kind);
+END;
+COMMENT ON FUNCTION apikeys.add_limit_notice("char", bigint, bigint, text, bigint, bigint, bigint, boolean, timestamptz) IS
+'Add a notice that a limit of a key (k) or an account (a) is nearly or all used, unless there was one within its window of so many seconds (NULL: without end), or within the hour. The background worker does that. Internal.';
+
+CREATE FUNCTION apikeys.noticed_key(subject apikeys.key) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT jsonb_build_object(
+        'alias', (subject).alias, 'category', (subject).category, 'hint', (subject).hint, 'tier', (subject).tier,
+        'limits', (subject).limits::text, 'expires_at', (subject).expires_at, 'previous_valid_until', (subject).previous_valid_until,
+        'suspended_reason', (subject).suspended_reason);
+END;
+COMMENT ON FUNCTION apikeys.noticed_key(apikeys.key) IS 'A key as notices show it. Internal.';
+
 CREATE FUNCTION apikeys.add_key_notice(kind text, subject apikeys.key) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT apikeys.add_notice(kind, (subject).account_id, (subject).key_id, jsonb_build_object(
-        'alias', (subject).alias, 'category', (subject).category, 'hint', (subject).hint, 'tier', (subject).tier,
-        'limits', (subject).limits::text, 'expires_at', (subject).expires_at, 'previous_valid_until', (subject).previous_valid_until,
-        'suspended_reason', (subject).suspended_reason));
+    SELECT apikeys.add_notice(kind, (subject).account_id, (subject).key_id, apikeys.noticed_key(subject));
 END;
 COMMENT ON FUNCTION apikeys.add_key_notice(text, apikeys.key) IS 'Add a notice about a key, with the key as it is. Internal.';
 
@@ -56,6 +98,7 @@ AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
         PERFORM apikeys.add_key_notice('deleted', OLD);
+        DELETE FROM apikeys.notice_mark AS m WHERE m.subject = 'k' AND m.subject_id = OLD.key_id;
         RETURN NULL;
     END IF;
     IF NEW.rotations <> OLD.rotations THEN
@@ -119,7 +162,7 @@ LEFT JOIN apikeys.key AS k ON k.key_id = n.key_id
 WHERE (SELECT apikeys.managed_accounts()) IS NULL OR n.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.notice_list IS 'What has happened to the keys and accounts that the session''s user may manage.';
 COMMENT ON COLUMN apikeys.notice_list.kind IS
-'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted; upgrade_asked, upgrade_questioned, upgrade_answered, upgrade_approved, upgrade_declined, upgrade_withdrawn. Of an account: account_activated, account_deactivated. Of an address that was blocked by itself: address_blocked.';
+'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, expiring (within apikeys.expiry_notice; once for each expiry); upgrade_asked, upgrade_questioned, upgrade_answered, upgrade_approved, upgrade_declined, upgrade_withdrawn. Of an account: account_activated, account_deactivated. Of a limit of either: limit_near (80 % used), limit_reached (all used, or too much for a request), once within its window and the hour, and for each cap. Of an address that was blocked by itself: address_blocked.';
 COMMENT ON COLUMN apikeys.notice_list.alias IS 'Of the key now, or when it was deleted.';
 COMMENT ON COLUMN apikeys.notice_list.details IS 'What the kind calls for, as things stood then.';
 COMMENT ON COLUMN apikeys.notice_list.sent_at IS 'When it was announced with NOTIFY apikeys; NULL: not yet.';
@@ -143,3 +186,46 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION apikeys.announce_notices(int) IS
 'Announce so many notices at most that were not yet, but for those that somebody has locked; returns how many. The background worker does that. Internal.';
+
+CREATE FUNCTION apikeys.notice_expiring(INOUT after_expiry timestamptz, INOUT after_id bigint, most int, OUT seen int)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present   timestamptz := apikeys.wall_clock();
+    candidate record;
+BEGIN
+    seen := 0;
+    FOR candidate IN
+        SELECT k AS key, a.active FROM apikeys.key AS k JOIN apikeys.account AS a ON a.account_id = k.account_id
+        WHERE k.expires_at > present AND k.expires_at <= present + current_setting('apikeys.expiry_notice')::interval
+          AND (k.expires_at, k.key_id) > (after_expiry, after_id)
+        ORDER BY k.expires_at, k.key_id LIMIT most
+    LOOP
+        seen := seen + 1;
+        after_expiry := (candidate.key).expires_at;
+        after_id := (candidate.key).key_id;
+        IF candidate.active AND (candidate.key).active AND (candidate.key).suspended_at IS NULL THEN
+            PERFORM apikeys.add_notice_once(
+                'k', after_id, 'expiring', extract(epoch FROM after_expiry)::text, present, NULL,
+                'expiring', (candidate.key).account_id, after_id, apikeys.noticed_key(candidate.key));
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION apikeys.notice_expiring(timestamptz, bigint, int) IS
+'Add a notice for each of so many keys that are in state expiring, if there was none for that expiry; goes by expiry and id, from after the two given to the two returned. seen: how many it has looked at. The background worker does that. Internal.';
+
+CREATE FUNCTION apikeys.drop_notices(days int, most int) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    WITH old AS (
+        SELECT n.id FROM apikeys.notice AS n WHERE n.sent_at < apikeys.wall_clock() - make_interval(days => days)
+        ORDER BY n.sent_at LIMIT most
+        FOR UPDATE SKIP LOCKED
+    ), dropped AS (
+        DELETE FROM apikeys.notice AS n USING old AS o WHERE n.id = o.id RETURNING 0
+    )
+    SELECT count(*) FROM dropped;
+END;
+COMMENT ON FUNCTION apikeys.drop_notices(int, int) IS
+'Delete so many notices at most that were announced so many days ago; returns how many. The background worker does that. Internal.';

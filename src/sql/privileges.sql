@@ -165,7 +165,7 @@ GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list TO apikeys_adm
 GRANT SELECT, INSERT, UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
 
 GRANT SELECT ON
-    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.adjustment, apikeys.notice,
+    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.adjustment, apikeys.notice, apikeys.notice_mark,
     apikeys.quarantine, apikeys.request_log, apikeys.usage_bucket, apikeys.usage_total
 TO apikeys_auditor;
 

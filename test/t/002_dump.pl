@@ -84,6 +84,7 @@ $source->safe_psql('service', qq{
     INSERT INTO apikeys.upgrade_rule (purpose, reason) VALUES ('spam', 'no');
     INSERT INTO apikeys.audit_log (action, object, object_id, new) VALUES ('update', 'key', '$used', '{"tier": "gold"}');
     INSERT INTO apikeys.notice (kind, key_id) VALUES ('expiring', $used);
+    INSERT INTO apikeys.notice_mark (subject, subject_id, topic, value, at) VALUES ('k', $used, 'expiring', '1', now());
     INSERT INTO apikeys.quarantine (reason, event) VALUES ('poison', '{"cost": -1}');
     GRANT SELECT ON apikeys.key_list TO clerk;
 });

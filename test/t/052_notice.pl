@@ -142,6 +142,102 @@ is(verdict_code($node, 'key-1'), 'valid', 'a request brings it');
 is(heard($listener, 1), 'four', 'the notice is announced');
 $listener->quit;
 
+# Limits that are nearly or all used, of keys and accounts: once in their window, also over restarts; for each cap.
+sub limits_of
+{
+    my ($account) = @_;
+    query('postgres', 'SELECT apikeys.flush()');
+    return query('postgres', qq{SELECT string_agg(concat_ws(' ', replace(kind, 'limit_', ''), coalesce(alias, 'account'), details ->> 'limit_window', details ->> 'used', details ->> 'cap'), ', ' ORDER BY id)
+        FROM apikeys.notice_list WHERE account = '$account' AND kind LIKE 'limit%'});
+}
+
+sub requests
+{
+    my ($key, $costs, @before) = @_;
+    return query('postgres', join ';', @before, "SELECT string_agg((apikeys.verify('$key', cost => c)).code, ' ' ORDER BY n) FROM unnest('{$costs}'::int[]) WITH ORDINALITY AS t (c, n)");
+}
+
+sub make_key
+{
+    my ($account, $limits) = @_;
+    return query('postgres', "SELECT key FROM apikeys.create_key('$account', 'k', limits => '$limits')");
+}
+
+my $text = make_key('one', '10/day, 20/week, 1000/total');
+requests($text, '5,2');
+is(limits_of('one'), '', 'far from the cap: nothing to tell');
+requests($text, '1');
+is(limits_of('one'), 'near k day 8 10', '80 %');
+requests($text, '1,1,1');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10', 'all');
+$node->restart;
+requests($text, '1,1');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10', 'once, also over a restart');
+$node->stop('immediate');
+$node->start;
+requests($text, '1');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10', 'once, also over a crash');
+query('postgres', q{UPDATE apikeys.key SET limits = '16/day, 20/week, 1000/total' WHERE alias = 'k'});
+requests($text, '1');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10', 'far again, with another cap');
+requests($text, '2');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10, near k day 13 16', 'near that');
+# Two at once; and what is left is too little for a request.
+requests($text, '3,1');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10, near k day 13 16, reached k day 16 16, near k week 16 20', 'two limits at once');
+# A day later.
+requests($text, '1', 'SET apikeys.debug_clock_offset = 93600');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10, near k day 13 16, reached k day 16 16, near k week 16 20', 'a day later: no limit has come nearer');
+requests($text, '3,1', 'SET apikeys.debug_clock_offset = 93600');
+is(limits_of('one'), 'near k day 8 10, reached k day 10 10, near k day 13 16, reached k day 16 16, near k week 16 20, reached k week 20 20', 'the week');
+
+$text = make_key('two', '10/day');
+requests($text, '7,4');
+is(limits_of('two'), 'reached k day 7 10', 'what is left is too little for a request');
+requests($text, '1');
+is(limits_of('two'), 'reached k day 7 10', 'enough for another, which is no news then');
+requests($text, '1,1,1', 'SET apikeys.debug_clock_offset = 93600');
+requests($text, '4,1', 'SET apikeys.debug_clock_offset = 93600');
+is(limits_of('two'), 'reached k day 7 10, near k day 8 10', 'near in another day');
+
+# Limits of the account; a cap of nothing is never near; neither is one that is checked only.
+query('postgres', q{SELECT apikeys.create_account('three', limits => '5/hour, 0/second')});
+$text = make_key('three', '');
+requests($text, '1');
+is(limits_of('three'), '', 'a cap of 0');
+query('postgres', q{UPDATE apikeys.account SET limits = '5/hour' WHERE name = 'three'});
+requests($text, '3,0,0');
+is(limits_of('three'), '', 'checks only');
+requests($text, '1,1');
+is(limits_of('three'), 'near account hour 4 5, reached account hour 5 5', 'limits of an account');
+
+# Usage counts without a log, and so do limits.
+$text = make_key('four', '10/day');
+is(query('postgres', "SELECT string_agg(DISTINCT code, ' ') FROM apikeys.verify('$text')"), 'valid', 'used');
+set_conf($node, 'apikeys.log_requests = off', q{SELECT current_setting('apikeys.log_requests') = 'off'}, 'no log');
+requests($text, '7');
+is(limits_of('four'), 'near k day 8 10', 'also without a log');
+set_conf($node, 'apikeys.log_requests = on', q{SELECT current_setting('apikeys.log_requests') = 'on'}, 'a log again');
+
+# The daily care looks for what expires soon, once, and drops what was announced long ago.
+my $expiring = q{SELECT string_agg(alias, ' ' ORDER BY id) FROM apikeys.notice_list WHERE kind = 'expiring'};
+query('postgres', q{SELECT apikeys.create_key('five', 'soon', lifetime => '6 days'), apikeys.create_key('five', 'later', lifetime => '8 days')});
+is(query('postgres', 'SELECT apikeys.maintain()'), 't', 'cared');
+is(query('postgres', $expiring), 'soon', 'what expires soon');
+$node->restart;
+set_conf($node, q{apikeys.expiry_notice = '9d'}, q{SELECT current_setting('apikeys.expiry_notice') = '9d'}, 'sooner');
+until_true($node, "SELECT apikeys.maintain() AND ($expiring) = 'soon later'", 'once');
+query('postgres', q{SELECT apikeys.create_key('five', 'third', lifetime => '1 day')});
+set_conf($node, q{apikeys.expiry_notice = 0}, q{SELECT current_setting('apikeys.expiry_notice') = '0'}, 'never');
+until_true($node, q{SELECT apikeys.maintain()}, 'cared again');
+is(query('postgres', $expiring), 'soon later', 'a notice of 0: none');
+set_conf($node, 'apikeys.notice_retention = 2', q{SELECT current_setting('apikeys.notice_retention') = '2'}, 'kept for two days');
+until_true($node, "SELECT NOT EXISTS (SELECT FROM apikeys.notice WHERE sent_at IS NULL)", 'all is announced');
+query('postgres', q{UPDATE apikeys.notice SET sent_at = now() - interval '49 hours' WHERE kind = 'expiring'; UPDATE apikeys.notice SET sent_at = now() - interval '47 hours' WHERE kind LIKE 'limit%'});
+my $kept = query('postgres', q{SELECT count(*) FROM apikeys.notice WHERE kind LIKE 'limit%'});
+until_true($node, "SELECT apikeys.maintain() AND ($expiring) IS NULL", 'what was announced long ago is dropped');
+is(query('postgres', q{SELECT count(*) FROM apikeys.notice WHERE kind LIKE 'limit%'}), $kept, 'the rest is kept');
+
 ledger_ok($node, 'notices');
 $node->stop;
 done_testing();
