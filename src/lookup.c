@@ -13,6 +13,8 @@
  * A look-up holds AccessShareLock on the tables (to the end of the
  * transaction), a registered snapshot and the pins of its two slots between
  * LookupBegin and LookupEnd; at an error the resource owner gives them back.
+ * The slots themselves are kept from look-up to look-up, of which there is one
+ * at a time; after an error, or when its table has changed, a slot is made anew.
  */
 #include "postgres.h"
 
@@ -121,6 +123,47 @@ saveHint(Hint **hints, uint32 tag, const ItemPointerData *tid)
 	return &places[0];
 }
 
+/* A slot that is kept. */
+typedef struct KeptSlot
+{
+	TupleTableSlot *slot;
+	MemoryContext context;
+	uint64		generation;		/* of the table's definition that it was made for */
+	bool		in_use;			/* and if that at the start of a look-up: an error has ended the one before */
+} KeptSlot;
+
+static KeptSlot key_slot;
+static KeptSlot account_slot;
+
+/* Returns an empty slot for the rows of a table that is open. */
+static TupleTableSlot *
+takeSlot(KeptSlot *kept, const CatalogTable *table, Relation rel)
+{
+	if (unlikely(kept->generation != table->generation || kept->in_use))
+	{
+		MemoryContext caller;
+
+		if (kept->context == NULL)
+			kept->context = AllocSetContextCreate(TopMemoryContext, "apikeys slot", ALLOCSET_SMALL_SIZES);
+		kept->generation = 0;
+		MemoryContextReset(kept->context);	/* what a slot in use has pinned is no longer pinned */
+		caller = MemoryContextSwitchTo(kept->context);
+		kept->slot = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)), table_slot_callbacks(rel));
+		MemoryContextSwitchTo(caller);
+		kept->generation = table->generation;
+	}
+	kept->in_use = true;
+	return kept->slot;
+}
+
+/* Empties the slot. */
+static void
+putSlotBack(KeptSlot *kept)
+{
+	ExecClearTuple(kept->slot);
+	kept->in_use = false;
+}
+
 static bool
 blockExists(Relation rel, BlockNumber block)
 {
@@ -189,16 +232,16 @@ LookupBegin(Lookup *lookup)
 	lookup->key = CatalogOpen(&key_table, AccessShareLock);
 	lookup->account = CatalogOpen(&account_table, AccessShareLock);
 	lookup->snapshot = RegisterSnapshot(GetLatestSnapshot());
-	lookup->key_slot = table_slot_create(lookup->key, NULL);
-	lookup->account_slot = table_slot_create(lookup->account, NULL);
+	lookup->key_slot = takeSlot(&key_slot, &key_table, lookup->key);
+	lookup->account_slot = takeSlot(&account_slot, &account_table, lookup->account);
 }
 
 /* Ends the look-up; what its KeyRow points to is gone. */
 void
 LookupEnd(Lookup *lookup)
 {
-	ExecDropSingleTupleTableSlot(lookup->key_slot);
-	ExecDropSingleTupleTableSlot(lookup->account_slot);
+	putSlotBack(&key_slot);
+	putSlotBack(&account_slot);
 	UnregisterSnapshot(lookup->snapshot);
 	table_close(lookup->key, NoLock);
 	table_close(lookup->account, NoLock);

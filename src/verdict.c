@@ -10,6 +10,7 @@
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "verdict.h"
@@ -85,24 +86,42 @@ VerdictOfLimit(bool of_account, uint32 window)
 	return !of_account && quotaName(window) ? VERDICT_QUOTA_EXCEEDED : VERDICT_RATE_LIMITED;
 }
 
-/* Writes the message; returns its length. */
-int
-VerdictMessage(const Verdict *verdict, char *out, size_t size)
+/* Returns a constant as a text value, which is made once in a process. */
+static Datum
+constantText(text **made, const char *constant)
 {
+	if (unlikely(*made == NULL))
+	{
+		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+
+		*made = cstring_to_text(constant);
+		MemoryContextSwitchTo(caller);
+	}
+	return PointerGetDatum(*made);
+}
+
+static Datum
+messageText(const Verdict *verdict)
+{
+	static text *made[VERDICT_CODES];
+	char		message[128];
 	char		window[LIMIT_WINDOW_NAME_MAX];
 
 	if (codes[verdict->code].message)
-		return strlcpy(out, codes[verdict->code].message, size);
+		return constantText(&made[verdict->code], codes[verdict->code].message);
 	if (verdict->code == VERDICT_QUOTA_EXCEEDED)
-		return snprintf(out, size, "Rate limit exceeded: quota %s", quotaName(verdict->limit.window));
-
-	LimitWindowFormat(verdict->limit.window, window);
-	for (char *c = window; *c; c++)
-		if (*c == ' ')
-			*c = '-';
-	return snprintf(out, size, "exceeded the %s%s rate limit %s",
-					verdict->limit.window == LIMIT_WINDOW_TOTAL ? "" : "per-", window,
-					verdict->of_account ? "on your subscription" : "of this key");
+		snprintf(message, sizeof(message), "Rate limit exceeded: quota %s", quotaName(verdict->limit.window));
+	else
+	{
+		LimitWindowFormat(verdict->limit.window, window);
+		for (char *c = window; *c; c++)
+			if (*c == ' ')
+				*c = '-';
+		snprintf(message, sizeof(message), "exceeded the %s%s rate limit %s",
+				 verdict->limit.window == LIMIT_WINDOW_TOTAL ? "" : "per-", window,
+				 verdict->of_account ? "on your subscription" : "of this key");
+	}
+	return CStringGetTextDatum(message);
 }
 
 /* Returns an interval of as many nanoseconds, rounded up to microseconds: waiting so long is enough. */
@@ -123,7 +142,7 @@ formInterval(int64 nanoseconds, bool *isnull)
 void
 VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
 {
-	char		message[128];
+	static text *names[VERDICT_CODES];
 	char		window[LIMIT_WINDOW_NAME_MAX];
 
 	memset(nulls, true, VERDICT_COLUMNS * sizeof(bool));
@@ -131,8 +150,8 @@ VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
 	nulls[COLUMN_ALLOWED] = nulls[COLUMN_STATUS] = nulls[COLUMN_CODE] = nulls[COLUMN_MESSAGE] = false;
 	values[COLUMN_ALLOWED] = BoolGetDatum(verdict->code == VERDICT_VALID);
 	values[COLUMN_STATUS] = Int16GetDatum(VerdictStatus(verdict->code));
-	values[COLUMN_CODE] = CStringGetTextDatum(VerdictName(verdict->code));
-	values[COLUMN_MESSAGE] = PointerGetDatum(cstring_to_text_with_len(message, VerdictMessage(verdict, message, sizeof(message))));
+	values[COLUMN_CODE] = constantText(&names[verdict->code], VerdictName(verdict->code));
+	values[COLUMN_MESSAGE] = messageText(verdict);
 	if (verdict->key_id)
 	{
 		nulls[COLUMN_KEY_ID] = nulls[COLUMN_ACCOUNT] = false;

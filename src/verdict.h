@@ -59,7 +59,6 @@ extern int	QuotaStatus;		/* setting apikeys.quota_status */
 extern const char *VerdictName(VerdictCode code);
 extern VerdictCode VerdictOfLimit(bool of_account, uint32 window);
 extern int	VerdictStatus(VerdictCode code);
-extern int	VerdictMessage(const Verdict *verdict, char *out, size_t size);
 extern void VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls);
 extern Datum VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo);
 
