@@ -61,6 +61,7 @@
 
 #define CREDITS_MAX		INT64CONST(1000000000000000)	/* of one request: their sums stay far from overflow */
 #define CLOCKS_APART_US	INT64CONST(60000000)	/* how much later than now a request may seem to be made */
+#define MANY_LOOKUPS	100		/* of one verify_many with one snapshot: what is revoked meanwhile is seen by those after them */
 #define MANY_FIRST_USES	64		/* of one verify_many; beyond that it waits for them in between */
 #define GUARD_NAP_US	1000	/* between two attempts to lock a key that somebody deletes */
 
@@ -377,9 +378,9 @@ lockFirstUse(int64 key_id, Call *call)
 }
 
 /*
- * Decides about one request and records it.  The look-up is open on return:
- * the verdict points into it.  What the verdict must wait for is noted in the
- * call.
+ * Decides about one request and records it.  The look-up is open, and again on
+ * return: the verdict points into it.  What the verdict must wait for is noted
+ * in the call.
  */
 static void
 decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
@@ -391,7 +392,6 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 		KeyRow		row;
 
 		*verdict = (Verdict) VERDICT_EMPTY;
-		LookupBegin(lookup);
 		if (!PolicyDecide(lookup, request, &row, verdict) || LookupMadeHere(lookup, row.key_id))
 			return;
 		if (record(lookup, request, &row, row.key_id == locked_key, verdict, call) != RECORDED_FIRST_USE)
@@ -408,6 +408,7 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 		}
 		locked_key = row.key_id;
 		LookupEnd(lookup);
+		LookupBegin(lookup);
 	}
 }
 
@@ -435,6 +436,7 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(REQUEST_KEY))
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 	beginCall(&call);
+	LookupBegin(&lookup);
 	decide(&request, &lookup, &verdict, &call);
 	(void) awaitDurable(&call);
 	settleVerdict(&verdict);
@@ -489,7 +491,7 @@ putVerdicts(ReturnSetInfo *result, const Verdict *verdicts, int count)
 	}
 }
 
-/* Decides about many requests, which share one wait for durability; SQL: verify_many. */
+/* Decides about many requests, which share one look-up and one wait for durability; SQL: verify_many. */
 Datum
 apikeys_key_verify_many(PG_FUNCTION_ARGS)
 {
@@ -504,6 +506,7 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 	bool	   *cost_nulls;
 	int			count = readArray(fcinfo, 0, TEXTOID, -1, &keys, &key_nulls);
 	Verdict    *verdicts;
+	Lookup		lookup;
 	Call		call;
 
 	readArray(fcinfo, 1, TEXTOID, count, &endpoints, &endpoint_nulls);
@@ -516,6 +519,7 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	beginCall(&call);
 	verdicts = palloc(count * sizeof(Verdict));
+	LookupBegin(&lookup);
 	for (int i = 0; i < count; i++)
 	{
 		Request		request = {
@@ -524,14 +528,18 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 			.ip = element(ips, ip_nulls, i),
 			.cost = (costs && !cost_nulls[i]) ? DatumGetInt32(costs[i]) : 1
 		};
-		Lookup		lookup;
 
 		CHECK_FOR_INTERRUPTS();
+		if (i > 0 && i % MANY_LOOKUPS == 0)
+		{
+			LookupEnd(&lookup);
+			LookupBegin(&lookup);
+		}
 		decide(&request, &lookup, &verdicts[i], &call);
 		if (verdicts[i].account)
 			verdicts[i].account = DatumGetTextPCopy(PointerGetDatum(verdicts[i].account));
-		LookupEnd(&lookup);
 	}
+	LookupEnd(&lookup);
 	(void) awaitDurable(&call);
 	for (int i = 0; i < count; i++)
 		settleVerdict(&verdicts[i]);
