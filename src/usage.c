@@ -47,6 +47,7 @@
 #include "limitstype.h"
 #include "queue.h"
 #include "usage.h"
+#include "waitpoint.h"
 
 #define NAP_MAX_MS	64			/* between two attempts; from 1 on it is doubled each time */
 
@@ -253,6 +254,7 @@ readAdjustments(const MeterSubject *subject, MeterIndex meter, int64 deadline)
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	AdjustmentRead(subject, snapshot, &adjustments);
 	UnregisterSnapshot(snapshot);
+	WAIT_POINT("meter_adjust");
 	return MeterAdjustEnd(meter, &adjustments) || ClockMillisecondsUntil(deadline) > 0;
 }
 
@@ -285,6 +287,7 @@ UsageMeter(const MeterSubject *subject, const LimitSet *limits, int64 deadline)
 					if (!lockTables(&loading, deadline))
 						return METER_NONE;
 					load(subject, &loading);
+					WAIT_POINT("meter_load");
 					MeterLoadEnd(&loading);
 				}
 				else if (!waitForRoom(&nap_ms, deadline))
