@@ -10,7 +10,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 use Engine;
 
-my $node = engine_node('main', 'max_prepared_transactions = 2');
+my $node = engine_node('main', "max_prepared_transactions = 2\napikeys.queue_size = '64kB'");
 
 # A session that listens in a database.
 sub listener
@@ -210,6 +210,30 @@ requests($text, '3,0,0');
 is(limits_of('three'), '', 'checks only');
 requests($text, '1,1');
 is(limits_of('three'), 'near account hour 4 5, reached account hour 5 5', 'limits of an account');
+
+# Where the queue has room for the request alone, the next request tells of the limit.
+$text = make_key('full', '10/day');
+requests($text, '6,1');
+set_conf($node, 'apikeys.writer_enabled = off', q{SELECT current_setting('apikeys.writer_enabled') = 'off'}, 'the writer is off');
+until_true($node, q{SELECT writer_state = 'none' FROM apikeys.stats()}, 'and gone');
+is(query('postgres', qq{
+    CREATE FUNCTION room() RETURNS bigint LANGUAGE sql AS 'SELECT queue_size - queue_bytes FROM apikeys.stats()';
+    DO \$\$
+    DECLARE
+        before bigint := room();
+        size   bigint;
+    BEGIN
+        PERFORM apikeys.verify('key-1');
+        size := before - room();
+        WHILE room() >= 2 * size LOOP
+            PERFORM apikeys.verify('key-1');
+        END LOOP;
+    END
+    \$\$;
+    SELECT v.code, room() > 0 FROM apikeys.verify('$text') AS v}), 'valid|t', 'a request fills the queue');
+set_conf($node, 'apikeys.writer_enabled = on', q{SELECT current_setting('apikeys.writer_enabled') = 'on'}, 'the writer is on');
+is(requests($text, '0'), 'valid', 'a request brings it, and comes not nearer to the cap');
+is(limits_of('full'), 'near k day 8 10', 'it tells of the limit');
 
 # Usage counts without a log, and so do limits.
 $text = make_key('four', '10/day');
