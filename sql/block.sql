@@ -132,7 +132,7 @@ ALTER SYSTEM SET apikeys.ip_trusted = 'localhost';
 -- What changed is on record; what was blocked by itself, the writer has put there.
 SELECT action, object_id, role = SESSION_USER AS mine, old - '{until,blocked_at,blocked_by}'::text[] AS old, new - '{until,blocked_at,blocked_by}'::text[] AS new
 FROM apikeys.audit_log WHERE object = 'address_block' ORDER BY object_id COLLATE "C", id;
-SELECT kind, key_id, account_id, details - 'until' AS details, (details ->> 'until')::timestamptz > now() AS until FROM apikeys.notice ORDER BY details ->> 'network' COLLATE "C";
+SELECT kind, key_id, account_id, details - 'until' AS details, (details ->> 'until')::timestamptz > now() AS until FROM apikeys.notice WHERE kind = 'address_blocked' ORDER BY details ->> 'network' COLLATE "C";
 SELECT apikeys.check_ledger();
 
 TRUNCATE apikeys.address_block;

@@ -15,6 +15,8 @@
 -- are used (limit_near) and when all is, or so much that a request was denied (limit_reached): each once within its window, but
 -- not more often than once an hour, and again for another cap; on the way down from the cap nothing is. An expiry, by the writer.
 --
+-- What many calls do is plpgsql, which keeps its plans; SQL would plan anew each time.
+--
 -- A change is noticed by triggers, whoever makes it and however, a key or an upgrade request that is made by the function that
 -- makes it: as in the audit log, and for the same reasons.
 
@@ -24,12 +26,14 @@ COMMENT ON FUNCTION apikeys.wake_notices() IS
 'Have the background worker look for new notices, once this transaction has committed. Without preloading: nothing. Internal.';
 
 CREATE FUNCTION apikeys.add_notice(kind text, account_id bigint, key_id bigint, details jsonb) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
     INSERT INTO apikeys.notice (kind, account_id, key_id, details)
     VALUES (add_notice.kind, add_notice.account_id, add_notice.key_id, jsonb_strip_nulls(add_notice.details));
-    SELECT apikeys.wake_notices();
-END;
+    PERFORM apikeys.wake_notices();
+END
+$$;
 COMMENT ON FUNCTION apikeys.add_notice(text, bigint, bigint, jsonb) IS
 'Add a notice about a key, about an account as a whole (key_id NULL), or about neither. Details that are null are left out. Internal.';
 
@@ -65,20 +69,24 @@ COMMENT ON FUNCTION apikeys.add_limit_notice("char", bigint, bigint, text, bigin
 'Add a notice that a limit of a key (k) or an account (a) is nearly or all used, unless there was one within its window of so many seconds (NULL: without end), or within the hour. The background worker does that. Internal.';
 
 CREATE FUNCTION apikeys.noticed_key(subject apikeys.key) RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT jsonb_build_object(
-        'alias', (subject).alias, 'category', (subject).category, 'hint', (subject).hint, 'tier', (subject).tier,
-        'limits', (subject).limits::text, 'expires_at', (subject).expires_at, 'previous_valid_until', (subject).previous_valid_until,
-        'suspended_reason', (subject).suspended_reason);
-END;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN jsonb_build_object(
+        'alias', subject.alias, 'category', subject.category, 'hint', subject.hint, 'tier', subject.tier,
+        'limits', subject.limits::text, 'expires_at', subject.expires_at, 'previous_valid_until', subject.previous_valid_until,
+        'suspended_reason', subject.suspended_reason);
+END
+$$;
 COMMENT ON FUNCTION apikeys.noticed_key(apikeys.key) IS 'A key as notices show it. Internal.';
 
 CREATE FUNCTION apikeys.add_key_notice(kind text, subject apikeys.key) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT apikeys.add_notice(kind, (subject).account_id, (subject).key_id, apikeys.noticed_key(subject));
-END;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys.add_notice(kind, subject.account_id, subject.key_id, apikeys.noticed_key(subject));
+END
+$$;
 COMMENT ON FUNCTION apikeys.add_key_notice(text, apikeys.key) IS 'Add a notice about a key, with the key as it is. Internal.';
 
 CREATE FUNCTION apikeys.add_upgrade_notice(kind text, request apikeys.upgrade_request) RETURNS void
