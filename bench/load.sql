@@ -13,13 +13,18 @@ INSERT INTO apikeys.usage_total SELECT 'a', account_id, 1, 0, 1, 0, 0, now(), no
 INSERT INTO apikeys.usage_total SELECT 'k', n * :step, 1, 0, 1, 0, 0, now(), now() FROM generate_series(1, :active) AS n;
 
 CREATE SCHEMA bench;
-CREATE FUNCTION bench.drain() RETURNS float8 LANGUAGE plpgsql AS $$
+CREATE FUNCTION bench.drain(OUT backlog bigint, OUT seconds float8) LANGUAGE plpgsql AS $$
 DECLARE
     begun timestamptz := clock_timestamp();
 BEGIN
+    SELECT queue_bytes INTO backlog FROM apikeys.stats();
     WHILE NOT apikeys.flush() LOOP
     END LOOP;
-    RETURN extract(epoch FROM clock_timestamp() - begun);
+    seconds := extract(epoch FROM clock_timestamp() - begun);
+    WHILE EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgbench') LOOP
+        PERFORM pg_stat_clear_snapshot(), pg_sleep(0.01);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION bench.drain() IS 'Waits until every request so far is in the tables; returns how long that took, in seconds.';
+COMMENT ON FUNCTION bench.drain() IS
+'Waits until every request so far is in the tables, and the clients have gone; returns the bytes that waited, and how long it took to write them.';
