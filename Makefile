@@ -36,6 +36,7 @@ OBJS = \
 	src/verify.o \
 	src/stats.o \
 	src/notice.o \
+	src/rows.o \
 	src/batch.o \
 	src/maintain.o \
 	src/writer.o \

@@ -28,9 +28,10 @@
  *	guard		used keys stay			key			what the management functions need
  *	adjustment	resets and grants		usage		meters from the tables
  *	verify		the whole protocol of a request
- *	batch		events become rows		maintain	partitions, retention, merging
+ *	rows		writes rows without SQL	batch		events become rows
  *	notice		what to tell users
  *	writer		the worker that writes	launcher	the worker that starts writers
+ *	maintain	partitions, retention, merging
  *	stats		the operator's view		redact		no key text in the server's log
  *
  * Each module declares its settings in its header; they are defined here.

@@ -14,44 +14,45 @@
  * that its row would have, and counts in the usage as if it were there.  So does
  * the completion of a request that is in quarantine, which joins it there.
  *
- * All is done by SPI with plans kept for the life of the writer; every name is
- * qualified and the search path holds nothing but pg_catalog.
+ * Log and usage are written row by row (rows.c), what has to do with quarantine
+ * by SPI, with plans kept for the life of the writer; there every name is
+ * qualified, and the search path holds nothing but pg_catalog.
  */
 #include "postgres.h"
 
 #include <sys/socket.h>
 
+#include "access/table.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
+#include "common/int.h"
 #include "executor/spi.h"
-#include "utils/array.h"
+#include "port/pg_bitutils.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inet.h"
-#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "batch.h"
+#include "catalog.h"
 #include "clock.h"
 #include "compat.h"
+#include "maintain.h"
+#include "rows.h"
 #include "verdict.h"
 
 #define BUCKET_US	(INT64CONST(5) * 60 * USECS_PER_SEC)
 #define ERROR_STATUS	400		/* from here on a completed request counts as an error */
 
-/* What a subject used, in one bucket (usage_bucket) or in all (usage_total). */
-typedef struct UsageKey
-{
-	int64		subject;		/* a MeterKind */
-	int64		subject_id;
-	TimestampTz bucket;			/* 0 for the total */
-	int64		total;			/* 1 for the total: no bucket has it */
-} UsageKey;
-
+/* What a subject used, in one bucket (a row of usage_bucket) or in all (usage_total). */
 typedef struct Usage
 {
-	UsageKey	key;			/* hash key */
+	MeterKind	subject;
+	int64		subject_id;
+	TimestampTz bucket;			/* 0 for the total */
 	int64		admitted;
 	int64		denied;
 	int64		units;
@@ -61,6 +62,15 @@ typedef struct Usage
 	TimestampTz first_at;
 	TimestampTz last_at;
 } Usage;
+
+/* What all subjects of a batch used, found by subject and bucket: each place has the number of its usage, counted from 1. */
+typedef struct UsageList
+{
+	Usage	   *usages;
+	uint32		count;
+	uint32	   *places;
+	uint32		place_mask;
+} UsageList;
 
 /* A request of this batch and its completion. */
 typedef struct BatchRequest
@@ -78,16 +88,58 @@ typedef struct RequestEntry
 
 typedef enum LogColumn
 {
-	LOG_AT, LOG_KEY_ID, LOG_ACCOUNT_ID, LOG_REQUEST_ID, LOG_CODE, LOG_STATUS, LOG_ENDPOINT, LOG_DURATION_MS,
+	LOG_KEY_ID, LOG_AT, LOG_REQUEST_ID, LOG_ACCOUNT_ID, LOG_CODE, LOG_STATUS, LOG_ENDPOINT, LOG_DURATION_MS,
 	LOG_IP, LOG_COST, LOG_CREDITS, LOG_CATEGORY, LOG_COMPLETED
 } LogColumn;
 
 #define LOG_COLUMNS	(LOG_COMPLETED + 1)
 
-static const Oid log_types[LOG_COLUMNS] = {
-	TIMESTAMPTZOID, INT8OID, INT8OID, UUIDOID, TEXTOID, INT2OID, TEXTOID, FLOAT4OID,
-	INETOID, INT4OID, INT8OID, TEXTOID, BOOLOID
+static const RowColumns log_columns = {
+	LOG_COLUMNS, .key_count = 3, .hinted = false,
+	{
+		{"key_id", INT8OID}, {"at", TIMESTAMPTZOID}, {"request_id", UUIDOID}, {"account_id", INT8OID}, {"code", TEXTOID},
+		{"status", INT2OID}, {"endpoint", TEXTOID}, {"duration_ms", FLOAT4OID}, {"ip", INETOID}, {"cost", INT4OID},
+		{"credits", INT8OID}, {"category", TEXTOID}, {"completed", BOOLOID}
+	}
 };
+
+/* Columns of usage_bucket, and those of usage_total. */
+typedef enum BucketColumn
+{
+	BUCKET_SUBJECT, BUCKET_SUBJECT_ID, BUCKET_BUCKET, BUCKET_ADMITTED, BUCKET_DENIED, BUCKET_UNITS, BUCKET_ERRORS,
+	BUCKET_CREDITS, BUCKET_UNLOGGED
+} BucketColumn;
+
+#define BUCKET_COLUMNS	(BUCKET_UNLOGGED + 1)
+
+static const RowColumns bucket_columns = {
+	BUCKET_COLUMNS, .key_count = 3, .hinted = true,
+	{
+		{"subject", CHAROID}, {"subject_id", INT8OID}, {"bucket", TIMESTAMPTZOID}, {"admitted", INT8OID}, {"denied", INT8OID},
+		{"units", INT8OID}, {"errors", INT8OID}, {"credits", INT8OID}, {"unlogged", INT8OID}
+	}
+};
+
+typedef enum TotalColumn
+{
+	TOTAL_SUBJECT, TOTAL_SUBJECT_ID, TOTAL_ADMITTED, TOTAL_DENIED, TOTAL_UNITS, TOTAL_ERRORS, TOTAL_CREDITS,
+	TOTAL_FIRST_USED_AT, TOTAL_LAST_USED_AT
+} TotalColumn;
+
+#define TOTAL_COLUMNS	(TOTAL_LAST_USED_AT + 1)
+
+static const RowColumns total_columns = {
+	TOTAL_COLUMNS, .key_count = 2, .hinted = true,
+	{
+		{"subject", CHAROID}, {"subject_id", INT8OID}, {"admitted", INT8OID}, {"denied", INT8OID}, {"units", INT8OID},
+		{"errors", INT8OID}, {"credits", INT8OID}, {"first_used_at", TIMESTAMPTZOID}, {"last_used_at", TIMESTAMPTZOID}
+	}
+};
+
+static CatalogTable log_table = {"request_log", {NULL}, {NULL}};
+static CatalogTable bucket_table = {"usage_bucket", {NULL}, {NULL}};
+static CatalogTable total_table = {"usage_total", {NULL}, {NULL}};
+static CatalogTable quarantine_table = {"quarantine", {NULL}, {NULL}};
 
 /* A row of request_log, in it or in quarantine. */
 typedef struct LogRow
@@ -96,17 +148,22 @@ typedef struct LogRow
 	bool		nulls[LOG_COLUMNS];
 } LogRow;
 
-/* Columns of rows to be written, as arrays for unnest. */
-#define COLUMNS_MAX	14
-
-typedef struct Columns
+/* The partitions that a batch writes to, by day. */
+typedef struct Partition
 {
-	int			rows;
-	int			count;
-	Oid			types[COLUMNS_MAX];
-	Datum	   *values[COLUMNS_MAX];
-	bool	   *nulls[COLUMNS_MAX];
-} Columns;
+	TimestampTz day;
+	RowTable   *table;			/* NULL: there is none */
+} Partition;
+
+/* What a batch becomes. */
+typedef struct Work
+{
+	UsageList	usages;
+	Partition  *partitions;
+	int			partition_count;
+	MemoryContext row_context;	/* for one row at a time */
+	bool		quarantine_used;
+} Work;
 
 bool		BatchLogRequests = true;
 int			BatchLogAddress = ADDRESS_FULL;
@@ -120,58 +177,85 @@ BatchNext(const Batch *batch, const Event *event)
 	return next < batch->events + batch->size ? (const Event *) next : NULL;
 }
 
-static HTAB *
-makeTable(const char *name, size_t key_size, size_t entry_size)
+/* Returns when the request of a completion was: its id tells. */
+static TimestampTz
+requestTime(const Event *completion)
 {
-	HASHCTL		ctl = {.keysize = key_size, .entrysize = entry_size, .hcxt = CurrentMemoryContext};
+	int64		at;
+	int64		key_id;
+	uint32		sequence;
 
-	return hash_create(name, 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (!RequestIdDecode(&completion->request_id, &at, &key_id, &sequence))
+		elog(ERROR, "malformed request id in the queue");
+	return ClockTimestamp(at * 1000);
+}
+
+static int64
+addClamped(int64 a, int64 b)
+{
+	int64		sum;
+
+	if (pg_add_s64_overflow(a, b, &sum))
+		return PG_INT64_MAX;
+	return sum;
+}
+
+static void
+initUsages(UsageList *list, uint32 count_max)
+{
+	uint32		places = pg_nextpower2_32(Max(count_max, 8) * 2);
+
+	list->usages = palloc_array(Usage, count_max);
+	list->count = 0;
+	list->places = palloc0_array(uint32, places);
+	list->place_mask = places - 1;
 }
 
 static Usage *
-findUsage(HTAB *usages, MeterKind kind, int64 id, bool total, TimestampTz at)
+findUsage(UsageList *list, MeterKind subject, int64 subject_id, TimestampTz bucket)
 {
-	UsageKey	key;
+	uint64		hash = ((uint64) subject_id * 2 + (subject == METER_KEY) + (uint64) bucket) * UINT64CONST(0x9E3779B97F4A7C15);
+	uint32		place = (hash >> 32) & list->place_mask;
 	Usage	   *usage;
-	bool		found;
 
-	memset(&key, 0, sizeof(key));
-	key.subject = kind;
-	key.subject_id = id;
-	key.total = total;
-	if (!total)
-		key.bucket = at - ((at % BUCKET_US) + BUCKET_US) % BUCKET_US;
-	usage = hash_search(usages, &key, HASH_ENTER, &found);
-	if (!found)
+	for (; list->places[place] != 0; place = (place + 1) & list->place_mask)
 	{
-		memset((char *) usage + sizeof(key), 0, sizeof(*usage) - sizeof(key));
-		usage->first_at = usage->last_at = at;
+		usage = &list->usages[list->places[place] - 1];
+		if (usage->subject_id == subject_id && usage->bucket == bucket && usage->subject == subject)
+			return usage;
 	}
-	usage->first_at = Min(usage->first_at, at);
-	usage->last_at = Max(usage->last_at, at);
+	usage = &list->usages[list->count++];
+	list->places[place] = list->count;
+	*usage = (Usage) {.subject = subject, .subject_id = subject_id, .bucket = bucket, .first_at = DT_NOEND, .last_at = DT_NOBEGIN};
 	return usage;
 }
 
-/* What one request, or its completion, adds to four rows. */
 static void
-addUsage(HTAB *usages, int64 key_id, int64 account_id, TimestampTz at, const Usage *more)
+addUsage(Usage *usage, const Usage *more)
 {
-	for (int i = 0; i < 4; i++)
-	{
-		bool		of_key = (i < 2);
-		Usage	   *usage = findUsage(usages, of_key ? METER_KEY : METER_ACCOUNT, of_key ? key_id : account_id, i % 2, at);
+	usage->admitted += more->admitted;
+	usage->denied += more->denied;
+	usage->units += more->units;
+	usage->errors += more->errors;
+	usage->credits = addClamped(usage->credits, more->credits);
+	usage->unlogged += more->unlogged;
+	usage->first_at = Min(usage->first_at, more->first_at);
+	usage->last_at = Max(usage->last_at, more->last_at);
+}
 
-		usage->admitted += more->admitted;
-		usage->denied += more->denied;
-		usage->units += more->units;
-		usage->errors += more->errors;
-		usage->credits += more->credits;
-		usage->unlogged += more->unlogged;
-	}
+/* Adds what one request, or its completion, used to the buckets of key and account; the totals are made of them. */
+static void
+countUsage(UsageList *buckets, int64 key_id, int64 account_id, TimestampTz at, Usage *more)
+{
+	TimestampTz bucket = at - ((at % BUCKET_US) + BUCKET_US) % BUCKET_US;
+
+	more->first_at = more->last_at = at;
+	addUsage(findUsage(buckets, METER_KEY, key_id, bucket), more);
+	addUsage(findUsage(buckets, METER_ACCOUNT, account_id, bucket), more);
 }
 
 static void
-addRequest(HTAB *usages, const BatchRequest *request, bool unlogged)
+countRequest(UsageList *buckets, const BatchRequest *request, bool unlogged)
 {
 	const Event *event = request->event;
 	const Event *completion = request->completion;
@@ -184,70 +268,16 @@ addRequest(HTAB *usages, const BatchRequest *request, bool unlogged)
 		.unlogged = unlogged
 	};
 
-	addUsage(usages, event->key_id, event->account_id, ClockTimestamp(event->at * 1000), &more);
+	countUsage(buckets, event->key_id, event->account_id, ClockTimestamp(event->at * 1000), &more);
 }
 
 static void
-initColumns(Columns *columns, int rows, int count, const Oid *types)
+countCompletion(UsageList *buckets, const Event *completion, int64 account_id, bool admitted)
 {
-	columns->rows = 0;
-	columns->count = count;
-	for (int c = 0; c < count; c++)
-	{
-		columns->types[c] = types[c];
-		columns->values[c] = palloc_array(Datum, Max(rows, 1));
-		columns->nulls[c] = palloc0_array(bool, Max(rows, 1));
-	}
-}
+	Usage		more = {.errors = admitted && completion->status >= ERROR_STATUS, .credits = completion->credits};
 
-/*
- * Runs a statement whose parameters are the columns as arrays, and %s in it
- * their rows; its plan is kept.
- */
-static void
-runColumns(SPIPlanPtr *plan, const char *statement, const Columns *columns)
-{
-	Oid			types[COLUMNS_MAX];
-	Datum		arrays[COLUMNS_MAX];
-
-	for (int c = 0; c < columns->count; c++)
-	{
-		int16		len;
-		bool		by_value;
-		char		align;
-		int			lower = 1;
-
-		get_typlenbyvalalign(columns->types[c], &len, &by_value, &align);
-		types[c] = get_array_type(columns->types[c]);
-		arrays[c] = PointerGetDatum(construct_md_array(columns->values[c], columns->nulls[c], 1, (int *) &columns->rows,
-													   &lower, columns->types[c], len, by_value, align));
-	}
-	if (*plan == NULL)
-	{
-		StringInfoData rows;
-
-		initStringInfo(&rows);
-		for (int c = 1; c <= columns->count; c++)
-			appendStringInfo(&rows, "%spg_catalog.unnest($%d)", c > 1 ? ", " : "", c);
-		*plan = SPI_prepare(psprintf(statement, rows.data), columns->count, types);
-		if (*plan == NULL)
-			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
-		SPI_keepplan(*plan);
-	}
-	SPI_execute_plan(*plan, arrays, NULL, false, 0);
-}
-
-/* Returns when the request of a completion was: its id tells. */
-static TimestampTz
-requestTime(const Event *completion)
-{
-	int64		at;
-	int64		key_id;
-	uint32		sequence;
-
-	if (!RequestIdDecode(&completion->request_id, &at, &key_id, &sequence))
-		elog(ERROR, "malformed request id in the queue");
-	return ClockTimestamp(at * 1000);
+	if (more.errors != 0 || more.credits != 0)
+		countUsage(buckets, completion->key_id, account_id, requestTime(completion), &more);
 }
 
 /* Returns the client's address as apikeys.log_address wants it, whole, or its /24 or /48. */
@@ -291,9 +321,10 @@ formRow(const BatchRequest *request, LogRow *row)
 	setColumn(row, LOG_REQUEST_ID, UUIDPGetDatum((const pg_uuid_t *) &either->request_id));
 	setColumn(row, LOG_STATUS, Int16GetDatum(completion ? completion->status : event->status));
 	setColumn(row, LOG_COMPLETED, BoolGetDatum(completion != NULL));
+	if (either->account_id != 0)
+		setColumn(row, LOG_ACCOUNT_ID, Int64GetDatum(either->account_id));
 	if (event)
 	{
-		setColumn(row, LOG_ACCOUNT_ID, Int64GetDatum(event->account_id));
 		setColumn(row, LOG_CODE, CStringGetTextDatum(VerdictName(event->code)));
 		setColumn(row, LOG_COST, Int32GetDatum(event->cost));
 		setColumn(row, LOG_CATEGORY, PointerGetDatum(cstring_to_text_with_len(event->texts + event->endpoint_len, event->category_len)));
@@ -308,33 +339,49 @@ formRow(const BatchRequest *request, LogRow *row)
 		setColumn(row, LOG_CREDITS, Int64GetDatum(completion->credits));
 }
 
+/* Returns the partition for an instant, open for writing; NULL: there is none. */
+static RowTable *
+openPartition(Work *work, TimestampTz at)
+{
+	TimestampTz day = at - ((at % USECS_PER_DAY) + USECS_PER_DAY) % USECS_PER_DAY;
+	Partition  *partition;
+	Relation	log;
+	Relation	rel;
+
+	for (int i = work->partition_count - 1; i >= 0; i--)
+		if (work->partitions[i].day == day)
+			return work->partitions[i].table;
+	work->partitions = work->partition_count == 0 ? palloc_object(Partition) :
+		repalloc_array(work->partitions, Partition, work->partition_count + 1);
+	partition = &work->partitions[work->partition_count++];
+	partition->day = day;
+	log = CatalogOpen(&log_table, RowExclusiveLock);
+	rel = MaintainOpenPartition(log, at);
+	table_close(log, NoLock);
+	partition->table = rel ? RowsOpen(rel, &log_columns) : NULL;
+	return partition->table;
+}
+
 /* Writes the rows of request_log. */
 static void
-writeLog(const BatchRequest *requests, int count)
+writeLog(Work *work, const BatchRequest *requests, int count)
 {
-	static SPIPlanPtr plan = NULL;
-	Columns		columns;
-
-	initColumns(&columns, count, LOG_COLUMNS, log_types);
 	for (int i = 0; i < count; i++)
 	{
+		TimestampTz at = ClockTimestamp(requests[i].event->at * 1000);
+		RowTable   *table = openPartition(work, at);
+		MemoryContext caller = MemoryContextSwitchTo(work->row_context);
 		LogRow		row;
 
+		if (table == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("apikeys.request_log has no partition for %s", timestamptz_to_str(at))));
 		formRow(&requests[i], &row);
-		for (int c = 0; c < LOG_COLUMNS; c++)
-		{
-			columns.values[c][i] = row.values[c];
-			columns.nulls[c][i] = row.nulls[c];
-		}
+		RowsInsert(table, row.values, row.nulls);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(work->row_context);
 	}
-	columns.rows = count;
-	runColumns(&plan,
-			   "INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, endpoint, duration_ms,"
-			   " ip, cost, credits, category, completed)"
-			   " SELECT r.at, r.key_id, r.account_id, r.request_id, r.code, r.status, r.endpoint, r.duration_ms,"
-			   " r.ip, r.cost, r.credits, r.category, r.completed"
-			   " FROM ROWS FROM (%s) AS r(at, key_id, account_id, request_id, code, status, endpoint, duration_ms, ip, cost, credits, category, completed)",
-			   &columns);
 }
 
 /* Runs a statement about the row of a request or completion, with the row's columns as $1 to $13; its plan is kept. */
@@ -342,12 +389,16 @@ static void
 runRow(SPIPlanPtr *plan, const char *statement, const LogRow *row)
 {
 	char		nulls[LOG_COLUMNS];
+	Oid			types[LOG_COLUMNS];
 
 	for (int c = 0; c < LOG_COLUMNS; c++)
+	{
 		nulls[c] = row->nulls[c] ? 'n' : ' ';
+		types[c] = log_columns.columns[c].type;
+	}
 	if (*plan == NULL)
 	{
-		*plan = SPI_prepare(statement, LOG_COLUMNS, (Oid *) log_types);
+		*plan = SPI_prepare(statement, LOG_COLUMNS, types);
 		if (*plan == NULL)
 			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
 		SPI_keepplan(*plan);
@@ -355,217 +406,141 @@ runRow(SPIPlanPtr *plan, const char *statement, const LogRow *row)
 	SPI_execute_plan(*plan, (Datum *) row->values, nulls, false, 0);
 }
 
-/*
- * Adds to usage what a completion changes, if the statement that has just run
- * found its request: its first columns are the account and whether it was
- * admitted.  Returns the account; 0: it did not.
- */
-static int64
-addCompletion(HTAB *usages, const Event *completion)
-{
-	bool		isnull;
-	int64		account_id;
-	Usage		more = {.credits = completion->credits};
-
-	if (SPI_processed == 0)
-		return 0;
-	account_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	more.errors = completion->status >= ERROR_STATUS &&
-		DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
-	if (more.errors || more.credits)
-		addUsage(usages, completion->key_id, account_id, requestTime(completion), &more);
-	return account_id;
-}
-
-/* Adds to usage what a completion changes where requests are not logged; false: they were, and its account is not known. */
-static bool
-completeUnlogged(HTAB *usages, const Event *completion)
-{
-	Usage		more = {.errors = completion->status >= ERROR_STATUS, .credits = completion->credits};
-
-	if (completion->account_id == 0)
-		return false;
-	addUsage(usages, completion->key_id, completion->account_id, requestTime(completion), &more);
-	return true;
-}
-
 /* Completes a request that is in quarantine, unless it was; false: neither it nor a completion of it is there. */
 static bool
-completeQuarantined(HTAB *usages, const LogRow *row, const Event *completion)
+completeQuarantined(Work *work, const LogRow *row, const Event *completion)
 {
 	static SPIPlanPtr search_plan = NULL;
 	static SPIPlanPtr update_plan = NULL;
+	bool		isnull;
 
 	runRow(&search_plan, "SELECT FROM apikeys.quarantine AS q"
-		   " WHERE (q.event OPERATOR(pg_catalog.->>) 'request_id') OPERATOR(pg_catalog.=) $4::pg_catalog.text LIMIT 1", row);
+		   " WHERE (q.event OPERATOR(pg_catalog.->>) 'request_id') OPERATOR(pg_catalog.=) $3::pg_catalog.text LIMIT 1", row);
 	if (SPI_processed == 0)
 		return false;
 	runRow(&update_plan, "UPDATE apikeys.quarantine AS q SET event = q.event OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object("
 		   "'status', $6, 'duration_ms', $8, 'credits', $11, 'completed', $13)"
-		   " WHERE (q.event OPERATOR(pg_catalog.->>) 'request_id') OPERATOR(pg_catalog.=) $4::pg_catalog.text"
+		   " WHERE (q.event OPERATOR(pg_catalog.->>) 'request_id') OPERATOR(pg_catalog.=) $3::pg_catalog.text"
 		   " AND (q.event OPERATOR(pg_catalog.->) 'completed') OPERATOR(pg_catalog.=) 'false'"
 		   " RETURNING (q.event OPERATOR(pg_catalog.->>) 'account_id')::pg_catalog.int8,"
 		   " (q.event OPERATOR(pg_catalog.->>) 'code') OPERATOR(pg_catalog.=) 'valid'", row);
-	addCompletion(usages, completion);
+	if (SPI_processed > 0)
+		countCompletion(&work->usages, completion,
+						DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)),
+						DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull)));
 	return true;
 }
 
-/* Tells whether the request of a completion is in the log. */
-static bool
-isLogged(const LogRow *row)
+/* Finds the request of a completion in the log, and what it has there; NULL: it is not there. */
+static RowTable *
+findLogged(Work *work, const LogRow *completion, LogRow *logged)
 {
-	static SPIPlanPtr plan = NULL;
+	RowTable   *table = openPartition(work, DatumGetTimestampTz(completion->values[LOG_AT]));
 
-	runRow(&plan, "SELECT FROM apikeys.request_log WHERE at OPERATOR(pg_catalog.=) $1 AND key_id OPERATOR(pg_catalog.=) $2"
-		   " AND request_id OPERATOR(pg_catalog.=) $4", row);
-	return SPI_processed > 0;
+	if (table == NULL || !RowsFind(table, completion->values))
+		return NULL;
+	RowsGet(table, logged->values, logged->nulls);
+	return table;
+}
+
+/* Counts a completion, unless the request in the log was completed before; true: it was not. */
+static bool
+countLogged(Work *work, const Event *completion, const LogRow *logged)
+{
+	const text *code = DatumGetTextPP(logged->values[LOG_CODE]);
+	const char *valid = VerdictName(VERDICT_VALID);
+
+	if (DatumGetBool(logged->values[LOG_COMPLETED]))
+		return false;
+	countCompletion(&work->usages, completion, DatumGetInt64(logged->values[LOG_ACCOUNT_ID]),
+					VARSIZE_ANY_EXHDR(code) == strlen(valid) && memcmp(VARDATA_ANY(code), valid, strlen(valid)) == 0);
+	return true;
+}
+
+/* Counts a completion of which neither log nor quarantine knows the request: it was not logged, if the account is known. */
+static void
+countUnlogged(Work *work, const Event *completion)
+{
+	if (completion->account_id != 0)
+		countCompletion(&work->usages, completion, completion->account_id, true);
 }
 
 /* Completes a request that came in an earlier batch, wherever it is; nothing if it was completed already or is not there. */
 static void
-completeEarlier(HTAB *usages, const Event *completion, bool quarantine_used)
+completeEarlier(Work *work, const Event *completion)
 {
-	static SPIPlanPtr plan = NULL;
+	static const LogColumn changed[] = {LOG_STATUS, LOG_DURATION_MS, LOG_CREDITS, LOG_COMPLETED};
 	BatchRequest request = {.completion = completion};
 	LogRow		row;
+	LogRow		logged;
+	RowTable   *table;
 
 	formRow(&request, &row);
-	if (quarantine_used && completeQuarantined(usages, &row, completion))
+	if (work->quarantine_used && completeQuarantined(work, &row, completion))
 		return;
-	runRow(&plan, "UPDATE apikeys.request_log SET status = $6, duration_ms = $8, credits = $11, completed = $13"
-		   " WHERE at OPERATOR(pg_catalog.=) $1 AND key_id OPERATOR(pg_catalog.=) $2"
-		   " AND request_id OPERATOR(pg_catalog.=) $4 AND NOT completed"
-		   " RETURNING account_id, code OPERATOR(pg_catalog.=) 'valid'", &row);
-	if (addCompletion(usages, completion) == 0 && completion->account_id != 0 && !isLogged(&row))
-		completeUnlogged(usages, completion);
+	table = findLogged(work, &row, &logged);
+	if (table == NULL)
+		countUnlogged(work, completion);
+	if (table == NULL || !countLogged(work, completion, &logged))
+		return;
+	for (int i = 0; i < lengthof(changed); i++)
+	{
+		logged.values[changed[i]] = row.values[changed[i]];
+		logged.nulls[changed[i]] = row.nulls[changed[i]];
+	}
+	RowsUpdate(table, logged.values, logged.nulls);
 }
 
 /* Puts a request, or a completion, aside that cannot be written to the log; what it adds to usage is added all the same. */
 static void
-quarantine(HTAB *usages, const Event *event, const char *reason)
+quarantine(Work *work, const Event *event, const char *reason)
 {
-	static SPIPlanPtr search_plan = NULL;
-	SPIPlanPtr	insert_plan = NULL;
+	SPIPlanPtr	plan = NULL;
 	bool		is_request = (event->kind == EVENT_REQUEST);
 	BatchRequest request = {.event = is_request ? event : NULL, .completion = is_request ? NULL : event};
-	int64		account_id = event->account_id;
 	LogRow		row;
+	LogRow		logged;
 
 	formRow(&request, &row);
 	if (is_request)
-		addRequest(usages, &request, false);
-	else if (!completeUnlogged(usages, event))
+		countRequest(&work->usages, &request, false);
+	else if (completeQuarantined(work, &row, event))
+		return;
+	else if (findLogged(work, &row, &logged) != NULL)
 	{
-		if (completeQuarantined(usages, &row, event))
-			return;
-		runRow(&search_plan, "SELECT r.account_id, r.code OPERATOR(pg_catalog.=) 'valid' FROM apikeys.request_log AS r"
-			   " WHERE r.at OPERATOR(pg_catalog.=) $1 AND r.key_id OPERATOR(pg_catalog.=) $2"
-			   " AND r.request_id OPERATOR(pg_catalog.=) $4 AND NOT r.completed", &row);
-		account_id = addCompletion(usages, event);
+		(void) countLogged(work, event, &logged);
+		setColumn(&row, LOG_ACCOUNT_ID, logged.values[LOG_ACCOUNT_ID]);
 	}
-	if (account_id != 0)
-		setColumn(&row, LOG_ACCOUNT_ID, Int64GetDatum(account_id));
-	runRow(&insert_plan, psprintf("INSERT INTO apikeys.quarantine (reason, event) VALUES (%s, pg_catalog.jsonb_build_object("
-								  "'at', $1, 'key_id', $2, 'account_id', $3, 'request_id', $4, 'code', $5, 'status', $6, 'endpoint', $7,"
-								  " 'duration_ms', $8, 'ip', $9, 'cost', $10, 'credits', $11, 'category', $12, 'completed', $13))",
-								  quote_literal_cstr(reason)), &row);
-	SPI_freeplan(insert_plan);
+	else
+		countUnlogged(work, event);
+	runRow(&plan, psprintf("INSERT INTO apikeys.quarantine (reason, event) VALUES (%s, pg_catalog.jsonb_build_object("
+						   "'at', $2, 'key_id', $1, 'account_id', $4, 'request_id', $3, 'code', $5, 'status', $6, 'endpoint', $7,"
+						   " 'duration_ms', $8, 'ip', $9, 'cost', $10, 'credits', $11, 'category', $12, 'completed', $13))",
+						   quote_literal_cstr(reason)), &row);
+	SPI_freeplan(plan);
 }
 
-/* Tells whether anything is in quarantine. */
+/* Tells whether anything is, or was lately, in quarantine. */
 static bool
 quarantineIsUsed(void)
 {
-	SPI_execute("SELECT FROM apikeys.quarantine LIMIT 1", false, 1);
-	return SPI_processed > 0;
-}
+	Relation	rel = CatalogOpen(&quarantine_table, AccessShareLock);
+	bool		used = RelationGetNumberOfBlocks(rel) > 0;
 
-static int
-compareUsages(const void *a, const void *b)
-{
-	return memcmp(*(Usage *const *) a, *(Usage *const *) b, sizeof(UsageKey));
-}
-
-/* Adds the sums to usage_bucket and usage_total. */
-static void
-writeUsage(HTAB *usages)
-{
-	static SPIPlanPtr bucket_plan = NULL;
-	static SPIPlanPtr total_plan = NULL;
-	static const Oid types[] = {CHAROID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
-	static const Oid bucket_types[] = {CHAROID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID};
-	long		count = hash_get_num_entries(usages);
-	Usage	  **sorted = palloc_array(Usage *, Max(count, 1));
-	Columns		buckets;
-	Columns		totals;
-	HASH_SEQ_STATUS scan;
-	Usage	   *usage;
-
-	count = 0;
-	hash_seq_init(&scan, usages);
-	while ((usage = hash_seq_search(&scan)) != NULL)
-		sorted[count++] = usage;
-	qsort(sorted, count, sizeof(Usage *), compareUsages);
-	initColumns(&buckets, count, lengthof(bucket_types), bucket_types);
-	initColumns(&totals, count, lengthof(types), types);
-	for (long i = 0; i < count; i++)
-	{
-		Columns    *columns;
-		int			row;
-		int			c = 0;
-
-		usage = sorted[i];
-		columns = usage->key.total ? &totals : &buckets;
-		row = columns->rows++;
-		columns->values[c++][row] = CharGetDatum((char) usage->key.subject);
-		columns->values[c++][row] = Int64GetDatum(usage->key.subject_id);
-		columns->values[c++][row] = Int64GetDatum(usage->admitted);
-		columns->values[c++][row] = Int64GetDatum(usage->denied);
-		columns->values[c++][row] = Int64GetDatum(usage->units);
-		columns->values[c++][row] = Int64GetDatum(usage->errors);
-		columns->values[c++][row] = Int64GetDatum(usage->credits);
-		columns->values[c++][row] = TimestampTzGetDatum(usage->key.total ? usage->first_at : usage->key.bucket);
-		columns->values[c++][row] = usage->key.total ? TimestampTzGetDatum(usage->last_at) : Int64GetDatum(usage->unlogged);
-	}
-	if (buckets.rows > 0)
-		runColumns(&bucket_plan,
-				   "INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, admitted, denied, units, errors, credits, bucket, unlogged)"
-				   " SELECT u.subject, u.subject_id, u.admitted, u.denied, u.units, u.errors, u.credits, u.bucket, u.unlogged"
-				   " FROM ROWS FROM (%s) AS u(subject, subject_id, admitted, denied, units, errors, credits, bucket, unlogged)"
-				   " ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
-				   " admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
-				   " denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"
-				   " units = b.units OPERATOR(pg_catalog.+) excluded.units,"
-				   " errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
-				   " credits = b.credits OPERATOR(pg_catalog.+) excluded.credits,"
-				   " unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged",
-				   &buckets);
-	if (totals.rows > 0)
-		runColumns(&total_plan,
-				   "INSERT INTO apikeys.usage_total AS t (subject, subject_id, admitted, denied, units, errors, credits,"
-				   " first_used_at, last_used_at)"
-				   " SELECT u.subject, u.subject_id, u.admitted, u.denied, u.units, u.errors, u.credits, u.first_at, u.last_at"
-				   " FROM ROWS FROM (%s) AS u(subject, subject_id, admitted, denied, units, errors, credits, first_at, last_at)"
-				   " ON CONFLICT (subject, subject_id) DO UPDATE SET"
-				   " admitted = t.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
-				   " denied = t.denied OPERATOR(pg_catalog.+) excluded.denied,"
-				   " units = t.units OPERATOR(pg_catalog.+) excluded.units,"
-				   " errors = t.errors OPERATOR(pg_catalog.+) excluded.errors,"
-				   " credits = t.credits OPERATOR(pg_catalog.+) excluded.credits,"
-				   " first_used_at = LEAST(t.first_used_at, excluded.first_used_at),"
-				   " last_used_at = GREATEST(t.last_used_at, excluded.last_used_at)",
-				   &totals);
+	table_close(rel, NoLock);
+	return used;
 }
 
 /* Merges completions into the requests of the same batch; the others go to the log, or to quarantine. */
 static void
-mergeCompletions(const Batch *batch, BatchRequest *requests, int count, HTAB *usages)
+mergeCompletions(Work *work, const Batch *batch, BatchRequest *requests, int count)
 {
-	HTAB	   *by_id = makeTable("requests of a batch", sizeof(RequestId), sizeof(RequestEntry));
-	bool		quarantine_used = quarantineIsUsed();
+	HASHCTL		ctl = {.keysize = sizeof(RequestId), .entrysize = sizeof(RequestEntry), .hcxt = CurrentMemoryContext};
+	HTAB	   *by_id = hash_create("requests of a batch", count, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	RequestEntry *entry;
 	bool		found;
 
+	work->quarantine_used = quarantineIsUsed();
 	for (int i = 0; i < count; i++)
 	{
 		entry = hash_search(by_id, &requests[i].event->request_id, HASH_ENTER, &found);
@@ -575,45 +550,140 @@ mergeCompletions(const Batch *batch, BatchRequest *requests, int count, HTAB *us
 	{
 		if (event->kind != EVENT_COMPLETION)
 			continue;
-		entry = hash_search(by_id, &event->request_id, HASH_FIND, &found);
+		entry = hash_search(by_id, &event->request_id, HASH_ENTER, &found);
 		if (!found)
-			completeEarlier(usages, event, quarantine_used);
-		else if (entry->request->completion == NULL)
+		{
+			entry->request = NULL;	/* and the next completion of it is too late */
+			completeEarlier(work, event);
+		}
+		else if (entry->request && entry->request->completion == NULL)
 			entry->request->completion = event;
 	}
 }
 
-/* Writes a batch in the open transaction; an error leaves it to be tried again. */
+/* Orders requests by key, then as they came. */
+static int
+compareRequests(const void *a, const void *b)
+{
+	const Event *first = ((const BatchRequest *) a)->event;
+	const Event *second = ((const BatchRequest *) b)->event;
+
+	if (first->key_id != second->key_id)
+		return first->key_id < second->key_id ? -1 : 1;
+	return first < second ? -1 : first > second;
+}
+
+static void
+addTo(Datum *sum, int64 more)
+{
+	*sum = Int64GetDatum(addClamped(DatumGetInt64(*sum), more));
+}
+
+/* Adds to usage_bucket. */
+static void
+writeBuckets(const UsageList *buckets)
+{
+	RowTable   *table = RowsOpen(CatalogOpen(&bucket_table, RowExclusiveLock), &bucket_columns);
+
+	for (uint32 i = 0; i < buckets->count; i++)
+	{
+		const Usage *usage = &buckets->usages[i];
+		Datum		values[BUCKET_COLUMNS] = {
+			CharGetDatum((char) usage->subject), Int64GetDatum(usage->subject_id), TimestampTzGetDatum(usage->bucket)
+		};
+		bool		nulls[BUCKET_COLUMNS] = {0};
+		bool		found = RowsFind(table, values);
+
+		if (found)
+			RowsGet(table, values, nulls);
+		addTo(&values[BUCKET_ADMITTED], usage->admitted);
+		addTo(&values[BUCKET_DENIED], usage->denied);
+		addTo(&values[BUCKET_UNITS], usage->units);
+		addTo(&values[BUCKET_ERRORS], usage->errors);
+		addTo(&values[BUCKET_CREDITS], usage->credits);
+		addTo(&values[BUCKET_UNLOGGED], usage->unlogged);
+		(found ? RowsUpdate : RowsInsert) (table, values, nulls);
+	}
+	RowsClose(table);
+}
+
+/* Adds the same to usage_total. */
+static void
+writeTotals(const UsageList *buckets)
+{
+	RowTable   *table = RowsOpen(CatalogOpen(&total_table, RowExclusiveLock), &total_columns);
+	UsageList	totals;
+
+	initUsages(&totals, buckets->count);
+	for (uint32 i = 0; i < buckets->count; i++)
+		addUsage(findUsage(&totals, buckets->usages[i].subject, buckets->usages[i].subject_id, 0), &buckets->usages[i]);
+	for (uint32 i = 0; i < totals.count; i++)
+	{
+		const Usage *usage = &totals.usages[i];
+		Datum		values[TOTAL_COLUMNS] = {
+			CharGetDatum((char) usage->subject), Int64GetDatum(usage->subject_id),
+			[TOTAL_FIRST_USED_AT] = TimestampTzGetDatum(usage->first_at), [TOTAL_LAST_USED_AT] = TimestampTzGetDatum(usage->last_at)
+		};
+		bool		nulls[TOTAL_COLUMNS] = {0};
+		bool		found = RowsFind(table, values);
+
+		if (found)
+			RowsGet(table, values, nulls);
+		addTo(&values[TOTAL_ADMITTED], usage->admitted);
+		addTo(&values[TOTAL_DENIED], usage->denied);
+		addTo(&values[TOTAL_UNITS], usage->units);
+		addTo(&values[TOTAL_ERRORS], usage->errors);
+		addTo(&values[TOTAL_CREDITS], usage->credits);
+		values[TOTAL_FIRST_USED_AT] = TimestampTzGetDatum(Min(DatumGetTimestampTz(values[TOTAL_FIRST_USED_AT]), usage->first_at));
+		values[TOTAL_LAST_USED_AT] = TimestampTzGetDatum(Max(DatumGetTimestampTz(values[TOTAL_LAST_USED_AT]), usage->last_at));
+		(found ? RowsUpdate : RowsInsert) (table, values, nulls);
+	}
+	RowsClose(table);
+}
+
+/* Writes a batch in the open transaction, as the owner of the tables; an error leaves it to be tried again. */
 void
 BatchWrite(const Batch *batch)
 {
-	HTAB	   *usages = makeTable("usage of a batch", sizeof(UsageKey), sizeof(Usage));
+	Work		work = {0};
 	BatchRequest *requests;
 	int			events = 0;
+	int			completions = 0;
 	int			count = 0;
 
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 		events++;
+	SPI_connect();
+	work.row_context = AllocSetContextCreate(CurrentMemoryContext, "row of a batch", ALLOCSET_SMALL_SIZES);
+	initUsages(&work.usages, 2 * events);
 	requests = palloc0_array(BatchRequest, events);
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-		if (event->kind == EVENT_REQUEST)
-			requests[count++].event = event;
-
-	SPI_connect();
-	if (batch->quarantine_reason)
 	{
-		for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-			if (event->kind != EVENT_LIMITS)
-				quarantine(usages, event, batch->quarantine_reason);
-		count = 0;
+		if (event->kind == EVENT_LIMITS)
+			continue;
+		else if (batch->quarantine_reason)
+			quarantine(&work, event, batch->quarantine_reason);
+		else if (event->kind == EVENT_REQUEST)
+			requests[count++].event = event;
+		else
+			completions++;
 	}
-	else if (count < events)
-		mergeCompletions(batch, requests, count, usages);
+	/* Rows of a key stand together: so indexes and usage are written place by place. */
+	qsort(requests, count, sizeof(BatchRequest), compareRequests);
+	if (completions > 0)
+		mergeCompletions(&work, batch, requests, count);
 	for (int i = 0; i < count; i++)
-		addRequest(usages, &requests[i], !BatchLogRequests);
-	if (BatchLogRequests && count > 0)
-		writeLog(requests, count);
-	writeUsage(usages);
+		countRequest(&work.usages, &requests[i], !BatchLogRequests);
+	if (BatchLogRequests)
+		writeLog(&work, requests, count);
+	for (int i = 0; i < work.partition_count; i++)
+		if (work.partitions[i].table)
+			RowsClose(work.partitions[i].table);
+	if (work.usages.count > 0)
+	{
+		writeBuckets(&work.usages);
+		writeTotals(&work.usages);
+	}
 	SPI_finish();
 }
 

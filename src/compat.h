@@ -9,9 +9,17 @@
 
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
+#define TU_IS_SUMMARIZING(indexes) ((indexes) == TU_Summarizing)
 #else
 
 #define guc_malloc(elevel, size) malloc(size)
+
+/* What an update changes in the indexes: all or nothing. */
+typedef bool TU_UpdateIndexes;
+#define TU_None false
+#define TU_IS_SUMMARIZING(indexes) false
+#define ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters, summarizing) \
+	ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters)
 
 /* Soft errors are not known: every input error is raised. */
 #define ereturn(context, dummy_value, ...) \

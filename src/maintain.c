@@ -13,10 +13,14 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "maintain.h"
@@ -133,6 +137,27 @@ revokeAll(const char *name)
 		for (uint64 i = 0; i < count; i++)
 			run(SPI_getvalue(grants->vals[i], grants->tupdesc, 1));
 	}
+}
+
+/*
+ * Opens the partition for an instant, locked for writing; NULL: there is none
+ * that is attached to the log (which the caller has locked).
+ */
+Relation
+MaintainOpenPartition(Relation log, TimestampTz at)
+{
+	char		name[32];
+	Oid			relid;
+	Relation	rel;
+
+	formatDay(dayOf(at), "request_log_%04d%02d%02d", name);
+	relid = get_relname_relid(name, RelationGetNamespace(log));
+	if (!OidIsValid(relid) || (rel = try_table_open(relid, RowExclusiveLock)) == NULL)
+		return NULL;
+	if (rel->rd_rel->relispartition && get_partition_parent(relid, true) == RelationGetRelid(log))
+		return rel;
+	table_close(rel, NoLock);
+	return NULL;
 }
 
 /* Sees to it that the partition for an instant exists; false: it did, or was made: there is no more to do. */

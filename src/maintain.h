@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "utils/relcache.h"
 
 /* A step of the care; each runs in a transaction of its own.  True: there is more to do of the same. */
 typedef bool (*MaintainStep) (TimestampTz now);
@@ -18,6 +19,7 @@ extern const MaintainStep MaintainSteps[];	/* ends with NULL */
 
 extern bool MaintainHasPartition(TimestampTz at);
 extern bool MaintainMakePartition(TimestampTz at);
+extern Relation MaintainOpenPartition(Relation log, TimestampTz at);
 extern void MaintainForget(void);
 
 #endif

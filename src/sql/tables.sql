@@ -311,7 +311,7 @@ COMMENT ON TABLE apikeys.quarantine IS 'Events that could not be written to the 
 COMMENT ON COLUMN apikeys.quarantine.reason IS 'The error that kept the event out of the request log.';
 COMMENT ON COLUMN apikeys.quarantine.event IS 'The columns of request_log, by name. Of a request: its row. Of a completion by itself (code is null, completed is true): at, key_id and request_id of its request, account_id if that was found in the log, status, duration_ms and credits; the others are null. jsonb_populate_record(NULL::apikeys.request_log, event) makes it a row again.';
 
--- Written by the writer alone. No key, index or default partition on the parent and no foreign keys: a restore attaches
+-- Written by the writer alone (src/rows.c). No key, index or default partition on the parent and no foreign keys: a restore attaches
 -- the partitions as they are, and no open transaction of anybody can stall the writer.
 CREATE TABLE apikeys.request_log (
     at          timestamptz NOT NULL,
@@ -337,6 +337,7 @@ COMMENT ON COLUMN apikeys.request_log.credits IS 'What is billed for the request
 COMMENT ON COLUMN apikeys.request_log.completed IS 'Whether complete() has told how the request ended; the first call wins.';
 COMMENT ON COLUMN apikeys.request_log.category IS 'The key''s category at the time of the request.';
 
+-- Half of a page is left free: a batch may change all rows of it, and the old versions are there until the next one comes.
 CREATE TABLE apikeys.usage_bucket (
     subject    "char" NOT NULL,
     subject_id bigint NOT NULL,
@@ -348,7 +349,7 @@ CREATE TABLE apikeys.usage_bucket (
     credits    bigint NOT NULL,
     unlogged   bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (subject, subject_id, bucket)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 45);
 COMMENT ON TABLE apikeys.usage_bucket IS 'Usage of each key (k) and account (a) in steps of 5 minutes, merged to hours after 2 days and to days after 90.';
 COMMENT ON COLUMN apikeys.usage_bucket.bucket IS 'Start of the step.';
 COMMENT ON COLUMN apikeys.usage_bucket.units IS 'Units that admitted requests used.';
@@ -366,7 +367,7 @@ CREATE TABLE apikeys.usage_total (
     first_used_at timestamptz NOT NULL,
     last_used_at  timestamptz NOT NULL,
     PRIMARY KEY (subject, subject_id)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 45);
 COMMENT ON TABLE apikeys.usage_total IS 'All usage so far of each key (k) and account (a). A key with a row here is used: it can never be deleted.';
 
 -- One call a statement: each updates the extension's own row.

@@ -130,6 +130,90 @@ ledger_ok($node, 'partition given back', 'planted');
 is(value('SELECT count(*) FROM apikeys.request_log') - $before, 50, 'partition given back: nothing was lost');
 is(value('SELECT events_quarantined FROM apikeys.stats()'), '1', 'partition given back: nor put aside');
 
+# What the owner of the tables has put there holds: constraints, indexes, defaults, generated columns. Triggers, rules and policies
+# have no effect on the writer. A day's index may be missing.
+my @written = ($today, 'apikeys.usage_bucket', 'apikeys.usage_total');
+value(qq{
+    CREATE TRIGGER trap BEFORE INSERT OR UPDATE ON $_ FOR EACH ROW EXECUTE FUNCTION trap.trigger();
+    CREATE TRIGGER trap_after AFTER INSERT OR UPDATE ON $_ FOR EACH ROW EXECUTE FUNCTION trap.trigger();
+    ALTER TABLE $_ ENABLE ALWAYS TRIGGER trap, ENABLE ALWAYS TRIGGER trap_after, ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE RULE trap AS ON INSERT TO $_ DO INSTEAD NOTHING;
+    CREATE RULE trap_update AS ON UPDATE TO $_ DO INSTEAD NOTHING}) foreach @written;
+my $index = value(qq{SELECT indexrelid::regclass FROM pg_index WHERE indrelid = '$today'::regclass});
+value(qq{
+    ALTER TABLE apikeys.request_log ADD COLUMN region text NOT NULL DEFAULT lower('EU'), ADD COLUMN day date GENERATED ALWAYS AS ((at AT TIME ZONE 'UTC')::date) STORED;
+    ALTER TABLE apikeys.usage_total ADD COLUMN region text NOT NULL DEFAULT lower('EU'), ADD COLUMN requests bigint GENERATED ALWAYS AS (admitted + denied) STORED;
+    CREATE UNIQUE INDEX ON $today (request_id, upper(endpoint)) WHERE status < 600;
+    CREATE INDEX ON apikeys.usage_total (last_used_at);
+    DROP INDEX $index});
+my $late = value(q{SELECT request_id FROM apikeys.verify('key-2', '/late')});
+ledger_ok($node, 'tables of another shape', 'planted');
+value(qq{SELECT apikeys.verify('key-16', '/first'), apikeys.verify('key-2', '/second'), apikeys.complete('$late', 404, 3, 21)});
+ledger_ok($node, 'tables of another shape again', 'planted');
+is(value(q{SELECT endpoint, code, status, region, day = (at AT TIME ZONE 'UTC')::date FROM apikeys.request_log WHERE endpoint IN ('/late', '/first', '/second') ORDER BY 1}),
+    "/first|valid|200|eu|t\n/late|valid|404|eu|t\n/second|valid|200|eu|t", 'tables of another shape: rows are as they want it');
+is(value(q{SELECT alias, t.region, t.requests = t.admitted + t.denied, t.credits > 0 FROM apikeys.usage_total AS t JOIN apikeys.key ON key_id = subject_id
+           WHERE subject = 'k' AND alias IN ('key-2', 'key-16') ORDER BY 1}), "key-16|eu|t|f\nkey-2|eu|t|t", 'tables of another shape: and so is usage');
+is(value(qq{SET enable_seqscan = off; SELECT endpoint FROM $today WHERE request_id = '$late' AND upper(endpoint) = '/LATE' AND status < 600}), '/late', 'tables of another shape: indexes know it');
+is(value(q{SET enable_seqscan = off; SELECT count(*) FROM apikeys.usage_total WHERE last_used_at = (SELECT max(last_used_at) FROM apikeys.usage_total)}), '2',
+    'tables of another shape: the new versions, too');
+is(value('SELECT writer_state, events_quarantined FROM apikeys.stats()'), 'running|1', 'tables of another shape: without an error');
+
+# What the writer cannot write it waits for.
+sub waits_while
+{
+    my ($what, $error, $plant, $mend) = @_;
+    value($plant);
+    value("SELECT apikeys.verify('key-3', '$what') FROM generate_series(1, 5)");
+    until_true($node, "SELECT writer_state = 'failing' AND last_error = '$error' FROM apikeys.stats()", "$what: the writer waits", 'planted');
+    value($mend);
+    ledger_ok($node, $what, 'planted');
+    is(value("SELECT count(*) FROM apikeys.request_log WHERE endpoint = '$what'"), '5', "$what: nothing was lost");
+    return is(value('SELECT events_quarantined FROM apikeys.stats()'), '1', "$what: nor put aside");
+}
+waits_while('column of another type', 'apikeys.usage_bucket has no column credits of type bigint',
+    'ALTER TABLE apikeys.usage_bucket RENAME COLUMN credits TO euros; ALTER TABLE apikeys.usage_bucket ADD COLUMN credits numeric',
+    'ALTER TABLE apikeys.usage_bucket DROP COLUMN credits; ALTER TABLE apikeys.usage_bucket RENAME COLUMN euros TO credits');
+waits_while('column gone', 'apikeys.usage_bucket has no column credits of type bigint',
+    'ALTER TABLE apikeys.usage_bucket RENAME COLUMN credits TO euros', 'ALTER TABLE apikeys.usage_bucket RENAME COLUMN euros TO credits');
+waits_while('table of another', 'apikeys.usage_total has another owner than the request log',
+    q{CREATE FUNCTION trap.constraint() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE LOG 'trap%', 'ped'; RETURN true; END $$;
+      ALTER TABLE apikeys.usage_total ADD CONSTRAINT trap CHECK (trap.constraint()) NOT VALID, OWNER TO mallory},
+    'ALTER TABLE apikeys.usage_total DROP CONSTRAINT trap, OWNER TO postgres');
+waits_while('partition that is partitioned', "$today is not an ordinary table",
+    qq{ALTER TABLE apikeys.request_log DETACH PARTITION $today; ALTER TABLE $today RENAME TO aside;
+       CREATE TABLE $today PARTITION OF apikeys.request_log FOR VALUES FROM (date_trunc('day', now(), 'UTC')) TO (date_trunc('day', now(), 'UTC') + interval '1 day') PARTITION BY RANGE (at)},
+    qq{DROP TABLE $today; ALTER TABLE apikeys.aside RENAME TO @{[ substr $today, 8 ]};
+       ALTER TABLE apikeys.request_log ATTACH PARTITION $today FOR VALUES FROM (date_trunc('day', now(), 'UTC')) TO (date_trunc('day', now(), 'UTC') + interval '1 day')});
+
+# Expressions run as the owner, who is nobody special, and cannot become anybody else.
+value(q{
+    CREATE ROLE clerk;
+    GRANT ALL ON SCHEMA apikeys, trap TO clerk;
+    DO $do$
+    DECLARE written regclass;
+    BEGIN
+        FOR written IN SELECT 'apikeys.request_log'::regclass UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = 'apikeys.request_log'::regclass
+                       UNION ALL SELECT unnest('{apikeys.usage_bucket,apikeys.usage_total,apikeys.quarantine}'::regclass[]) LOOP
+            EXECUTE format('ALTER TABLE %s OWNER TO clerk', written);
+        END LOOP;
+    END $do$;
+    CREATE FUNCTION trap.whoami(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+    BEGIN
+        IF current_user <> 'clerk' THEN
+            RAISE LOG 'trap%', 'ped';
+        END IF;
+        PERFORM set_config('role', 'postgres', true);
+        RAISE LOG 'trap%', 'ped';
+        RETURN $1;
+    EXCEPTION
+        WHEN OTHERS THEN RETURN SQLSTATE;
+    END $$});
+value(qq{SET ROLE clerk; CREATE INDEX whoami ON $today (trap.whoami(endpoint))});
+value(q{SELECT apikeys.verify('key-4', '/whoami')});
+ledger_ok($node, 'expression of the owner', 'planted');
+is(value(qq{SET enable_seqscan = off; SELECT count(*) > 0 FROM $today WHERE trap.whoami(endpoint) = '42501' AND endpoint = '/whoami'}), 't', 'expression of the owner: it was run');
+
 # The extension is dropped with events still queued, and somebody plants tables in its place: they stay empty.
 set_conf($node, 'apikeys.writer_enabled = off', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apikeys writer'}, 'no writer');
 value(q{SELECT apikeys.verify('key-1') FROM generate_series(1, 10)});
