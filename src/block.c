@@ -212,7 +212,7 @@ BlockCountFailure(const inet *ip)
 		return true;
 	outcome = AddressFail(&address, &rules);
 	if (outcome == ADDRESS_BLOCKED_NOW && !RecoveryInProgress())
-		QueueAskForWriter();
+		QueueAskForNotices();
 	return outcome != ADDRESS_WAS_BLOCKED;
 }
 

@@ -316,14 +316,17 @@ writerHasBegun(uint64 unused)
 	return writerRuns();
 }
 
-/* Attaches this backend to its database's queue, unless it is; false: others have them all. */
-static bool
-attach(void)
+/*
+ * Attaches this backend to its database's queue, unless it is.  As long as one
+ * is attached the launcher keeps a writer running.
+ */
+void
+QueueAttach(void)
 {
 	int			index;
 
 	if (likely(queue != NULL))
-		return true;
+		return;
 	registerExit();
 	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
 	index = findOrTakeQueue(MyDatabaseId);
@@ -333,24 +336,14 @@ attach(void)
 		queue->attached++;
 	}
 	LWLockRelease(DIRECTORY_LOCK);
-	if (index >= 0 && !writerRuns())
-		wakeLauncher();
-	return index >= 0;
-}
-
-/*
- * Attaches this backend to its database's queue, unless it is.  As long as one
- * is attached the launcher keeps a writer running.
- */
-void
-QueueAttach(void)
-{
-	if (!attach())
+	if (index < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("more than %d databases use apikeys", QueueMaxDatabases),
 				 errhint("Raise apikeys.max_databases and restart the server."),
 				 errhidestmt(true)));
+	if (!writerRuns())
+		wakeLauncher();
 }
 
 /*
@@ -389,14 +382,6 @@ QueueWakeWriter(void)
 	if (queue->writer_latch)
 		SetLatch(queue->writer_latch);
 	LWLockRelease(queue_lock);
-}
-
-/* Has a writer look for what is not in the queue; waits for nothing, and cannot throw. */
-void
-QueueAskForWriter(void)
-{
-	if (QueueExists() && attach())
-		QueueWakeWriter();
 }
 
 /*

@@ -104,7 +104,6 @@ extern bool QueueExists(void);
 
 extern void QueueAttach(void);
 extern bool QueueIsServed(int64 deadline);
-extern void QueueAskForWriter(void);
 extern bool QueueReserve(uint32 size, int64 deadline);
 extern void QueueReleaseAll(void);
 extern void QueueWakeWriter(void);

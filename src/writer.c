@@ -636,17 +636,24 @@ serve(void)
 				(errmsg("apikeys writer stops before all events are written: backends are still attached or the tables cannot be written")));
 }
 
-/* Without a queue: announces notices as long as there are some. */
+/* Without a queue: announces notices and blocks as long as there are some, and serves the queue if it comes to need that. */
 static void
 serveNotices(void)
 {
 	notices_asked_at = ClockNow();
 	while (WriterEnabled && !stop_requested &&
-		   (notices_failures > 0 || ClockNow() - notices_asked_at < NOTICES_END_NS))
+		   (notices_failures > 0 || BlockHasNews() || ClockNow() - notices_asked_at < NOTICES_END_NS))
 	{
+		announceBlocks(ClockNow());
 		if (!announceNotices(ClockNow()))
 			nap(NOTICES_NAP_MS);
 		takeSignals();
+		/* Somebody has come to verify: while this process is here, there is no other writer. */
+		if (QueueWriterBegin(MyDatabaseId))
+		{
+			serve();
+			return;
+		}
 	}
 }
 
