@@ -88,7 +88,9 @@ sub time_out
     my $script = "SET statement_timeout = '3ms';\n" . join('', map { "$statement;\n" =~ s/VICTIM/$_/gr } 1 .. $calls);
     my (undef, undef, $err) = $node->psql('postgres', $script, on_error_stop => 0);
     is(() = $err =~ /statement timeout/g, $calls, "$what: timed out, each by itself");
-    $script = "SET statement_timeout = '3ms';\nBEGIN;\n" . join('', map { "SAVEPOINT s;\n$statement;\nROLLBACK TO s;\n" =~ s/VICTIM/$_/gr } 1 .. $calls)
+    # The setting goes with the subtransaction: nothing but the call itself can time out.
+    my $attempt = "SAVEPOINT s;\nSET LOCAL statement_timeout = '3ms';\n$statement;\nROLLBACK TO s;\n";
+    $script = "BEGIN;\n" . join('', map { $attempt =~ s/VICTIM/$_/gr } 1 .. $calls)
         . "SELECT 'locks', count(*) FROM pg_locks WHERE locktype = 'advisory';\nCOMMIT;\n";
     my (undef, $out, $err2) = $node->psql('postgres', $script, on_error_stop => 0);
     is(() = $err2 =~ /statement timeout/g, $calls, "$what: timed out, after savepoints");
