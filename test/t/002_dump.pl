@@ -1,4 +1,5 @@
-# A dump of a database in use, restored into an empty server, is the same service: same rows, same verdicts, ids that go on.
+# A dump of a database in use, restored into an empty server, is the same service: same rows, same verdicts, ids that go on. So is
+# what pg_upgrade makes of it.
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
@@ -144,5 +145,36 @@ foreach my $how (sort keys %restore)
         't|f', "$how: a right that was granted is there, and no other");
     $copy->stop;
 }
+
+# Upgraded, to the same version here: from dumps of all definitions and the files of the tables. No writer runs meanwhile.
+$source->safe_psql('service', 'SELECT apikeys.flush()');
+%rows = map { $_ => rows_of($source, $_) } @tables;
+$sequences = sequences_of($source);
+my $upgraded = PostgreSQL::Test::Cluster->new('upgraded');
+$upgraded->init;
+$_->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\nlog_min_messages = debug1") foreach $source, $upgraded;
+$source->restart;
+my $starts = qr/starting background worker process "apikeys/;
+like(slurp_file($source->logfile), $starts, 'the log shows that the launcher starts');
+$source->stop;
+my $bin = $source->config_data('--bindir');
+my $folder = PostgreSQL::Test::Utils::tempdir();
+chdir $folder;
+command_ok([ 'pg_upgrade', '--no-sync', '--retain', '-b', $bin, '-B', $bin, '-d', $source->data_dir, '-D', $upgraded->data_dir,
+        '-p', $source->port, '-P', $upgraded->port, '-s', $source->host ], 'pg_upgrade');
+my @logs = glob($upgraded->data_dir . '/pg_upgrade_output.d/*/log/pg_upgrade_server.log');
+isnt(scalar @logs, 0, 'pg_upgrade: servers were started');
+unlike(slurp_file($_), $starts, 'pg_upgrade: no worker runs in them') foreach @logs;
+$upgraded->start;
+is_deeply([ tables_of($upgraded) ], \@tables, 'pg_upgrade: the same tables');
+is(rows_of($upgraded, $_), $rows{$_}, "pg_upgrade: the same rows in $_") foreach @tables;
+is(sequences_of($upgraded), $sequences, 'pg_upgrade: the same sequences');
+is($upgraded->safe_psql('service', $ask), $verdicts, 'pg_upgrade: the same verdicts');
+is($upgraded->safe_psql('service', $spend), "quota_exceeded|day|5|0\nquota_exceeded|day|5|0", 'pg_upgrade: used units stay used');
+is($upgraded->safe_psql('service', q{SELECT code FROM apikeys.create_key('later') AS k, apikeys.verify(k.key) AS v}), 'valid', 'pg_upgrade: it goes on');
+is($upgraded->safe_psql('service', 'SELECT * FROM apikeys.check_ledger()'), '', 'pg_upgrade: the ledger holds');
+my (undef, undef, $refused) = $upgraded->psql('service', "\\set VERBOSITY sqlstate\nDELETE FROM apikeys.key WHERE key_id = $used");
+like($refused, qr/23503/, 'pg_upgrade: a used key is still safe from deletion');
+$upgraded->stop;
 
 done_testing();

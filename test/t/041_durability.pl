@@ -92,11 +92,29 @@ sub crash
     $node->start;
 }
 
-sub kill_writer
+# Kills the process that a query names: the server restarts all others.
+sub kill_process
 {
-    my $pid = value('SELECT writer_pid FROM apikeys.stats()');
+    my ($query) = @_;
+    my $pid = value($query);
     kill 'KILL', $pid;
     ok($node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)"), 'the server has come back');
+}
+
+sub kill_writer { kill_process('SELECT writer_pid FROM apikeys.stats()') }
+sub kill_caller { kill_process(q{SELECT pid FROM pg_stat_activity WHERE query ~ 'FROM apikeys.verify' AND pid <> pg_backend_pid() LIMIT 1}) }
+sub kill_checkpointer { kill_process(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'}) }
+
+# Kills the postmaster; the others notice by and by, and a new one cannot start before.
+sub kill_postmaster
+{
+    $node->kill9;
+    foreach (1 .. $PostgreSQL::Test::Utils::timeout_default)
+    {
+        last if $node->start(fail_ok => 1);
+        sleep 1;
+    }
+    is(value('SELECT 1'), '1', 'another server is there');
 }
 
 sub stop
@@ -111,6 +129,12 @@ round('on', \&crash);
 is(check('synchronous, crash'), '0', 'nothing that was told is lost');
 round('on', \&kill_writer);
 is(check('synchronous, writer killed'), '0', 'nothing that was told is lost');
+round('on', \&kill_caller);
+is(check('synchronous, caller killed'), '0', 'nothing that was told is lost');
+round('on', \&kill_checkpointer);
+is(check('synchronous, checkpointer killed'), '0', 'nothing that was told is lost');
+round('on', \&kill_postmaster);
+is(check('synchronous, postmaster killed'), '0', 'nothing that was told is lost');
 round('off', \&crash);
 check('asynchronous, crash');
 round('off', \&kill_writer);
