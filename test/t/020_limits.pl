@@ -80,6 +80,21 @@ trace_ok($node, 'changing');
 cmp_ok(value(q{SELECT count(DISTINCT limit_window) FROM rule}), '>', 5, 'the oracle had rules');
 cmp_ok(value(q{SELECT count(*) FROM journal WHERE alias = 'changing' AND code = 'valid'}), '>', 100, 'changing: some were admitted');
 
+# Caps that go up and down meanwhile: never more than the highest, and in the end exactly that.
+value(q{SELECT add_key('up and down', add_account('up and down', '900/day'), '600/hour'); SELECT clock_go('1 hour')});
+$admin = IPC::Run::start([ 'pgbench', '-n', '-c', '1', '-T', '4', '-f', '-', $node->connstr('postgres') ], '<', \<<'EOF', '>', \$out, '2>', \$err);
+\set cap random(0, 6)
+UPDATE apikeys.key SET limits = format('%s/hour', 100 * :cap)::apikeys.limits WHERE alias = 'up and down';
+UPDATE apikeys.account SET limits = format('%s/day', 900 - 100 * :cap)::apikeys.limits WHERE name = 'up and down';
+EOF
+sessions($node, 16, 60, "\\set cost random(1, 3)\nSELECT request('up and down', :cost)");
+$admin->finish or die "pgbench: $err";
+cmp_ok(admitted('up and down'), '>', 100, 'up and down: some were admitted');
+value(q{UPDATE apikeys.key SET limits = '600/hour' WHERE alias = 'up and down'; UPDATE apikeys.account SET limits = '900/day' WHERE name = 'up and down'});
+sessions($node, 16, 40, q{SELECT request('up and down')});
+trace_ok($node, 'up and down');
+is(admitted('up and down'), 600, 'up and down: exactly the highest cap was admitted');
+
 # Windows that nobody had, all the time: each is loaded while requests of other sessions come and are queued.
 value(q{SELECT add_key('growing', add_account('growing', ''), '100/hour'); SELECT clock_go('1 hour')});
 sessions($node, 8, 60, "\\set window random(61, 90)\nUPDATE apikeys.key SET limits = format('100/%s minutes', :window)::apikeys.limits WHERE alias = 'growing';\nSELECT request('growing') FROM generate_series(1, 3)");
