@@ -79,13 +79,15 @@ WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND p.pron
 --
 -- What each role meets
 --
-INSERT INTO apikeys.tier VALUES ('bronze', 1, '10/day'), ('gold', 2, '1000/day');
+INSERT INTO apikeys.tier VALUES ('bronze', 1, '10/day'), ('gold', 2, '1000/day'), ('idle', 8, '');
 INSERT INTO apikeys.product VALUES ('maps');
 INSERT INTO apikeys.plan (name) VALUES ('default');
 SELECT set_config('regress.acme', key_id::text, false) IS NOT NULL AS made FROM apikeys.create_key('acme', 'ours', products => '{maps}', tier => 'bronze');
 SELECT set_config('regress.rival', key_id::text, false) IS NOT NULL AS made FROM apikeys.create_key('rival', 'theirs', products => '{maps}');
 CREATE FUNCTION pg_temp.acme() RETURNS bigint LANGUAGE sql AS $$ SELECT current_setting('regress.acme')::bigint $$;
 CREATE FUNCTION pg_temp.rival() RETURNS bigint LANGUAGE sql AS $$ SELECT current_setting('regress.rival')::bigint $$;
+SELECT set_config('regress.upgrade', id::text, false) IS NOT NULL AS made FROM apikeys.request_upgrade(pg_temp.acme(), 'gold', 'more');
+CREATE FUNCTION pg_temp.upgrade() RETURNS bigint LANGUAGE sql AS $$ SELECT current_setting('regress.upgrade')::bigint $$;
 -- Two are bound to acme; for a member of apikeys_admin that has no effect.
 INSERT INTO apikeys.member SELECT r.role, a.account_id FROM apikeys.account AS a, (VALUES ('regress_bound'), ('regress_admin')) AS r(role) WHERE a.name = 'acme';
 
@@ -113,9 +115,18 @@ INSERT INTO attempt (statement) VALUES
     ('UPDATE apikeys.key SET digest = sha256('''')::apikeys.digest'), ('UPDATE apikeys.key SET account_id = account_id'),
     ('INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias) VALUES (1, 1, sha256('''')::apikeys.digest, '''', '''', ''x'')'),
     ('DELETE FROM apikeys.key'), ('TRUNCATE apikeys.key CASCADE'), ('INSERT INTO apikeys.key_product VALUES (pg_temp.acme(), ''maps'')'),
-    ('INSERT INTO apikeys.plan (name) VALUES (''own'')'), ('UPDATE apikeys.plan SET max_keys = 9'), ('DELETE FROM apikeys.tier WHERE name = ''gold'''),
+    ('INSERT INTO apikeys.plan (name) VALUES (''own'')'), ('UPDATE apikeys.plan SET max_keys = 9'), ('DELETE FROM apikeys.tier WHERE name = ''idle'''),
     ('UPDATE apikeys.account SET plan = plan'), ('UPDATE apikeys.account SET name = name'), ('INSERT INTO apikeys.account (name, plan) VALUES (''x'', ''default'')'),
     ('DELETE FROM apikeys.member'), ('INSERT INTO apikeys.usage_total VALUES (''k'', 1, 1, 1, 1, 1, 1, now(), now())'), ('DELETE FROM apikeys.audit_log'),
+    ('UPDATE apikeys.account SET limits = NULL'), ('UPDATE apikeys.tier SET limits = ''9/day'''), ('SELECT apikeys.create_tier(''platinum'', 9)'),
+    ('SELECT apikeys.create_plan(''mine'')'), ('SELECT apikeys.change_plan(''acme'', ''default'')'), ('SELECT apikeys.add_member(''regress_manager'', ''acme'')'),
+    ('SELECT apikeys.remove_member(''regress_bound'', ''acme'')'), ('SELECT apikeys.reset_usage(pg_temp.acme(), ''day'')'), ('SELECT apikeys.reset_account_usage(''acme'')'),
+    ('SELECT apikeys.grant_units(pg_temp.acme(), ''day'', 9, ''2999-01-01'')'), ('SELECT apikeys.grant_account_units(''acme'', ''day'', 9, ''2999-01-01'')'),
+    ('INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, until) VALUES (''k'', 1, ''day'', 9, ''2999-01-01'')'),
+    ('SELECT apikeys.approve_upgrade(pg_temp.upgrade())'), ('SELECT apikeys.decline_upgrade(pg_temp.upgrade(), ''no'')'), ('SELECT apikeys.ask_upgrade(pg_temp.upgrade(), ''why?'')'),
+    ('SELECT apikeys.withdraw_upgrade(pg_temp.upgrade())'), ('SELECT apikeys.close_upgrade(pg_temp.upgrade(), ''approved'', ''me'', NULL)'),
+    ('UPDATE apikeys.upgrade_request SET state = ''approved'''), ('INSERT INTO apikeys.upgrade_request (key_id, tier, motivation, due_at) VALUES (pg_temp.acme(), ''gold'', ''x'', now())'),
+    ('DELETE FROM apikeys.upgrade_rule'), ('SELECT apikeys.erase_account_data(''acme'')'), ('SELECT apikeys.add_notice(''x'', NULL, NULL, ''{}'')'), ('DELETE FROM apikeys.notice'),
     ('SELECT nextval(''apikeys.key_number_seq'')'), ('CREATE TABLE apikeys.x ()'), ('CREATE TRIGGER x BEFORE DELETE ON apikeys.key EXECUTE FUNCTION apikeys.rules_changed()');
 
 -- Each attempt of each role, undone at once: the number of rows, or the SQLSTATE.
@@ -157,6 +168,53 @@ SELECT a.statement, max(result) FILTER (WHERE role = 'regress_verifier') AS veri
        max(result) FILTER (WHERE role = 'regress_manager') AS manager, max(result) FILTER (WHERE role = 'regress_admin') AS admin,
        max(result) FILTER (WHERE role = 'regress_auditor') AS auditor, max(result) FILTER (WHERE role = 'regress_nobody') AS nobody
 FROM outcome AS o JOIN attempt AS a USING (n) GROUP BY a.n, a.statement ORDER BY a.n;
+
+SELECT state FROM apikeys.withdraw_upgrade(pg_temp.upgrade());
+
+-- An owner edits what is his as the plan allows, and comes by no other way to a higher tier, higher limits or out of a suspension.
+CREATE FUNCTION pg_temp.outcome_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    rows bigint;
+BEGIN
+    EXECUTE statement;
+    GET DIAGNOSTICS rows = ROW_COUNT;
+    RETURN rows || ' rows';
+EXCEPTION
+    WHEN OTHERS THEN RETURN SQLSTATE || ': ' || SQLERRM;
+END
+$$;
+BEGIN;
+UPDATE apikeys.plan SET max_keys = 2, max_lifetime = '90 days', default_lifetime = '30 days', default_tier = 'bronze', billing_types = '{free,paying}';
+SELECT alias FROM apikeys.create_key('acme', 'spare');
+SELECT state FROM apikeys.deactivate_key(apikeys.find_key('acme', 'spare'));
+SET SESSION AUTHORIZATION regress_bound;
+SELECT alias FROM apikeys.create_key('acme', 'own');
+SELECT tier, limits FROM apikeys.key_list WHERE alias = 'own';
+SELECT n, pg_temp.outcome_of(replace(statement, 'KEY', 'key_id = apikeys.find_key(''acme'', ''own'')')) AS outcome FROM (VALUES
+    (1, 'UPDATE apikeys.key SET expires_at = clock_timestamp() + ''89 days'' WHERE KEY'),
+    (2, 'UPDATE apikeys.key SET expires_at = clock_timestamp() + ''91 days'' WHERE KEY'),
+    (3, 'UPDATE apikeys.key SET expires_at = NULL WHERE KEY'),
+    (4, 'UPDATE apikeys.key SET active = true WHERE alias = ''spare'''),
+    (5, 'UPDATE apikeys.key SET active = false WHERE KEY'),
+    (6, 'UPDATE apikeys.key SET active = true WHERE KEY'),
+    (7, 'UPDATE apikeys.key SET alias = ''spare'' WHERE KEY'),
+    (8, 'UPDATE apikeys.key SET billing_type = ''barter'' WHERE KEY'),
+    (9, 'UPDATE apikeys.key SET category = ''development'', billing_type = ''free'', scopes = ''{read}'', metadata = ''{"a": 1}'' WHERE KEY'),
+    (10, 'UPDATE apikeys.key SET tier = ''gold'' WHERE KEY'),
+    (11, 'UPDATE apikeys.key SET limits = ''9/second'' WHERE KEY'),
+    (12, 'SELECT apikeys.create_key(''acme'', limits => ''9/second'')'),
+    (13, 'SELECT apikeys.create_key(''acme'', limits => ''1/day'')'),
+    (14, 'SELECT apikeys.create_key(''acme'', tier => ''bronze'')')
+) AS t (n, statement) ORDER BY n;
+RESET SESSION AUTHORIZATION;
+SELECT state FROM apikeys.suspend_key(apikeys.find_key('acme', 'own'), 'unpaid');
+SET SESSION AUTHORIZATION regress_bound;
+SELECT state FROM apikeys.activate_key(apikeys.find_key('acme', 'own'));
+SELECT alias FROM apikeys.rotate_key(apikeys.find_key('acme', 'own'), lifetime => '90 days');
+UPDATE apikeys.key SET active = true, expires_at = expires_at - interval '1 day' WHERE alias = 'own';
+SELECT alias, tier, limits, state FROM apikeys.key_list WHERE alias = 'own';
+RESET SESSION AUTHORIZATION;
+ROLLBACK;
 
 -- A bound manager sees acme alone, also with a function that is called before the rows are hidden, and as another role.
 SET SESSION AUTHORIZATION regress_bound;

@@ -155,8 +155,9 @@ GRANT SELECT (
     category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by)
 ON apikeys.key TO apikeys_manager, apikeys_admin, apikeys_auditor;
 
-GRANT UPDATE (alias, category, allowed_domains, allowed_ips, scopes, billing_type, metadata) ON apikeys.key TO apikeys_manager, apikeys_admin;
-GRANT UPDATE (active, expires_at, tier, limits) ON apikeys.key TO apikeys_admin;
+GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips, scopes, billing_type, metadata)
+ON apikeys.key TO apikeys_manager, apikeys_admin;
+GRANT UPDATE (tier, limits) ON apikeys.key TO apikeys_admin;
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
 GRANT INSERT, UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT SELECT, INSERT, DELETE ON apikeys.member TO apikeys_admin;
