@@ -24,6 +24,12 @@ WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname 
   AND NOT EXISTS (SELECT FROM pg_depend AS o WHERE o.classid = d.classid AND o.objid = d.objid AND o.deptype = 'i')
 ORDER BY 1;
 
+-- So are triggers and policies, which are parts of tables.
+SELECT t.tgrelid::regclass AS relation, t.tgname AS undocumented FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND obj_description(t.oid, 'pg_trigger') IS NULL;
+SELECT p.polrelid::regclass AS relation, p.polname AS undocumented FROM pg_policy AS p JOIN pg_class AS c ON c.oid = p.polrelid
+WHERE c.relnamespace = 'apikeys'::regnamespace AND obj_description(p.oid, 'pg_policy') IS NULL;
+
 -- What constraints refuse. First the good rows they are made from.
 INSERT INTO apikeys.tier VALUES ('silver', 2, '1000/day', NULL), ('gold', 3, '', NULL);
 INSERT INTO apikeys.plan (name) VALUES ('basic');

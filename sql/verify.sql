@@ -196,6 +196,7 @@ SELECT apikeys.complete(:'never', NULL);
 SELECT apikeys.complete(:'never', 200, -1);
 SELECT apikeys.complete(:'never', 200, 'NaN');
 SELECT apikeys.complete(:'never', 200, 1, -1);
+SELECT apikeys.complete(:'never', 200, 1, 9223372036854775807);
 \set VERBOSITY default
 SELECT u.admitted, u.errors, u.credits FROM apikeys.usage_total AS u JOIN apikeys.key AS k ON k.key_id = u.subject_id
 WHERE u.subject = 'k' AND k.alias = 'plain';

@@ -26,3 +26,10 @@ CREATE TRIGGER address_block_truncated AFTER TRUNCATE ON apikeys.address_block
 FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
 ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_changed;
 ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_truncated;
+
+COMMENT ON TRIGGER plan_changed ON apikeys.plan IS 'Makes every session read plans anew.';
+COMMENT ON TRIGGER tier_changed ON apikeys.tier IS 'Makes every session read tiers anew.';
+COMMENT ON TRIGGER key_product_changed ON apikeys.key_product IS 'Makes every session look anew whether a key has products.';
+COMMENT ON TRIGGER key_product_truncated ON apikeys.key_product IS 'Makes every session look anew whether a key has products.';
+COMMENT ON TRIGGER address_block_changed ON apikeys.address_block IS 'Makes every session read the blocks by hand anew.';
+COMMENT ON TRIGGER address_block_truncated ON apikeys.address_block IS 'Makes every session read the blocks by hand anew.';
