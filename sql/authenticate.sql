@@ -87,6 +87,20 @@ SELECT cost, "check", passed, code, detail FROM unnest('{0,5,6}'::int[]) AS t(co
 SELECT apikeys.authenticate('plain', cost => -1);
 SELECT * FROM apikeys.explain_key(99);
 SELECT * FROM apikeys.explain_key(NULL);
+-- What somebody has renamed is found again when it has its name.
+BEGIN;
+ALTER TABLE apikeys.key RENAME active TO switched_on;
+SELECT apikeys.authenticate('plain');
+ROLLBACK;
+BEGIN;
+ALTER INDEX apikeys.key_digest_key RENAME TO digests;
+SELECT apikeys.authenticate('plain');
+ROLLBACK;
+BEGIN;
+ALTER SCHEMA apikeys RENAME TO elsewhere;
+SELECT elsewhere.authenticate('plain');
+ROLLBACK;
+SELECT code FROM apikeys.authenticate('plain');
 
 DROP FUNCTION add_key, ask;
 DROP VIEW codes;

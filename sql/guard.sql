@@ -93,6 +93,8 @@ UPDATE apikeys.account SET name = name, display_name = 'Alice' WHERE name = 'ali
 
 -- The triggers' functions are nothing else.
 SELECT apikeys.guard_delete();
+SELECT apikeys.rules_changed();
+\echo :LAST_ERROR_SQLSTATE
 CREATE TEMP TABLE other (key_id bigint);
 CREATE TRIGGER misused_delete BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION apikeys.guard_delete();
 INSERT INTO other VALUES (1);
