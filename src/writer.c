@@ -63,7 +63,7 @@
 #include "waitpoint.h"
 #include "writer.h"
 
-#define BATCH_BYTES			(1024 * 1024)
+#define BATCH_BYTES			(4 * 1024 * 1024)	/* when there is a backlog: the more at once, the fewer rows of usage for each */
 #define IDLE_END_NS			(3 * NS_PER_SECOND)
 #define IDLE_NAP_MS			1000
 #define STOP_NAP_MS			10

@@ -195,6 +195,19 @@ like(slurp_file($node->logfile, $from), qr/maintenance was put off/, 'catalog lo
 $session->query_safe('COMMIT');
 is(writer_pid($node), $writer, 'catalog locked: the writer goes on');
 
+# Rows of usage that are not where they were: the writer remembers places, and finds the rows all the same.
+$writer = writer_pid($node);
+$session = $node->background_psql('postgres');
+$session->query_safe('SELECT apikeys.flush()');
+foreach my $move ('CLUSTER %s USING %s_pkey', 'VACUUM FULL %s', 'CREATE TEMP TABLE aside AS SELECT * FROM %1$s; TRUNCATE %1$s; INSERT INTO %1$s SELECT * FROM aside ORDER BY subject_id DESC')
+{
+    value(sprintf $move, "apikeys.$_", $_) foreach qw(usage_total usage_bucket);
+    value(q{SELECT apikeys.verify('key-' || n) FROM generate_series(1, 15) AS n});
+    ledger_ok($node, "moved by $move");
+}
+is(writer_pid($node), $writer, 'moved: the same writer found them');
+$session->quit;
+
 # The log locked by another session: nobody waits, nothing is lost.
 $before = value($logged);
 $session->query_safe('BEGIN');
