@@ -50,6 +50,18 @@ INSERT INTO apikeys.usage_bucket SELECT 'k', pg_temp.id('web'), date_bin('1 hour
 INSERT INTO apikeys.usage_total SELECT 'k', pg_temp.id('web'), 1234, 0, 1234, 0, 0, '2030-01-01', '2030-05-02 23:30';
 INSERT INTO apikeys.usage_total SELECT 'k', pg_temp.id('app'), 4, 0, 11, 0, 0, '2030-01-01', '2030-05-02';
 SELECT alias, hint, state, tier, used, last_used FROM apikeys.account_keys('acme');
+-- The list has it in one line; where it is not asked for it is not computed, nor is it by functions that return the row.
+SELECT alias, used FROM apikeys.key_list WHERE account = 'acme' ORDER BY key_id;
+SELECT alias, used FROM apikeys.get_key(pg_temp.id('web'));
+CREATE FUNCTION pg_temp.computed_by(statement text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (VERBOSE, FORMAT json) ' || statement INTO plan;
+    RETURN plan::text LIKE '%key_used(%';
+END
+$$;
+SELECT t.list, pg_temp.computed_by(format('SELECT %s FROM apikeys.key_list', t.list)) FROM (VALUES ('alias, state, limits'), ('count(*)'), ('used')) AS t (list);
 SET timezone = 'Asia/Tokyo';
 SELECT alias, last_used FROM apikeys.account_keys('acme') WHERE alias = 'web';
 SET timezone = 'UTC';

@@ -222,6 +222,7 @@ CREATE FUNCTION pg_temp.peek(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 
 SELECT account, alias, products FROM apikeys.key_list WHERE pg_temp.peek(alias);
 SELECT alias FROM apikeys.key WHERE pg_temp.peek(alias);
 SELECT name FROM apikeys.account WHERE pg_temp.peek(name);
+SELECT apikeys.key_used(pg_temp.acme(), '5/day') AS ours, apikeys.key_used(pg_temp.rival(), '5/day') AS theirs;
 SELECT key_id = pg_temp.acme() AS ours FROM apikeys.key_product WHERE pg_temp.peek((key_id = pg_temp.rival())::text);
 SET ROLE apikeys_manager;
 SELECT account FROM apikeys.key_list;

@@ -1197,6 +1197,22 @@ MeterSetDurable(MeterIndex index)
 	SpinLockRelease(&meter->mutex);
 }
 
+/* Tells whether the subject has a meter; without shared memory none has. */
+bool
+MeterExists(const MeterSubject *subject)
+{
+	uint32		hash;
+	bool		exists;
+
+	if (control == NULL)
+		return false;
+	hash = get_hash_value(subjects, subject);
+	LWLockAcquire(PARTITION_LOCK(hash), LW_SHARED);
+	exists = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL) != NULL;
+	LWLockRelease(PARTITION_LOCK(hash));
+	return exists;
+}
+
 /* Tells whether events of the subject are in the queue. */
 bool
 MeterHasPending(const MeterSubject *subject)

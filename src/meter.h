@@ -157,6 +157,7 @@ extern void MeterForgetLevels(MeterIndex meter);
 extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *cap, int64 *used, int64 *free_at);
 extern void MeterSettle(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);
+extern bool MeterExists(const MeterSubject *subject);
 extern bool MeterHasPending(const MeterSubject *subject);
 extern bool MeterAnyPending(Oid relation);
 extern bool MeterNextSettled(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *recorded);

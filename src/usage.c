@@ -17,8 +17,9 @@
  * and delays no call for longer than that.
  *
  * Whoever asks how a limit stands is told by the meter, since that decides; where
- * there is none to be had (no shared memory, a standby) by rings of his own, which
- * the same rule fills.  Tables and meters must agree: check_meters compares them.
+ * there is none (not in shared memory now, a standby) by rings of his own, which
+ * the same rule fills: lists of keys make no meter give way to another.  Tables and
+ * meters must agree: check_meters compares them.
  *
  * Pins of meters and room in the queue are noted by their modules; a call that
  * takes any starts with UsageBegin and ends with UsageRelease, which runs
@@ -306,7 +307,7 @@ UsageMeter(const MeterSubject *subject, const LimitSet *limits, int64 deadline)
 	}
 }
 
-/* Asks the meter about its limits; false: there is none to be had now. */
+/* Asks the meter about its limits; false: there is none, or it cannot be had now. */
 static bool
 readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings)
 {
@@ -315,11 +316,11 @@ readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageR
 	MeterSubject subject;
 	MeterIndex	meter;
 
-	if (!QueueExists() || RecoveryInProgress())
+	MeterSubjectSet(&subject, relation, kind, id);
+	if (!QueueExists() || RecoveryInProgress() || !MeterExists(&subject))
 		return false;
 	UsageBegin();
 	QueueAttach();
-	MeterSubjectSet(&subject, relation, kind, id);
 	while (!done && (meter = UsageMeter(&subject, limits, deadline)) != METER_NONE)
 	{
 		int64		now = ClockNow();

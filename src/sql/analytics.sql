@@ -15,10 +15,7 @@ DECLARE
     owner apikeys.account := apikeys.get_account(account);
 BEGIN
     RETURN QUERY
-        SELECT l.key_id, l.alias, l.hint, l.state, l.tier,
-               (SELECT string_agg(concat(u.used, '/', u.cap, ' ', u.limit_window), E'\n' ORDER BY u.place)
-                FROM apikeys.limits_used('k', l.key_id, l.limits) WITH ORDINALITY AS u (limit_window, cap, used, remaining, next_free_at, place)),
-               l.last_used_at::date
+        SELECT l.key_id, l.alias, l.hint, l.state, l.tier, replace(l.used, ', ', E'\n'), l.last_used_at::date
         FROM apikeys.key_list AS l
         WHERE l.account = owner.name
         ORDER BY l.key_id;

@@ -33,12 +33,26 @@ COMMENT ON FUNCTION apikeys.key_state(boolean, boolean, timestamptz) IS
 
 -- Lists.
 
+-- STABLE, though it changes from one moment to the next: so that the planner leaves it out where nobody asks for it.
+CREATE FUNCTION apikeys.key_used(key_id bigint, limits apikeys.limits) RETURNS text
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp COST 1000
+AS $$
+BEGIN
+    IF limits::text = '' OR NOT EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_used.key_id AND apikeys.may_manage(k.account_id)) THEN
+        RETURN NULL;
+    END IF;
+    RETURN (SELECT string_agg(concat(u.used, '/', u.cap, ' ', u.limit_window), ', ' ORDER BY u.place)
+            FROM apikeys.limits_used('k', key_used.key_id, key_used.limits) WITH ORDINALITY AS u (limit_window, cap, used, remaining, next_free_at, place));
+END
+$$;
+COMMENT ON FUNCTION apikeys.key_used(bigint, apikeys.limits) IS 'How the limits given stand for a key, in one line; NULL without any. Internal: part of the view key_list.';
+
 CREATE VIEW apikeys.key_list WITH (security_barrier) AS
 SELECT k.key_id, a.name AS account, k.alias, k.category, k.hint,
        apikeys.key_state(k.active AND a.active, k.suspended_at IS NOT NULL, k.expires_at) AS state,
        k.tier, coalesce(k.limits, t.limits, '') AS limits,
        ARRAY(SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = k.key_id ORDER BY kp.product) AS products,
-       k.created_at, k.rotated_at, k.expires_at, u.last_used_at
+       k.created_at, k.rotated_at, k.expires_at, u.last_used_at, apikeys.key_used(k.key_id, coalesce(k.limits, t.limits, '')) AS used
 FROM apikeys.key AS k
 JOIN apikeys.account AS a ON a.account_id = k.account_id
 LEFT JOIN apikeys.tier AS t ON t.name = k.tier
@@ -50,6 +64,8 @@ COMMENT ON COLUMN apikeys.key_list.state IS 'active, expiring (within apikeys.ex
 COMMENT ON COLUMN apikeys.key_list.limits IS 'The limits in effect: its own, else its tier''s; empty: none.';
 COMMENT ON COLUMN apikeys.key_list.products IS 'The products that it is assigned to; empty: good for all.';
 COMMENT ON COLUMN apikeys.key_list.last_used_at IS 'Time of the last request, admitted or denied; NULL: never used.';
+COMMENT ON COLUMN apikeys.key_list.used IS
+'For each limit in effect: units used in the rolling window now / cap with what is granted on top, and the window, e.g. 5/1000 day, 70/20000 month; NULL: no limits. It takes longest: do not select it where you need it not. NULL in the rows that functions return, so that these depend on nothing but the key.';
 
 CREATE FUNCTION apikeys.get_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -57,14 +73,16 @@ AS $$
 DECLARE
     listed apikeys.key_list;
 BEGIN
-    SELECT l.* INTO listed FROM apikeys.key_list AS l WHERE l.key_id = get_key.key_id;
+    SELECT l.key_id, l.account, l.alias, l.category, l.hint, l.state, l.tier, l.limits, l.products, l.created_at, l.rotated_at, l.expires_at,
+           l.last_used_at, NULL
+    INTO listed FROM apikeys.key_list AS l WHERE l.key_id = get_key.key_id;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = format('key %s does not exist', coalesce(key_id::text, 'NULL'));
     END IF;
     RETURN listed;
 END
 $$;
-COMMENT ON FUNCTION apikeys.get_key(bigint) IS 'The key''s row of the view key_list. Errors: P0002 unknown key.';
+COMMENT ON FUNCTION apikeys.get_key(bigint) IS 'The key''s row of the view key_list, without used. Errors: P0002 unknown key.';
 
 CREATE FUNCTION apikeys.find_key(account text, alias text) RETURNS bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -80,7 +80,7 @@ GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- What views, policies and constraints call, they call as the one who uses them.
 GRANT EXECUTE ON FUNCTION
-    apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz), apikeys.wall_clock()
+    apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz), apikeys.key_used(bigint, apikeys.limits), apikeys.wall_clock()
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.automatic_blocks() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]) TO apikeys_manager, apikeys_admin;

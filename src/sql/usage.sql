@@ -23,7 +23,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.account_limits(text) IS
-'How the limits of an account stand now, over all its keys together: units used in the trailing window (of all time for total), the cap with what is granted on top, what remains up to it, and when some units come back (NULL: none are used, or never). It is what verify decides by; where that cannot work (not preloaded, on a standby) it is computed from the tables. Errors: P0002 unknown account.';
+'How the limits of an account stand now, over all its keys together: units used in the trailing window (of all time for total), the cap with what is granted on top, what remains up to it, and when some units come back (NULL: none are used, or never). It is what verify decides by; where that has no counter in memory (of late unused, not preloaded, a standby) it is computed from the tables. Errors: P0002 unknown account.';
 
 CREATE FUNCTION apikeys.key_limits(
     key_id bigint,

@@ -50,13 +50,21 @@ sub answers_alike
     is($server->safe_psql('postgres', 'SELECT * FROM apikeys.check_ledger()'), '', "$where: the ledger holds");
 }
 
+# The list of keys has it, too; whoever asks for it makes no counter of another give way.
+my $list = "SELECT used FROM apikeys.key_list";
+my $used = '2/10 hour, 9/20 day, 9/30 total';
+is($node->safe_psql('postgres', $list), $used, 'the list');
+is($standby->safe_psql('postgres', $list), $used, 'standby: the list');
 answers_alike($standby, 'standby');
 $standby->stop;
 $node->restart;
 answers_alike($node, 'restarted');
+is($node->safe_psql('postgres', $list), $used, 'restarted: the list');
+is($node->safe_psql('postgres', 'SELECT meters_used FROM apikeys.stats()'), '0', 'restarted: who asks loads no meter');
 $node->adjust_conf('postgresql.conf', 'shared_preload_libraries', "''");
 $node->restart;
 answers_alike($node, 'without preload');
+is($node->safe_psql('postgres', $list), $used, 'without preload: the list');
 
 $node->stop;
 done_testing();
