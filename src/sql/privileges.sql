@@ -162,11 +162,11 @@ GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.
 GRANT INSERT, UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT SELECT, INSERT, DELETE ON apikeys.member TO apikeys_admin;
 GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_admin, apikeys_auditor;
-GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list TO apikeys_admin, apikeys_auditor;
+GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list, apikeys.adjustment TO apikeys_admin, apikeys_auditor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
 
 GRANT SELECT ON
-    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.adjustment, apikeys.notice, apikeys.notice_mark,
+    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.notice, apikeys.notice_mark,
     apikeys.quarantine, apikeys.request_log, apikeys.usage_bucket, apikeys.usage_total
 TO apikeys_auditor;
 
