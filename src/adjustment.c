@@ -123,7 +123,7 @@ AdjustmentRead(const MeterSubject *subject, Snapshot snapshot, MeterAdjustments 
 	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	for (int i = 0; i < adjustments->count; i++)
 		adjustments->windows[i].granted = Min(Max(adjustments->windows[i].granted, 0), LIMIT_CAP_TOTAL_MAX);
 }

@@ -129,32 +129,56 @@ CatalogResolve(CatalogTable *table)
 	table->generation = generation;
 }
 
-/*
- * Locks the table and its indexes, unless that takes waiting (false): then none
- * is locked.  After it CatalogOpen and CatalogScanBegin do not wait.
- */
-bool
-CatalogTryLock(CatalogTable *table, LOCKMODE mode)
+static bool
+tryLock(Oid relation, CatalogLocks *locks)
 {
-	int			locked = 0;
-
-	CatalogResolve(table);
-	if (!ConditionalLockRelationOid(table->oid, mode))
+	Assert(locks->count < CATALOG_LOCKS_MAX);
+	if (!ConditionalLockRelationOid(relation, AccessShareLock))
 		return false;
-	while (locked < CATALOG_INDEXES_MAX && table->indexes[locked] &&
-		   ConditionalLockRelationOid(table->index_oids[locked], AccessShareLock))
-		locked++;
-	if (locked == CATALOG_INDEXES_MAX || table->indexes[locked] == NULL)
-		return true;
-	while (locked > 0)
-		UnlockRelationOid(table->index_oids[--locked], AccessShareLock);
-	UnlockRelationOid(table->oid, mode);
-	return false;
+	locks->relations[locks->count++] = relation;
+	return true;
+}
+
+/* Gives back all locks but the first so many. */
+static void
+unlockTo(CatalogLocks *locks, int count)
+{
+	while (locks->count > count)
+		UnlockRelationOid(locks->relations[--locks->count], AccessShareLock);
 }
 
 /*
- * Opens and locks the table.  The relation is closed with table_close; its
- * lock is best kept to the end of the transaction.
+ * Locks the table and its indexes for reading, unless that takes waiting
+ * (false): then none of them is locked.  After it CatalogOpen and
+ * CatalogScanBegin do not wait.
+ */
+bool
+CatalogTryLock(CatalogTable *table, CatalogLocks *locks)
+{
+	int			before = locks->count;
+
+	CatalogResolve(table);
+	if (!tryLock(table->oid, locks))
+		return false;
+	for (int i = 0; i < CATALOG_INDEXES_MAX && table->indexes[i]; i++)
+		if (!tryLock(table->index_oids[i], locks))
+		{
+			unlockTo(locks, before);
+			return false;
+		}
+	return true;
+}
+
+/* Gives back what CatalogTryLock has locked; under the same resource owner. */
+void
+CatalogUnlock(CatalogLocks *locks)
+{
+	unlockTo(locks, 0);
+}
+
+/*
+ * Opens and locks the table.  The relation is closed with table_close, which
+ * may give back the lock, too.
  */
 Relation
 CatalogOpen(CatalogTable *table, LOCKMODE mode)
@@ -226,10 +250,10 @@ CatalogScanNext(CatalogScan *scan, TupleTableSlot *slot, ItemPointer tid)
 	return false;
 }
 
-/* Ends the scan; the slot keeps its row. */
+/* Ends the scan, and gives back the index's lock; the slot keeps its row. */
 void
 CatalogScanEnd(CatalogScan *scan)
 {
 	index_endscan(scan->scan);
-	index_close(scan->index, NoLock);
+	index_close(scan->index, AccessShareLock);
 }

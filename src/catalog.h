@@ -31,6 +31,15 @@ typedef struct CatalogTable
 	Oid			index_oids[CATALOG_INDEXES_MAX];
 } CatalogTable;
 
+/* Locks (AccessShareLock) of a few tables and their indexes: zeroed, then filled by CatalogTryLock. */
+#define CATALOG_LOCKS_MAX	(3 * (1 + CATALOG_INDEXES_MAX))
+
+typedef struct CatalogLocks
+{
+	int			count;
+	Oid			relations[CATALOG_LOCKS_MAX];
+} CatalogLocks;
+
 /* A scan for the rows of one index key, under a snapshot of its own. */
 typedef struct CatalogScan
 {
@@ -40,7 +49,8 @@ typedef struct CatalogScan
 
 extern Oid	CatalogSchema(bool missing_ok);
 extern void CatalogResolve(CatalogTable *table);
-extern bool CatalogTryLock(CatalogTable *table, LOCKMODE mode);
+extern bool CatalogTryLock(CatalogTable *table, CatalogLocks *locks);
+extern void CatalogUnlock(CatalogLocks *locks);
 extern Relation CatalogOpen(CatalogTable *table, LOCKMODE mode);
 extern Datum CatalogColumn(const CatalogTable *table, TupleTableSlot *slot, int column, bool *isnull);
 extern void CatalogScanBegin(CatalogScan *scan, const CatalogTable *table, Relation rel, int index, Snapshot snapshot,

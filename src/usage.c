@@ -14,7 +14,9 @@
  * Others wait for a meter while it is loaded.  So the locks of these tables are
  * not waited for as a SELECT does, but tried again and again up to the deadline:
  * whoever holds one (LOCK TABLE, VACUUM FULL, REINDEX) makes verdicts overloaded,
- * and delays no call for longer than that.
+ * and delays no call for longer than that.  They are let go as soon as the tables
+ * are read: a call may next wait for the writer, which would stand behind whoever
+ * waits for a stronger lock, and so for the call.
  *
  * Whoever asks how a limit stands is told by the meter, since that decides; where
  * there is none (not in shared memory now, a standby) by rings of his own, which
@@ -148,7 +150,7 @@ readTotal(const MeterSubject *subject, Snapshot snapshot, int64 *units)
 	*units = used ? DatumGetInt64(CatalogColumn(&total_table, slot, TOTAL_UNITS, &isnull)) : 0;
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	return used;
 }
 
@@ -181,7 +183,7 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loadin
 	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 }
 
 /* Fills what is to be loaded of a meter from the tables. */
@@ -223,11 +225,11 @@ waitForRoom(long *nap_ms, int64 deadline)
 
 /* Locks a table for reading; false: not in time.  Can be cancelled. */
 static bool
-lockTable(CatalogTable *table, int64 deadline)
+lockTable(CatalogTable *table, CatalogLocks *locks, int64 deadline)
 {
 	long		nap_ms = 1;
 
-	while (!CatalogTryLock(table, AccessShareLock))
+	while (!CatalogTryLock(table, locks))
 		if (!napBeforeRetry(&nap_ms, deadline))
 			return false;
 	return true;
@@ -235,27 +237,45 @@ lockTable(CatalogTable *table, int64 deadline)
 
 /* Locks what load() will read; false: not in time. */
 static bool
-lockTables(const MeterLoading *loading, int64 deadline)
+lockTables(const MeterLoading *loading, CatalogLocks *locks, int64 deadline)
 {
-	return (!loading->whole || lockTable(&total_table, deadline)) &&
-		(loading->count == 0 || lockTable(&bucket_table, deadline)) &&
-		lockTable(&AdjustmentTable, deadline);
+	return (!loading->whole || lockTable(&total_table, locks, deadline)) &&
+		(loading->count == 0 || lockTable(&bucket_table, locks, deadline)) &&
+		lockTable(&AdjustmentTable, locks, deadline);
+}
+
+/* Loads what a meter lacks and publishes it; false: the tables cannot be locked in time. */
+static bool
+loadMeter(const MeterSubject *subject, MeterLoading *loading, int64 deadline)
+{
+	CatalogLocks locks = {0};
+	bool		locked = lockTables(loading, &locks, deadline);
+
+	if (locked)
+	{
+		load(subject, loading);
+		WAIT_POINT("meter_load");
+		MeterLoadEnd(loading);
+	}
+	CatalogUnlock(&locks);
+	return locked;
 }
 
 /* Reads the adjustments of a meter that is loaded; false: not in time. */
 static bool
 readAdjustments(const MeterSubject *subject, MeterIndex meter, int64 deadline)
 {
+	CatalogLocks locks = {0};
 	MeterAdjustments adjustments;
 	Snapshot	snapshot;
 
-	if (!lockTable(&AdjustmentTable, deadline))
+	if (!lockTable(&AdjustmentTable, &locks, deadline))
 		return false;
 	MeterAdjustBegin(meter, &adjustments);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	AdjustmentRead(subject, snapshot, &adjustments);
 	UnregisterSnapshot(snapshot);
-	WAIT_POINT("meter_adjust");
+	CatalogUnlock(&locks);
 	return MeterAdjustEnd(meter, &adjustments) || ClockMillisecondsUntil(deadline) > 0;
 }
 
@@ -285,11 +305,8 @@ UsageMeter(const MeterSubject *subject, const LimitSet *limits, int64 deadline)
 				QueueWakeWriter();
 				if (MeterLoadBegin(meter, limits, deadline, &loading))
 				{
-					if (!lockTables(&loading, deadline))
+					if (!loadMeter(subject, &loading, deadline))
 						return METER_NONE;
-					load(subject, &loading);
-					WAIT_POINT("meter_load");
-					MeterLoadEnd(&loading);
 				}
 				else if (!waitForRoom(&nap_ms, deadline))
 					return METER_NONE;

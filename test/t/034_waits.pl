@@ -177,6 +177,17 @@ foreach my $case (map { ([ @$_, "LOCK TABLE $_->[0] IN ACCESS EXCLUSIVE MODE" ],
     ledger_ok($node, $holder);
 }
 
+# Who has read these tables keeps no lock on them: else whoever waits for such a lock would have the writer wait behind him, and
+# the same transaction wait for the writer next.
+value('SELECT apikeys.flush()');
+$node->restart;
+$session = $node->background_psql('postgres');
+is($session->query_safe("BEGIN; $codes"), 'valid', 'in an open transaction meters are loaded');
+is(value("SET statement_timeout = '60s'; VACUUM FULL apikeys.$_"), '', "which does not hinder VACUUM FULL of $_") foreach qw(usage_total usage_bucket adjustment);
+is($session->query_safe(q{SELECT code FROM apikeys.verify('fresh-300')}), 'valid', 'nor a first use in the same transaction');
+$session->query_safe('COMMIT');
+$session->quit;
+
 # All room, all meters and all loads are there again.
 ledger_ok($node, 'in the end');
 is(value('SELECT use_many()'), $many, 'every key gets a meter in the end');
