@@ -72,6 +72,25 @@ cmp_ok(value($logged), '>=', $flushed, 'all that was flushed is there');
 is(verdict_code($node, 'key-1'), 'valid', 'requests go on after a crash');
 ledger_ok($node, 'writer killed');
 
+# A writer that makes the server crash whenever it starts: with the switch off the server stays up, and requests go on.
+my $crashes = 0;
+foreach (1 .. 600)
+{
+    last if $crashes == 3;
+    my (undef, $out) = $node->psql('postgres', q{SELECT apikeys.verify('key-1') IS NULL; SELECT writer_pid FROM apikeys.stats()});
+    $crashes += kill 'KILL', $1 if ($out // '') =~ /^(\d+)$/m;
+    usleep(100_000);
+}
+is($crashes, 3, 'the writer crashes again and again');
+$node->append_conf('postgresql.conf', 'apikeys.writer_enabled = off');
+$node->restart('immediate');
+my $log_of_peace = -s $node->logfile;
+is(value(q{SELECT count(*) FROM generate_series(1, 15) AS n, LATERAL apikeys.verify('key-' || n) AS v WHERE allowed}), '15', 'without a writer requests go on');
+is(value(q{SELECT writer_state, queue_bytes > 0 FROM apikeys.stats()}), 'none|t', 'and wait for one');
+unlike(slurp_file($node->logfile, $log_of_peace), qr/terminated by signal/, 'nothing crashes');
+set_conf($node, 'apikeys.writer_enabled = on', 'SELECT apikeys.flush()', 'a writer comes when it may');
+ledger_ok($node, 'a writer that crashed at its start');
+
 # Switched off: the queue fills, then nothing is acknowledged that is not recorded.
 set_conf($node, "apikeys.writer_enabled = off\napikeys.queue_timeout = 300ms", q{SELECT writer_state = 'none' FROM apikeys.stats()}, 'the writer goes');
 value(q{CREATE FUNCTION fill() RETURNS int LANGUAGE plpgsql AS $$

@@ -114,11 +114,18 @@ cmp_ok($capacity, '>', 100, 'the queue takes events');
 # It is full now: waits for room.
 interrupt('room', $_, q{SELECT apikeys.verify('many-VICTIM', repeat('x', 100))}) foreach @ways;
 time_out('room', $many, q{SELECT apikeys.verify('many-VICTIM', repeat('x', 100))});
+my $complete = q{SELECT apikeys.complete('} . value('SELECT request_id FROM apikeys.request_log LIMIT 1') . q{', 200)};
+interrupt('completion', 'pg_terminate_backend', $complete);
+time_out('completion', 20, $complete);
+interrupt('flush', 'pg_cancel_backend', 'SELECT apikeys.flush()');
 
 # Waits for a window to be loaded, which waits for the events of its key, and of others for that.
 value(q{UPDATE apikeys.key SET limits = '1000000/hour' WHERE alias = 'key-1'});
 interrupt('loading', $_, q{SELECT apikeys.verify('key-1')}) foreach @ways;
 time_out('loading', 50, q{SELECT apikeys.verify('key-1')});
+my $limits = q{SELECT count(*) FROM apikeys.key_limits(apikeys.find_key('caller', 'key-1'))};
+interrupt('limits', 'pg_terminate_backend', $limits);
+time_out('limits', 20, $limits);
 writer_on();
 nothing_left('room and loading');
 is(verdict_code($node, 'key-1'), 'valid', 'the window is loaded at last');
