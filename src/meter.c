@@ -32,7 +32,7 @@
  * Invariants:
  *	- tables + pending events + unrecorded units = the meter, from READY on: an admission adds to the counters
  *	  and to pending (or unrecorded) in one critical section, and pending falls only after the commit that wrote
- *	  the events.  What is unrecorded vanishes when the meter is loaded anew.
+ *	  the events.  What is unrecorded vanishes when the meter is loaded anew, and a ring that is added has none of it.
  *	  Hence a load is right if and only if pending is 0 when its snapshot is taken, and nothing is
  *	  admitted until it is published.
  *	- A reset of a window says how many units the subject had used in all by then.  Those used since are
