@@ -115,7 +115,8 @@ SELECT f.code, f.message, f.detail, f.hint FROM (VALUES
     (14, $$SELECT apikeys.import_key('acme', 'fresh', expires_at => '2020-01-01')$$),
     (15, $$SELECT apikeys.import_key('acme', 'ak_' || repeat('A', 36))$$),
     (16, $$SELECT apikeys.import_key('acme', 'unheard_of_' || repeat('A', 36))$$),
-    (17, $$SELECT apikeys.import_key('acme', 'fresh', hint => 'the fresh one')$$)
+    (17, $$SELECT apikeys.import_key('acme', 'fresh', hint => 'the fresh one')$$),
+    (18, $$SELECT apikeys.digest_of('fresh', 'md5')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT count(*) FROM apikeys.import_key('acme', repeat('x', 512));
 SELECT hint FROM apikeys.import_key('acme', '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', prefix => 'ghp');
