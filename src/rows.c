@@ -293,6 +293,8 @@ findUnindexed(RowTable *table, const Datum *key)
 		CHECK_FOR_INTERRUPTS();
 		found = hasKey(table, key);
 	}
+	if (found)
+		ExecMaterializeSlot(table->found);	/* it points into the scan */
 	table_endscan(scan);
 	return found;
 }
