@@ -276,6 +276,7 @@ readAdjustments(const MeterSubject *subject, MeterIndex meter, int64 deadline)
 	AdjustmentRead(subject, snapshot, &adjustments);
 	UnregisterSnapshot(snapshot);
 	CatalogUnlock(&locks);
+	WAIT_POINT("meter_adjust");
 	return MeterAdjustEnd(meter, &adjustments) || ClockMillisecondsUntil(deadline) > 0;
 }
 
