@@ -83,7 +83,8 @@ foreach (1 .. 600)
 }
 is($crashes, 3, 'the writer crashes again and again');
 $node->append_conf('postgresql.conf', 'apikeys.writer_enabled = off');
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 my $log_of_peace = -s $node->logfile;
 is(value(q{SELECT count(*) FROM generate_series(1, 15) AS n, LATERAL apikeys.verify('key-' || n) AS v WHERE allowed}), '15', 'without a writer requests go on');
 is(value(q{SELECT writer_state, queue_bytes > 0 FROM apikeys.stats()}), 'none|t', 'and wait for one');
