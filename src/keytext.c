@@ -58,11 +58,15 @@ countDigits(const char *text, size_t max)
 	return n;
 }
 
-/* CRC-32 (IEEE 802.3, reflected), four bits at a time. */
+/* CRC-32 (IEEE 802.3, reflected), a byte at a time: what a byte does is what its low and its high half do, added without carry. */
 static uint32
 computeCrc32(const char *bytes, size_t len)
 {
-	static const uint32 step[16] = {
+	static const uint32 low[16] = {
+		0x00000000, 0x77073096, 0xee0e612c, 0x990951ba, 0x076dc419, 0x706af48f, 0xe963a535, 0x9e6495a3,
+		0x0edb8832, 0x79dcb8a4, 0xe0d5e91e, 0x97d2d988, 0x09b64c2b, 0x7eb17cbd, 0xe7b82d07, 0x90bf1d91
+	};
+	static const uint32 high[16] = {
 		0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
 		0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c
 	};
@@ -70,9 +74,9 @@ computeCrc32(const char *bytes, size_t len)
 
 	for (size_t i = 0; i < len; i++)
 	{
-		crc ^= (uint8) bytes[i];
-		crc = (crc >> 4) ^ step[crc & 15];
-		crc = (crc >> 4) ^ step[crc & 15];
+		uint8		index = crc ^ (uint8) bytes[i];
+
+		crc = (crc >> 8) ^ low[index & 15] ^ high[index >> 4];
 	}
 	return ~crc;
 }

@@ -83,10 +83,11 @@ static CatalogTable key_product_table = {
 /*
  * Where a row was, and the meter of its subject: of a key by the first bytes
  * of the digest, of an account by its id.  The row fetched tells whether it is
- * the right one, so a part of these is tag enough.  Two tags that have the same
- * remainder find room, in one cache line.
+ * the right one, so a part of these is tag enough.  As many tags with the same
+ * remainder find room as go into a cache line.
  */
-#define HINTS	32768
+#define HINT_SETS	8192
+#define HINT_WAYS	5
 
 typedef struct Hint
 {
@@ -95,32 +96,41 @@ typedef struct Hint
 	ItemPointerData tid;
 } Hint;
 
-static Hint *key_hints = NULL;
-static Hint *account_hints = NULL;
-
-/* Returns the two places for a tag in a table of hints, which is made at its first use. */
-static Hint *
-placesOf(Hint **hints, uint32 tag)
+typedef union HintSet
 {
-	if (unlikely(*hints == NULL))
+	Hint		hints[HINT_WAYS];	/* the newest first */
+	char		pad[64];
+} HintSet;
+
+static HintSet *key_hints = NULL;
+static HintSet *account_hints = NULL;
+
+/* Returns the hints that may be the tag's, of a table that is made at its first use. */
+static Hint *
+hintsOf(HintSet **sets, uint32 tag)
+{
+	if (unlikely(*sets == NULL))
 	{
-		*hints = (Hint *) CACHELINEALIGN(MemoryContextAlloc(TopMemoryContext, HINTS * sizeof(Hint) + PG_CACHE_LINE_SIZE));
-		for (int i = 0; i < HINTS; i++)
-			ItemPointerSetInvalid(&(*hints)[i].tid);
+		*sets = (HintSet *) CACHELINEALIGN(MemoryContextAlloc(TopMemoryContext, HINT_SETS * sizeof(HintSet) + PG_CACHE_LINE_SIZE));
+		for (int i = 0; i < HINT_SETS; i++)
+			for (int way = 0; way < HINT_WAYS; way++)
+				ItemPointerSetInvalid(&(*sets)[i].hints[way].tid);
 	}
-	return &(*hints)[2 * (tag % (HINTS / 2))];
+	return (*sets)[tag % HINT_SETS].hints;
 }
 
-/* Remembers where a row is; of the two that had the places, the newer one stays. */
+/* Remembers where a row is, in the place of what was known of the tag, else of the oldest hint. */
 static Hint *
-saveHint(Hint **hints, uint32 tag, const ItemPointerData *tid)
+saveHint(HintSet **sets, uint32 tag, const ItemPointerData *tid)
 {
-	Hint	   *places = placesOf(hints, tag);
+	Hint	   *hints = hintsOf(sets, tag);
+	int			last = 0;
 
-	if (places[0].tag != tag)
-		places[1] = places[0];
-	places[0] = (Hint) {tag, METER_NONE, *tid};
-	return &places[0];
+	while (last < HINT_WAYS - 1 && hints[last].tag != tag)
+		last++;
+	memmove(hints + 1, hints, last * sizeof(Hint));
+	hints[0] = (Hint) {tag, METER_NONE, *tid};
+	return &hints[0];
 }
 
 /* A slot that is kept. */
@@ -185,17 +195,21 @@ noHint(void)
 
 /* Fetches the visible row where the tag's was and returns the hint, NULL if there is none; the caller checks whether it is the one it wants. */
 static Hint *
-fetchHinted(Hint **hints, uint32 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
+fetchHinted(HintSet **sets, uint32 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
 {
-	Hint	   *places = placesOf(hints, tag);
-	Hint	   *hint = &places[places[0].tag == tag ? 0 : 1];
-	ItemPointerData tid = hint->tid;
+	Hint	   *hint = hintsOf(sets, tag);
+	Hint	   *end = hint + HINT_WAYS;
+	ItemPointerData tid;
 	IndexFetchTableData *fetch;
 	bool		call_again = false;
 	bool		found;
 
-	if (hint->tag != tag || !ItemPointerIsValid(&tid) || !blockExists(rel, ItemPointerGetBlockNumber(&tid)))
+	while (hint < end && hint->tag != tag)
+		hint++;
+	if (hint == end || !ItemPointerIsValid(&hint->tid) || !blockExists(rel, ItemPointerGetBlockNumber(&hint->tid)))
 		return NULL;
+	MeterPrefetch(hint->meter);
+	tid = hint->tid;
 	fetch = table_index_fetch_begin(rel);
 	found = table_index_fetch_tuple(fetch, &tid, snapshot, slot, &call_again, NULL);
 	table_index_fetch_end(fetch);

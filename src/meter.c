@@ -276,6 +276,15 @@ MeterPrefetch(MeterIndex index)
 		prefetch(METER(index), 2 * CACHE_LINE);
 }
 
+/* Has the rings fetched of a meter that has been; it is not locked, and may change meanwhile. */
+void
+MeterPrefetchRings(MeterIndex index)
+{
+	if (index != METER_NONE)
+		for (int i = 0; i < LIMITS_MAX && i < METER(index)->ring_count; i++)
+			prefetch(RING(METER(index)->rings[i]), CACHE_LINE);
+}
+
 /* Gives a ring back; the allocation lock is held. */
 static void
 freeRing(int32 ring)
@@ -1009,20 +1018,10 @@ addUnits(MeterShared *meter, uint32 units, int64 now)
 		RingAdd(RING(meter->rings[i]), now, units);
 }
 
-/* Has the rings of a meter fetched that is not locked yet, and may change meanwhile. */
-static inline void
-prefetchRings(const MeterShared *meter)
-{
-	for (int i = 0; i < LIMITS_MAX && i < meter->ring_count; i++)
-		prefetch(RING(meter->rings[i]), CACHE_LINE);
-}
-
 /* Locks two meters; whose they are is not known before. */
 static void
 lockBoth(MeterIndex a, MeterIndex b)
 {
-	prefetchRings(METER(a));
-	prefetchRings(METER(b));
 	SpinLockAcquire(&METER(Min(a, b))->mutex);
 	SpinLockAcquire(&METER(Max(a, b))->mutex);
 }

@@ -140,6 +140,7 @@ extern void MeterShmemRequest(void);
 extern void MeterShmemInit(void);
 extern void MeterSubjectSet(MeterSubject *subject, Oid relation, MeterKind kind, int64 id);
 extern void MeterPrefetch(MeterIndex meter);
+extern void MeterPrefetchRings(MeterIndex meter);
 extern MeterIndex MeterPin(const MeterSubject *subject);
 extern MeterReadiness MeterPrepare(MeterIndex meter, const LimitSet *limits);
 extern void MeterUnpinAll(void);

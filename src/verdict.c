@@ -10,8 +10,10 @@
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "verdict.h"
 
@@ -178,20 +180,15 @@ VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
 Datum
 VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo)
 {
-	TupleDesc	desc = fcinfo->flinfo->fn_extra;
+	TupleDesc	desc = lookup_rowtype_tupdesc(get_func_rettype(fcinfo->flinfo->fn_oid), -1);
 	Datum		values[VERDICT_COLUMNS];
 	bool		nulls[VERDICT_COLUMNS];
+	HeapTuple	tuple;
 
-	if (desc == NULL)
-	{
-		MemoryContext caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-
-		if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != VERDICT_COLUMNS)
-			elog(ERROR, "function does not return apikeys.verdict");
-		desc = BlessTupleDesc(CreateTupleDescCopy(desc));
-		fcinfo->flinfo->fn_extra = desc;
-		MemoryContextSwitchTo(caller);
-	}
+	if (desc->natts != VERDICT_COLUMNS)
+		elog(ERROR, "function does not return apikeys.verdict");
 	VerdictColumns(verdict, values, nulls);
-	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	tuple = heap_form_tuple(desc, values, nulls);
+	ReleaseTupleDesc(desc);
+	return HeapTupleGetDatum(tuple);
 }

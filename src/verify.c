@@ -297,8 +297,8 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	MeterOutcome outcome = METER_NOT_READY;
 	bool		tried = false;	/* with the meters where they were before */
 
-	MeterPrefetch(metering.account);
-	MeterPrefetch(metering.key);
+	MeterPrefetchRings(metering.account);
+	MeterPrefetchRings(metering.key);
 	MeterSubjectSet(&metering.account_subject, relation, METER_ACCOUNT, row->account_id);
 	MeterSubjectSet(&metering.key_subject, relation, METER_KEY, row->key_id);
 	makeEvent(&buffer.event, request, row);
