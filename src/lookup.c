@@ -109,13 +109,8 @@ static HintSet *account_hints = NULL;
 static Hint *
 hintsOf(HintSet **sets, uint32 tag)
 {
-	if (unlikely(*sets == NULL))
-	{
-		*sets = (HintSet *) CACHELINEALIGN(MemoryContextAlloc(TopMemoryContext, HINT_SETS * sizeof(HintSet) + PG_CACHE_LINE_SIZE));
-		for (int i = 0; i < HINT_SETS; i++)
-			for (int way = 0; way < HINT_WAYS; way++)
-				ItemPointerSetInvalid(&(*sets)[i].hints[way].tid);
-	}
+	if (unlikely(*sets == NULL))	/* of invalid TIDs */
+		*sets = (HintSet *) CACHELINEALIGN(MemoryContextAllocZero(TopMemoryContext, HINT_SETS * sizeof(HintSet) + PG_CACHE_LINE_SIZE));
 	return (*sets)[tag % HINT_SETS].hints;
 }
 

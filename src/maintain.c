@@ -23,6 +23,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "maintain.h"
 #include "notice.h"
 
@@ -120,6 +121,17 @@ partitionExists(const char *name)
 	return true;
 }
 
+/* Raises an error if something else has the name of a partition, such as one that was detached. */
+static void
+checkNameIsFree(const char *name)
+{
+	if (OidIsValid(get_relname_relid(name, CatalogSchema(false))))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("apikeys.%s is not a partition of the request log, but has the name of one that is needed", name),
+				 errhint("Attach it to apikeys.request_log again, or rename it.")));
+}
+
 /* Takes back what ALTER DEFAULT PRIVILEGES has granted on a new table: the parent's grants are all there is. */
 static void
 revokeAll(const char *name)
@@ -175,7 +187,10 @@ MaintainMakePartition(TimestampTz at)
 	SPI_connect();
 	if (!partitionExists(name))
 	{
+		checkNameIsFree(name);
 		run(psprintf("CREATE TABLE apikeys.%s (LIKE apikeys.request_log INCLUDING ALL)", name));
+		/* It has no key; a completion is an update, and a subscriber to the log must find the row. */
+		run(psprintf("ALTER TABLE apikeys.%s REPLICA IDENTITY FULL", name));
 		revokeAll(name);
 		run(psprintf("CREATE INDEX %s_key_id_at_idx ON apikeys.%s (key_id, at)", name, name));
 		run(psprintf("ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.%s FOR VALUES FROM ('%s') TO ('%s')",

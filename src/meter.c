@@ -709,30 +709,52 @@ MeterAdjustEnd(MeterIndex index, const MeterAdjustments *adjustments)
 }
 
 /*
+ * Returns the subject's meter with its mutex and, in *lock, its part of the hash
+ * locked, so that it stays the subject's; NULL: it has none, and nothing is locked.
+ */
+static MeterShared *
+lockMeter(const MeterSubject *subject, LWLock **lock)
+{
+	uint32		hash;
+	MeterEntry *entry;
+
+	if (control == NULL)
+		return NULL;
+	hash = get_hash_value(subjects, subject);
+	*lock = PARTITION_LOCK(hash);
+	LWLockAcquire(*lock, LW_SHARED);
+	entry = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL);
+	if (entry == NULL)
+	{
+		LWLockRelease(*lock);
+		return NULL;
+	}
+	SpinLockAcquire(&METER(entry->meter)->mutex);
+	return METER(entry->meter);
+}
+
+static void
+unlockMeter(MeterShared *meter, LWLock *lock)
+{
+	SpinLockRelease(&meter->mutex);
+	LWLockRelease(lock);
+}
+
+/*
  * Has the adjustments of a subject read again before its meter, if there is
  * one, decides about anything more.  Cannot throw.
  */
 void
 MeterAdjusted(const MeterSubject *subject)
 {
-	uint32		hash;
-	MeterEntry *entry;
+	LWLock	   *lock;
+	MeterShared *meter = lockMeter(subject, &lock);
 
-	if (control == NULL)
+	if (meter == NULL)
 		return;
-	hash = get_hash_value(subjects, subject);
-	LWLockAcquire(PARTITION_LOCK(hash), LW_SHARED);
-	entry = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL);
-	if (entry)
-	{
-		MeterShared *meter = METER(entry->meter);
-
-		SpinLockAcquire(&meter->mutex);
-		meter->version++;
-		meter->adjusted_until = ADJUST_NOW;
-		SpinLockRelease(&meter->mutex);
-	}
-	LWLockRelease(PARTITION_LOCK(hash));
+	meter->version++;
+	meter->adjusted_until = ADJUST_NOW;
+	unlockMeter(meter, lock);
 }
 
 /*
@@ -917,15 +939,17 @@ noteLevels(MeterShared *meter, const LimitSet *limits, uint32 cost, bool admitte
 	}
 }
 
-/* Forgets which levels were told of: that was in vain. */
+/* Forgets which levels of a subject's limits were told of: that was in vain.  Cannot throw. */
 void
-MeterForgetLevels(MeterIndex index)
+MeterForgetLevels(const MeterSubject *subject)
 {
-	MeterShared *meter = METER(index);
+	LWLock	   *lock;
+	MeterShared *meter = lockMeter(subject, &lock);
 
-	SpinLockAcquire(&meter->mutex);
+	if (meter == NULL)
+		return;
 	meter->levels = 0;
-	SpinLockRelease(&meter->mutex);
+	unlockMeter(meter, lock);
 }
 
 /* Keeps the limit if it is tighter (less remaining / cap) than the one kept so far. */
@@ -1072,6 +1096,7 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 			if (!room)
 			{
 				outcome = METER_DENIED;
+				/* The account again: what the key adds may put the retry beyond grants of the account. */
 				retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
 				retryUngranted(key, request->key_limits, Max(request->cost, 1), decision);
 				retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
@@ -1200,40 +1225,27 @@ MeterSetDurable(MeterIndex index)
 bool
 MeterExists(const MeterSubject *subject)
 {
-	uint32		hash;
-	bool		exists;
+	LWLock	   *lock;
+	MeterShared *meter = lockMeter(subject, &lock);
 
-	if (control == NULL)
+	if (meter == NULL)
 		return false;
-	hash = get_hash_value(subjects, subject);
-	LWLockAcquire(PARTITION_LOCK(hash), LW_SHARED);
-	exists = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL) != NULL;
-	LWLockRelease(PARTITION_LOCK(hash));
-	return exists;
+	unlockMeter(meter, lock);
+	return true;
 }
 
 /* Tells whether events of the subject are in the queue. */
 bool
 MeterHasPending(const MeterSubject *subject)
 {
-	uint32		hash;
-	MeterEntry *entry;
-	bool		pending = false;
+	LWLock	   *lock;
+	MeterShared *meter = lockMeter(subject, &lock);
+	bool		pending;
 
-	if (control == NULL)
+	if (meter == NULL)
 		return false;
-	hash = get_hash_value(subjects, subject);
-	LWLockAcquire(PARTITION_LOCK(hash), LW_SHARED);
-	entry = hash_search_with_hash_value(subjects, subject, hash, HASH_FIND, NULL);
-	if (entry)
-	{
-		MeterShared *meter = METER(entry->meter);
-
-		SpinLockAcquire(&meter->mutex);
-		pending = meter->pending > 0;
-		SpinLockRelease(&meter->mutex);
-	}
-	LWLockRelease(PARTITION_LOCK(hash));
+	pending = meter->pending > 0;
+	unlockMeter(meter, lock);
 	return pending;
 }
 

@@ -154,7 +154,7 @@ extern int64 MeterUnitsSince(int64 total, int64 counts_from);
 extern int64 MeterCap(const UsageLimit *limit, int64 granted);
 extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
 extern bool MeterIsUsed(MeterIndex meter);
-extern void MeterForgetLevels(MeterIndex meter);
+extern void MeterForgetLevels(const MeterSubject *subject);
 extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *cap, int64 *used, int64 *free_at);
 extern void MeterSettle(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);

@@ -8,8 +8,8 @@
  *
  * That a limit is, the meter sees when it decides about a request: it remembers
  * the level that it has told of, and each rise becomes an event behind that of
- * the request.  A meter that was loaded anew, or whose event was lost, tells
- * again; the table notice_mark knows what was told, and keeps it from being
+ * the request.  A meter that was loaded anew, or whose event was lost or could not become a
+ * notice, tells again; the table notice_mark knows what was told, and keeps it from being
  * noticed twice.
  *
  * NOTIFY takes a lock of the whole cluster when its transaction commits, and
@@ -95,10 +95,28 @@ addLimit(const Event *event, const MeterMark *mark)
 	SPI_execute_plan(plan, values, nulls, false, 0);
 }
 
-/* Adds the notices of a batch's events, in its transaction. */
+/* Waits but a moment for locks, to the end of the transaction: events come first. */
+static void
+shortenLockTimeout(void)
+{
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* Tells whether events of a batch are of limits. */
+bool
+NoticeHasLimits(const Batch *batch)
+{
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+		if (event->kind == EVENT_LIMITS)
+			return true;
+	return false;
+}
+
+/* Adds the notices of a batch's events, in a transaction of the writer. */
 void
 NoticeAddLimits(const Batch *batch)
 {
+	shortenLockTimeout();
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 	{
 		if (event->kind != EVENT_LIMITS)
@@ -115,11 +133,21 @@ NoticeAddLimits(const Batch *batch)
 	}
 }
 
-/* Waits but a moment for locks, to the end of the transaction: events come first. */
-static void
-shortenLockTimeout(void)
+/* Has the meters tell again of the limits in a batch's events, which were not noticed.  Cannot throw. */
+void
+NoticeForgetLimits(const Batch *batch)
 {
-	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+	{
+		MeterSubject subject;
+
+		if (event->kind != EVENT_LIMITS)
+			continue;
+		MeterSubjectSet(&subject, event->relation, METER_KEY, event->key_id);
+		MeterForgetLevels(&subject);
+		MeterSubjectSet(&subject, event->relation, METER_ACCOUNT, event->account_id);
+		MeterForgetLevels(&subject);
+	}
 }
 
 /* Returns a column of the row that the last query has given; SPI is connected. */

@@ -13,7 +13,9 @@
 
 extern int	NoticeRetention;	/* setting apikeys.notice_retention, days; 0: for ever */
 
+extern bool NoticeHasLimits(const Batch *batch);
 extern void NoticeAddLimits(const Batch *batch);
+extern void NoticeForgetLimits(const Batch *batch);
 extern bool NoticeAnnounce(void);
 extern bool NoticeFindExpiring(TimestampTz now);
 extern bool NoticeDropOld(TimestampTz now);

@@ -269,6 +269,7 @@ findOrTakeQueue(Oid database)
 		q->database = database;
 		q->last_error[0] = '\0';
 		q->maintain_at = 0;
+		q->lag_us = 0;
 		for (int c = 0; c < QUEUE_COUNTERS; c++)
 			pg_atomic_write_u64(&q->counters[c], 0);
 	}

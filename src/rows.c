@@ -9,15 +9,17 @@
  *
  * What a database administrator has added to a table holds: CHECK, NOT NULL,
  * unique and exclusion constraints, indexes, generated columns, defaults of
- * columns that the writer does not know.  Not so triggers, rules and row-level
- * security: they have no effect here.  Expressions run as the current user, so
+ * columns that the writer does not know.  Not so deferrable constraints, triggers,
+ * rules and row-level security: they have no effect here.  Expressions run as the current user, so
  * the table must be his: nobody else can have planted them.
  *
  * A hint tells where a row was: the TID that the index has for its key.  It
  * may be wrong in every way, as in lookup.c: what is found there counts only
  * if it is visible and has the key.
  *
- * A table is open within one transaction, under its active snapshot.  Rows
+ * A table is open within one transaction, with a snapshot taken after it was
+ * locked: one from before would not see the rows if somebody has rewritten the table (ALTER
+ * TABLE, VACUUM FULL) while the lock was waited for.  Rows
  * that were inserted or updated meanwhile are not found again: whoever calls
  * this touches each row once.  An error leaves all to the transaction's abort.
  */
@@ -199,7 +201,7 @@ RowsOpen(Relation rel, const RowColumns *columns)
 	table->rel = rel;
 	table->columns = columns;
 	resolveColumns(table);
-	table->snapshot = GetActiveSnapshot();
+	table->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	table->estate = CreateExecutorState();
 	table->result = makeNode(ResultRelInfo);
 	InitResultRelInfo(table->result, rel, 0, NULL, 0);
@@ -424,6 +426,7 @@ RowsClose(RowTable *table)
 	ExecDropSingleTupleTableSlot(table->changed);
 	ExecCloseIndices(table->result);
 	FreeExecutorState(table->estate);
+	UnregisterSnapshot(table->snapshot);
 	table_close(table->rel, NoLock);
 	pfree(table);
 }

@@ -219,8 +219,8 @@ appendMarks(const MeterRequest *metering, const Event *request, const MeterDecis
 		(void) QueueAppend(event);
 	else
 	{
-		MeterForgetLevels(metering->account);
-		MeterForgetLevels(metering->key);
+		MeterForgetLevels(&metering->account_subject);
+		MeterForgetLevels(&metering->key_subject);
 	}
 }
 

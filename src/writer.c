@@ -11,9 +11,10 @@
  * after, and only then the queue is durable up to there.
  *
  * A batch that fails is tried again, with growing pauses.  What has nothing to
- * do with its rows (locks, resources, privileges, shutdown) is waited out for ever;
- * any other error has it halved, without pauses, until one event is left, which
- * goes to quarantine and counts in usage all the same.
+ * do with its rows (locks, resources, privileges, definitions, shutdown) is waited out for ever;
+ * any other error that comes twice in a row has it halved, without pauses, until one event is
+ * left, which goes to quarantine if it fails twice as well, and counts in usage all the same.
+ * Once is not enough: whoever changes rows or tables at the same time can cause such an error, too.
  *
  * Events of an extension that was dropped, whether or not it was made anew, are
  * discarded.
@@ -22,7 +23,7 @@
  * or ALTER ROLE could plant are overridden before it connects, every name is
  * qualified, and it acts as the owner of request_log in a security-restricted
  * operation.  Schema changes, merging and notices run in small transactions of
- * their own.
+ * their own: those of limits right after the batch that has them.
  *
  * It ends after some idle seconds when no backend is attached to its queue, so
  * that DROP DATABASE works; at SIGTERM (a flag: die would cut the drain) when it
@@ -72,7 +73,8 @@
 #define MAINTAIN_AGAIN_NS	(600 * NS_PER_SECOND)	/* when some of it was put off */
 #define ANNOUNCE_AGAIN_NS	(10 * NS_PER_SECOND)	/* when the record of blocked addresses was put off */
 #define NOTICES_LOOK_NS		(60 * NS_PER_SECOND)	/* for notices of which no commit has told */
-#define NOTICES_PAUSE_NS	NS_PER_SECOND	/* when they could not be announced; doubled with each failure */
+#define NOTICES_PAUSE_NS	NS_PER_SECOND	/* when they could not be added or announced; the latter is doubled with each failure */
+#define PATIENCE			5	/* failures in a row after which notices and blocks keep the writer here no longer */
 #define EXPIRING_LOOK_NS	(3600 * NS_PER_SECOND)	/* for keys that expire soon; the daily care does, too */
 #define NOTICES_END_NS		NS_PER_SECOND	/* idle, without a queue */
 #define NOTICES_NAP_MS		200
@@ -92,6 +94,7 @@ static char *buffer;
 
 /* How the last attempt ended. */
 static int	failures = 0;		/* in a row */
+static int	refusals = 0;		/* of these, the last that are not of a kind that goes by itself */
 static int64 retry_at = 0;		/* engine time; not before */
 
 /* An event that cannot be written is before suspect_end, and isolated by ever smaller batches up to there. */
@@ -102,6 +105,7 @@ static char poison_reason[QUEUE_ERROR_MAX]; /* the next event's, if not empty */
 /* The care for what is stored. */
 static const MaintainStep *maintain_step = NULL;	/* what comes next; NULL: it is not under way */
 static int64 announce_at = 0;	/* engine time; not before, blocked addresses are put on record */
+static int	announce_failures = 0;	/* in a row */
 static bool maintain_put_off = false;	/* some of it has failed */
 static uint64 maintain_requests = 0;	/* that had been made when it began */
 
@@ -109,6 +113,7 @@ static uint64 maintain_requests = 0;	/* that had been made when it began */
 static int64 notices_at = 0;	/* engine time; when to look for some without being asked */
 static int64 notices_asked_at = 0;	/* engine time, of the last asking */
 static int	notices_failures = 0;	/* in a row */
+static int64 limits_at = 0;		/* engine time; not before, notices of limits are added */
 static int64 expiring_at = 0;	/* engine time; when to look for keys that expire soon */
 
 static void
@@ -233,8 +238,6 @@ writeStep(void *unused)
 	{
 		actAsOwner();
 		BatchWrite(&batch);
-		if (batch.quarantine_reason == NULL)
-			NoticeAddLimits(&batch);
 	}
 	WAIT_POINT("writer_commit");
 	return false;
@@ -292,17 +295,22 @@ static void
 learnFromFailure(const char *error, bool transient)
 {
 	bool		isolating = batch.position <= suspect_end;
+	bool		alone = BatchNext(&batch, BatchNext(&batch, NULL)) == NULL;
 
 	failures++;
+	refusals = transient ? 0 : refusals + 1;
 	MaintainForget();
 	QueueReport(WRITER_FAILING, error);
-	if (!transient && (isolating || failures > 1) && batch.quarantine_reason == NULL)
+	if (!transient && (isolating || refusals > 1) && batch.quarantine_reason == NULL)
 	{
 		suspect_end = Max(suspect_end, batch.position);
-		if (BatchNext(&batch, BatchNext(&batch, NULL)) == NULL)
+		if (alone && refusals > 1)
 			strlcpy(poison_reason, error, sizeof(poison_reason));
-		else
+		else if (!alone)
+		{
 			batch_limit = batch.size / 2;
+			refusals = 0;		/* a smaller batch is judged anew */
+		}
 		retry_at = 0;
 		return;
 	}
@@ -310,6 +318,40 @@ learnFromFailure(const char *error, bool transient)
 		Min((int64) WriterFlushInterval << Min(failures, 10), stop_requested ? STOP_PAUSE_MS : PAUSE_MAX_MS);
 	ereport(LOG,
 			(errmsg("apikeys writer could not write a batch of " UINT64_FORMAT " bytes: %s", batch.size, error),
+			 errhidestmt(true)));
+}
+
+static bool
+limitsStep(void *unused)
+{
+	actAsOwner();
+	NoticeAddLimits(&batch);
+	return false;
+}
+
+/*
+ * Adds the notices that the batch's events ask for.  Where that fails, the meters
+ * tell of these limits again with the next requests; the batch is still in the buffer.
+ */
+static void
+noticeLimits(void)
+{
+	char		error[QUEUE_ERROR_MAX];
+	int			sqlstate;
+	bool		unused;
+	int64		now;
+
+	if (batch.discarded || !NoticeHasLimits(&batch))
+		return;
+	now = ClockNow();
+	if (now >= limits_at && runTransaction(limitsStep, NULL, &unused, error, &sqlstate))
+		return;
+	NoticeForgetLimits(&batch);
+	if (now < limits_at)
+		return;
+	limits_at = now + NOTICES_PAUSE_NS;
+	ereport(LOG,
+			(errmsg("apikeys writer could not add notices of limits: %s", error),
 			 errhidestmt(true)));
 }
 
@@ -345,6 +387,7 @@ writeNext(void)
 	}
 	WAIT_POINT("writer_flush");
 	flushBatch();
+	noticeLimits();
 
 	if (batch.quarantine_reason)
 		ereport(LOG,
@@ -352,7 +395,7 @@ writeNext(void)
 				 errhidestmt(true)));
 	if (failures > 0)
 		QueueReport(WRITER_RUNNING, NULL);
-	failures = 0;
+	failures = refusals = 0;
 	poison_reason[0] = '\0';
 	more = batch.size > batch_limit / 2 || batch.position < suspect_end;
 	batch_limit = batch.position < suspect_end ? Min(batch_limit * 2, BATCH_BYTES) : BATCH_BYTES;
@@ -380,10 +423,14 @@ announceBlocks(int64 now)
 	if (now < announce_at || !BlockHasNews())
 		return;
 	if (runTransaction(announceStep, NULL, &more, error, &sqlstate))
+	{
 		BlockAnnounced(more);
+		announce_failures = 0;
+	}
 	else
 	{
 		announce_at = now + ANNOUNCE_AGAIN_NS;
+		announce_failures++;
 		ereport(LOG,
 				(errmsg("apikeys writer could not put blocked addresses on record: %s", error),
 				 errhidestmt(true)));
@@ -506,6 +553,16 @@ findExpiring(int64 now)
 	return more;
 }
 
+/*
+ * Tells whether notices or the record of blocks keep the writer here: they are to be written, and
+ * it is not in vain again and again.  For DROP DATABASE must work; the daily care tries what is left.
+ */
+static bool
+hasNews(void)
+{
+	return (notices_failures > 0 && notices_failures < PATIENCE) || (BlockHasNews() && announce_failures < PATIENCE);
+}
+
 /* Overrides the settings that somebody could have planted for the database or the role. */
 static void
 overrideSettings(void)
@@ -607,7 +664,7 @@ serve(void)
 		pgstat_report_stat(true);
 		now = ClockNow();
 		if (!QueueIsIdle() || QueueHasBackends() ||
-			((maintain_step != NULL || notices_failures > 0 || BlockHasNews()) && !stop_requested))
+			((maintain_step != NULL || hasNews()) && !stop_requested))
 			busy_at = now;
 		else if (stop_requested || now - busy_at > IDLE_END_NS)
 			break;
@@ -641,8 +698,7 @@ static void
 serveNotices(void)
 {
 	notices_asked_at = ClockNow();
-	while (WriterEnabled && !stop_requested &&
-		   (notices_failures > 0 || BlockHasNews() || ClockNow() - notices_asked_at < NOTICES_END_NS))
+	while (WriterEnabled && !stop_requested && (hasNews() || ClockNow() - notices_asked_at < NOTICES_END_NS))
 	{
 		announceBlocks(ClockNow());
 		if (!announceNotices(ClockNow()))

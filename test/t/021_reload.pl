@@ -64,6 +64,16 @@ $node->restart;
 value(q{SELECT clock_go('1 second')});
 wander_ok('after a restart', loaded => 1);
 
+# A window that is shorter than a stored step is late by no more than itself: its units are as if used at the load, which is in the
+# middle of their step.
+value(q{SELECT add_key('short', add_account('short', ''), '3/second');
+    SELECT clock_go_to(date_bin('5 minutes', clock_timestamp() + make_interval(secs => ahead), '2000-01-01 00:00:00+00') + '6 minutes') FROM clock});
+is(value(q{SELECT (request('short', 3)).code}), 'valid', 'a short window is used up');
+$node->restart;
+is(value(q{SELECT clock_go('1 minute'); SELECT code, retry_after BETWEEN '1 second' AND '1.0079 seconds' FROM request('short')}) =~ s/^\n//r, 'rate_limited|t',
+    'after a restart it is for its own length');
+is(value(q{SELECT clock_go('1.01 seconds'); SELECT (request('short')).code}) =~ s/^\n//r, 'valid', 'and no longer');
+
 # All that was acknowledged is there after a crash, as it was acknowledged with that promise.
 value(q{ALTER SYSTEM SET apikeys.synchronous_usage = on; SELECT pg_reload_conf()});
 ok($node->poll_query_until('postgres', 'SHOW apikeys.synchronous_usage', 'on'), 'usage is synchronous');

@@ -279,5 +279,6 @@ foreach my $case ([ 'COMMIT', 'invalid' ], [ 'ROLLBACK', 'valid in use' ])
 }
 is(value('SELECT apikeys.flush()'), 't', 'all is written');
 is(value('SELECT * FROM wrong'), '', 'keys, log and usage agree');
+is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger holds');
 $node->stop;
 done_testing();

@@ -229,6 +229,7 @@ is(result($all_shortly), 'overloaded', 'none of them is');
 pass('writer_commit');
 is(value('SELECT apikeys.flush()'), 't', 'all is written');
 is(value("SELECT string_agg(DISTINCT verify(n), ' ') FROM generate_series($first, $last) AS n"), 'valid', 'and the meters can be used again');
+is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger holds');
 
 $controller->quit;
 $node->stop;

@@ -235,6 +235,23 @@ set_conf($node, 'apikeys.writer_enabled = on', q{SELECT current_setting('apikeys
 is(requests($text, '0'), 'valid', 'a request brings it, and comes not nearer to the cap');
 is(limits_of('full'), 'near k day 8 10', 'it tells of the limit');
 
+# Whoever locks the table of notices keeps no event from being written; the next request tells of the limit again.
+$text = make_key('locked', '10/day');
+my $locker = $node->background_psql('postgres');
+is(requests($text, '1'), 'valid', 'used');
+$locker->query_safe('BEGIN; LOCK TABLE apikeys.notice IN SHARE MODE');
+$log = -s $node->logfile;
+is(requests($text, '7'), 'valid', 'near, while notices cannot be added');
+is(query('postgres', 'SELECT apikeys.flush()'), 't', 'it is written');
+$node->wait_for_log(qr/apikeys writer could not add notices of limits: canceling statement due to lock timeout/, $log);
+is(query('postgres', q{SELECT string_agg(code, ' ') FROM apikeys.verify('key-20')}), 'valid', 'another key is used the first time');
+is(query('postgres', 'SELECT writer_state FROM apikeys.stats()'), 'running', 'the writer does not fail');
+$locker->query_safe('COMMIT');
+$locker->quit;
+until_true($node, qq{SELECT (apikeys.verify('$text', cost => 0)).allowed AND apikeys.flush() AND EXISTS (SELECT FROM apikeys.notice_list WHERE account = 'locked' AND kind = 'limit_near')},
+    'a later request tells of it');
+is(limits_of('locked'), 'near k day 8 10', 'once');
+
 # Usage counts without a log, and so do limits.
 $text = make_key('four', '10/day');
 is(query('postgres', "SELECT string_agg(DISTINCT code, ' ') FROM apikeys.verify('$text')"), 'valid', 'used');
@@ -263,5 +280,14 @@ until_true($node, "SELECT apikeys.maintain() AND ($expiring) IS NULL", 'what was
 is(query('postgres', q{SELECT count(*) FROM apikeys.notice WHERE kind LIKE 'limit%'}), $kept, 'the rest is kept');
 
 ledger_ok($node, 'notices');
+
+# Notices that cannot be announced keep nobody from dropping the database.
+query('postgres', 'CREATE DATABASE failing');
+query('failing', q{CREATE EXTENSION apikeys; ALTER TABLE apikeys.notice ADD CHECK (sent_at IS NULL)});
+$log = -s $node->logfile;
+query('failing', q{SELECT apikeys.create_key('acme', 'main')});
+$node->wait_for_log(qr/apikeys notices were put off: new row for relation "notice" violates check constraint/, $log);
+until_true($node, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = 'failing')}, 'the writer gives up');
+query('postgres', 'DROP DATABASE failing');
 $node->stop;
 done_testing();
