@@ -1057,6 +1057,58 @@ isReadyFor(const MeterShared *meter, const MeterSubject *subject, const LimitSet
 	return meter->state == STATE_READY && memcmp(&meter->subject, subject, sizeof(*subject)) == 0 && hasRings(meter, limits);
 }
 
+/* Decides about a request by two meters that are ready and locked: METER_FIRST_USE, METER_DENIED, METER_ADMISSIBLE or METER_ADMITTED. */
+static MeterOutcome
+decide(const MeterRequest *request, MeterShared *account, MeterShared *key, MeterDecision *decision)
+{
+	bool		room;
+
+	if (request->queued ? !key->used && !request->first_use_locked : !key->use_durable)
+		return METER_FIRST_USE;
+	if (request->denied)
+		return METER_DENIED;
+	room = leavesRoom(account, request->account_limits, request->cost, true, false, decision);
+	room = leavesRoom(key, request->key_limits, request->cost, false, !room, decision);
+	if (room)
+		return request->deny_only ? METER_ADMISSIBLE : METER_ADMITTED;
+	/* The account again: what the key adds may put the retry beyond grants of the account. */
+	retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
+	retryUngranted(key, request->key_limits, Max(request->cost, 1), decision);
+	retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
+	return METER_DENIED;
+}
+
+/* Takes note of a request that is admitted or denied, in both meters and the decision. */
+static void
+takeNote(const MeterRequest *request, MeterShared *account, MeterShared *key, bool admitted, MeterDecision *decision)
+{
+	if (unlikely(decision->has_news) && request->queued)
+	{
+		noteLevels(account, request->account_limits, request->cost, admitted, true, decision);
+		noteLevels(key, request->key_limits, request->cost, admitted, false, decision);
+	}
+	if (admitted)
+	{
+		addUnits(account, request->cost, decision->at);
+		addUnits(key, request->cost, decision->at);
+		if (!request->queued)
+		{
+			account->unrecorded += request->cost;
+			key->unrecorded += request->cost;
+		}
+	}
+	if (decision->limited && decision->limit.window != LIMIT_WINDOW_TOTAL)
+		decision->reset_after = RingResetAfter(RING(findRing(decision->of_account ? account : key, decision->limit.window)), decision->at);
+	decision->use_durable = key->use_durable;
+	if (request->queued)
+	{
+		decision->first_use = !key->used;
+		key->used = true;
+		account->pending++;
+		key->pending++;
+	}
+}
+
 /*
  * Decides about a request by all limits of its account and its key together,
  * and records it: all or nothing.  Requests of one subject are admitted in
@@ -1084,61 +1136,12 @@ MeterAdmit(const MeterRequest *request, MeterDecision *decision)
 		isReadyFor(key, &request->key_subject, request->key_limits) &&
 		isAdjusted(account, decision->at) && isAdjusted(key, decision->at))
 	{
-		if (request->queued ? !key->used && !request->first_use_locked : !key->use_durable)
-			outcome = METER_FIRST_USE;
-		else if (request->denied)
-			outcome = METER_DENIED;
-		else
-		{
-			bool		room = leavesRoom(account, request->account_limits, request->cost, true, false, decision);
-
-			room = leavesRoom(key, request->key_limits, request->cost, false, !room, decision);
-			if (!room)
-			{
-				outcome = METER_DENIED;
-				/* The account again: what the key adds may put the retry beyond grants of the account. */
-				retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
-				retryUngranted(key, request->key_limits, Max(request->cost, 1), decision);
-				retryUngranted(account, request->account_limits, Max(request->cost, 1), decision);
-			}
-			else
-				outcome = request->deny_only ? METER_ADMISSIBLE : METER_ADMITTED;
-		}
+		outcome = decide(request, account, key, decision);
 		account->latest = key->latest = decision->at;
 		account->referenced = key->referenced = true;
 	}
 	if (outcome == METER_ADMITTED || outcome == METER_DENIED)
-	{
-		if (unlikely(decision->has_news) && request->queued)
-		{
-			noteLevels(account, request->account_limits, request->cost, outcome == METER_ADMITTED, true, decision);
-			noteLevels(key, request->key_limits, request->cost, outcome == METER_ADMITTED, false, decision);
-		}
-		if (outcome == METER_ADMITTED)
-		{
-			addUnits(account, request->cost, decision->at);
-			addUnits(key, request->cost, decision->at);
-			if (!request->queued)
-			{
-				account->unrecorded += request->cost;
-				key->unrecorded += request->cost;
-			}
-		}
-		if (decision->limited && decision->limit.window != LIMIT_WINDOW_TOTAL)
-		{
-			MeterShared *meter = decision->of_account ? account : key;
-
-			decision->reset_after = RingResetAfter(RING(findRing(meter, decision->limit.window)), decision->at);
-		}
-		decision->use_durable = key->use_durable;
-		if (request->queued)
-		{
-			decision->first_use = !key->used;
-			key->used = true;
-			account->pending++;
-			key->pending++;
-		}
-	}
+		takeNote(request, account, key, outcome == METER_ADMITTED, decision);
 	SpinLockRelease(&key->mutex);
 	SpinLockRelease(&account->mutex);
 	return outcome;

@@ -272,6 +272,18 @@ admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
 	return outcome;
 }
 
+/* Pins the meters of account and key, loaded for their limits, and remembers where they are; false: not in time. */
+static bool
+pinMeters(MeterRequest *metering, const KeyRow *row, int64 deadline)
+{
+	metering->account = UsageMeter(&metering->account_subject, metering->account_limits, deadline);
+	metering->key = metering->account == METER_NONE ? METER_NONE :
+		UsageMeter(&metering->key_subject, metering->key_limits, deadline);
+	*row->account_meter = metering->account;
+	*row->meter = metering->key;
+	return metering->key != METER_NONE;
+}
+
 /* Records a request that named a key: steps 2, 3 and 5. */
 static Recorded
 record(const Lookup *lookup, const Request *request, const KeyRow *row, bool first_use_locked, Verdict *verdict,
@@ -318,16 +330,8 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		bool		served;
 		bool		queued;
 
-		if (tried || metering.account == METER_NONE || metering.key == METER_NONE)
-		{
-			metering.account = UsageMeter(&metering.account_subject, metering.account_limits, call->deadline);
-			metering.key = metering.account == METER_NONE ? METER_NONE :
-				UsageMeter(&metering.key_subject, metering.key_limits, call->deadline);
-			*row->account_meter = metering.account;
-			*row->meter = metering.key;
-			if (metering.key == METER_NONE)
-				break;
-		}
+		if ((tried || metering.account == METER_NONE || metering.key == METER_NONE) && !pinMeters(&metering, row, call->deadline))
+			break;
 		tried = true;
 		served = QueueIsServed(deadline);
 		room = QueueReserve(buffer.event.size, served ? deadline : QUEUE_NO_WAIT);
