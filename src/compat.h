@@ -13,6 +13,7 @@
 #else
 
 #define guc_malloc(elevel, size) malloc(size)
+#define rd_locator rd_node
 
 /* What an update changes in the indexes: all or nothing. */
 typedef bool TU_UpdateIndexes;

@@ -8,7 +8,8 @@
  * digest (or account id) to the TID that the index gave.  Such a hint may be
  * wrong in every way: the block must lie within the relation, the tuple found
  * there must be visible and carry the digest, else the index is asked.  So
- * MVCC holds and nothing has to be invalidated.
+ * MVCC holds and nothing has to be invalidated.  The same is true of the buffer
+ * that the row's page was in, which spares looking for it in the buffer table.
  *
  * A look-up holds AccessShareLock on the tables (to the end of the
  * transaction), a registered snapshot and the pins of its two slots between
@@ -18,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -32,6 +34,7 @@
 
 #include "catalog.h"
 #include "clock.h"
+#include "compat.h"
 #include "digest.h"
 #include "keytext.h"
 #include "limitstype.h"
@@ -87,13 +90,15 @@ static CatalogTable key_product_table = {
  * remainder find room as go into a cache line.
  */
 #define HINT_SETS	8192
-#define HINT_WAYS	5
+#define HINT_WAYS	3
 
 typedef struct Hint
 {
 	uint32		tag;
 	MeterIndex	meter;
 	ItemPointerData tid;
+	uint16		uses;
+	Buffer		buffer;			/* InvalidBuffer: not known */
 } Hint;
 
 typedef union HintSet
@@ -124,7 +129,7 @@ saveHint(HintSet **sets, uint32 tag, const ItemPointerData *tid)
 	while (last < HINT_WAYS - 1 && hints[last].tag != tag)
 		last++;
 	memmove(hints + 1, hints, last * sizeof(Hint));
-	hints[0] = (Hint) {tag, METER_NONE, *tid};
+	hints[0] = (Hint) {.tag = tag, .meter = METER_NONE, .tid = *tid};
 	return &hints[0];
 }
 
@@ -188,6 +193,30 @@ noHint(void)
 	return &hint;
 }
 
+/*
+ * Prepares a fetch from the page of a hint, which is pinned if it is still in its buffer.  Now and then the buffer
+ * is looked for all the same: before PostgreSQL 16 only that counts as a use, which keeps the page in memory.
+ */
+static IndexFetchTableData *
+beginHintedFetch(Hint *hint, Relation rel)
+{
+	IndexFetchTableData *fetch = table_index_fetch_begin(rel);
+
+	if (rel->rd_tableam == GetHeapamTableAmRoutine() && BufferIsValid(hint->buffer) && hint->uses++ % 8 != 0 &&
+		ReadRecentBuffer(rel->rd_locator, MAIN_FORKNUM, ItemPointerGetBlockNumber(&hint->tid), hint->buffer))
+		((IndexFetchHeapData *) fetch)->xs_cbuf = hint->buffer;
+	return fetch;
+}
+
+/* Ends the fetch, and remembers the buffer. */
+static void
+endHintedFetch(Hint *hint, Relation rel, IndexFetchTableData *fetch)
+{
+	if (rel->rd_tableam == GetHeapamTableAmRoutine())
+		hint->buffer = ((IndexFetchHeapData *) fetch)->xs_cbuf;
+	table_index_fetch_end(fetch);
+}
+
 /* Fetches the visible row where the tag's was and returns the hint, NULL if there is none; the caller checks whether it is the one it wants. */
 static Hint *
 fetchHinted(HintSet **sets, uint32 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
@@ -205,9 +234,9 @@ fetchHinted(HintSet **sets, uint32 tag, Relation rel, Snapshot snapshot, TupleTa
 		return NULL;
 	MeterPrefetch(hint->meter);
 	tid = hint->tid;
-	fetch = table_index_fetch_begin(rel);
+	fetch = beginHintedFetch(hint, rel);
 	found = table_index_fetch_tuple(fetch, &tid, snapshot, slot, &call_again, NULL);
-	table_index_fetch_end(fetch);
+	endHintedFetch(hint, rel, fetch);
 	return found ? hint : NULL;
 }
 
