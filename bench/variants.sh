@@ -12,6 +12,7 @@ stage main      # the database with all
 variant select          all      1   'pgbench_run -S' ''
 variant one             all      1   'script one' ''
 variant verify          all      1   'script verify' 'select>=1.0,1.1 one>=0.5,0.9 verify_unlogged>=0.85 redis>=2 sql_async>=5'
+variant verify_lean     all      1   'script verify_lean' 'select'
 variant verify_scalar   all      1   'script verify_scalar' 'verify'
 variant verify_unlogged all      1   'unlogged script verify' 'select'
 variant hot             all      1   'hot script verify' 'verify>=0.95 sql_hot_async>=15'
