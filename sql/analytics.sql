@@ -87,7 +87,8 @@ ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.request_log_20300501 FO
 ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.request_log_20300502 FOR VALUES FROM ('2030-05-02 00:00+00') TO ('2030-05-03 00:00+00');
 ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.request_log_20300503 FOR VALUES FROM ('2030-05-03 00:00+00') TO ('2030-05-04 00:00+00');
 INSERT INTO apikeys.request_log
-SELECT v.at, k.key_id, k.account_id, gen_random_uuid(), v.code, v.status, v.endpoint, v.duration_ms, '192.0.2.1', v.cost, v.credits, v.category, v.duration_ms IS NOT NULL
+SELECT v.at, k.key_id, k.account_id, gen_random_uuid(), v.code, v.status, v.endpoint, v.duration_ms, '192.0.2.1', v.cost, v.credits, v.category,
+       CASE v.endpoint WHEN '/a' THEN 'maps' WHEN '/b' THEN 'routes' END, v.duration_ms IS NOT NULL
 FROM (VALUES
     (timestamptz '2030-05-01 22:30Z', 'web', 'valid', 200, '/a', 10, 1, 3, 'staging'), ('2030-05-01 23:59:59.999999Z', 'web', 'valid', 301, '/a', 20, 1, NULL, 'staging'),
     ('2030-05-02 00:00Z', 'web', 'valid', 200, '/a', 30, 2, 5, 'production'), ('2030-05-02 08:10Z', 'web', 'valid', 404, '/b', 40, 1, NULL, 'production'),
@@ -96,7 +97,7 @@ FROM (VALUES
     ('2030-05-02 23:30Z', 'app', 'valid', 200, '/c', NULL, 1, 11, 'production'), ('2030-05-02 12:00Z', 'theirs', 'valid', 200, '/c', 5, 1, 13, 'production'),
     ('2030-05-03 00:00Z', 'old', 'valid', 200, '/c', 7, 1, 17, 'production')
 ) AS v(at, alias, code, status, endpoint, duration_ms, cost, credits, category) JOIN apikeys.key AS k ON k.key_id = pg_temp.id(v.alias);
-SELECT at, account, alias, category, code, status, endpoint, duration_ms, cost, credits, ip FROM apikeys.log WHERE at >= '2030-05-01' AND at < '2030-05-04' ORDER BY at, alias;
+SELECT at, account, alias, category, product, code, status, endpoint, duration_ms, cost, credits, ip FROM apikeys.log WHERE at >= '2030-05-01' AND at < '2030-05-04' ORDER BY at, alias;
 -- The alias is that of now, the category that of the request.
 UPDATE apikeys.key SET alias = 'web2', category = 'development' WHERE alias = 'web';
 SELECT DISTINCT alias, category FROM apikeys.log WHERE at < '2030-05-02' AND at > '2030-05-01';
@@ -118,8 +119,9 @@ SELECT account, alias, requests FROM apikeys.log_report(:day, '{account}');
 SELECT code, requests, denied, units FROM apikeys.log_report(:day, '{code}', only_account => 'acme');
 -- Top endpoints, with how long they took: 40 and 1000 ms, half way between 520, 95 % of it 952.
 SELECT endpoint, requests, p50_ms, p95_ms, p99_ms FROM apikeys.log_report(:day, '{endpoint}', only_key => pg_temp.id('web')) LIMIT 2;
--- A key with two products counts for each, one without for none.
+-- The product is the one that the request named, whatever the key has.
 SELECT product, requests, credits FROM apikeys.log_report('2030-05-01', '2030-05-04', '{product}');
+SELECT alias, product, requests FROM apikeys.log_report('2030-05-01', '2030-05-04', '{key,product}', only_account => 'acme');
 SELECT category, requests FROM apikeys.log_report('2030-05-01', '2030-05-04', '{category}', only_key => pg_temp.id('web'));
 SELECT billing_type, requests FROM apikeys.log_report('2030-05-01', '2030-05-04', '{billing_type}');
 -- Steps are the calendar's in the time zone; only those with requests have a row.
@@ -156,6 +158,7 @@ FROM apikeys.usage_report(:spring, '{account,key,product,category,billing_type}'
 \x
 SELECT account, alias, requests, denied, units, errors, credits FROM apikeys.usage_report(:spring, '{key}');
 SELECT account, alias, requests FROM apikeys.usage_report(:spring, only_key => pg_temp.id('app'));
+-- Usage does not know what was asked for: a key with two products counts for each, one without for none.
 SELECT product, requests FROM apikeys.usage_report(:spring, '{product}');
 SELECT category, requests FROM apikeys.usage_report(:spring, '{category}');
 SELECT billing_type, credits FROM apikeys.usage_report(:spring, '{billing_type}');
@@ -215,11 +218,11 @@ INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
 SELECT n, a.account_id, sha256(n::text::bytea)::text::apikeys.digest, 'ak', 'ak_', 'key-' || n
 FROM generate_series(1, 2000) AS n JOIN apikeys.account AS a ON a.name = 'account ' || n % 200;
 INSERT INTO apikeys.request_log
-SELECT d.day + n * interval '1 s', k.key_id, k.account_id, gen_random_uuid(), 'valid', 200, '/a', 1, NULL, 1, NULL, 'production', true
+SELECT d.day + n * interval '1 s', k.key_id, k.account_id, gen_random_uuid(), 'valid', 200, '/a', 1, NULL, 1, NULL, 'production', NULL, true
 FROM generate_series(timestamptz '2030-05-01', '2030-05-03', '1 day') AS d (day), generate_series(1, 20000) AS n JOIN apikeys.key AS k ON k.key_id = 1 + n % 2000;
 INSERT INTO apikeys.usage_bucket SELECT 'k', n, '2030-04-02', 1, 0, 1, 0, 0 FROM generate_series(1, 2000) AS n;
 -- A row for a key that is no more shows without its names.
-INSERT INTO apikeys.request_log SELECT '2030-05-03 23:00', 1000000, 1000000, gen_random_uuid(), 'valid', 200, '/a', 1, NULL, 1, NULL, 'production', true;
+INSERT INTO apikeys.request_log SELECT '2030-05-03 23:00', 1000000, 1000000, gen_random_uuid(), 'valid', 200, '/a', 1, NULL, 1, NULL, 'production', NULL, true;
 SELECT account, alias, code FROM apikeys.log WHERE at = '2030-05-03 23:00';
 ANALYZE apikeys.key, apikeys.account, apikeys.request_log, apikeys.usage_bucket;
 SELECT * FROM pg_temp.scanned_by($$SELECT * FROM apikeys.log WHERE key_id = 7 AND at >= '2030-05-02' AND at < '2030-05-03'$$);

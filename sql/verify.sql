@@ -174,9 +174,9 @@ SELECT * FROM apikeys.verify_many(NULL, '{/a}');
 --
 SELECT request_id AS early FROM apikeys.verify('plain', '/early', '192.0.2.7', cost => 2) \gset
 SELECT apikeys.complete(:'early', 404, 12.5, 3), apikeys.complete(:'early', 200, 1, 1);
-SELECT request_id AS late FROM apikeys.verify('plain', '/late') \gset
+SELECT request_id AS late FROM apikeys.verify('plain', '/late', product => 'maps') \gset
 SELECT request_id AS never FROM apikeys.verify('plain', '/never') \gset
-SELECT request_id AS many FROM apikeys.verify('plain', '/many') \gset
+SELECT request_id AS many FROM apikeys.verify('plain', '/many', product => '') \gset
 SELECT request_id AS denied FROM apikeys.verify('none', '/denied') \gset
 SELECT apikeys.flush();
 SELECT apikeys.complete(:'late', 500);
@@ -186,7 +186,12 @@ SELECT apikeys.complete(:'denied', 503, 1);
 SELECT apikeys.complete_many(ARRAY[:'many', '0190b1b1-0000-4000-8000-000000000001', NULL]::uuid[], '{201,200,200}', '{1.5,NULL,2}', '{NULL,5,5}');
 SELECT apikeys.complete_many('{}', '{}'), apikeys.complete_many(NULL, NULL);
 SELECT apikeys.flush();
-SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, completed FROM apikeys.request_log WHERE endpoint IS NOT NULL ORDER BY endpoint;
+SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, product, completed FROM apikeys.request_log WHERE endpoint IS NOT NULL ORDER BY endpoint;
+-- The product is the one that was named, be there such a one or not, cut at a character.
+SELECT code FROM apikeys.verify('maps', '/product', product => 'routes'), apikeys.flush();
+SELECT code FROM apikeys.verify('plain', '/product' || repeat('x', 2050), product => 'x' || repeat(U&'\00E4', 130)), apikeys.flush();
+SELECT left(endpoint, 8) AS endpoint, octet_length(endpoint), code, left(product, 6) AS product, octet_length(product)
+FROM apikeys.request_log WHERE endpoint LIKE '/product%' ORDER BY at;
 SELECT apikeys.complete(NULL, 200), apikeys.complete('00000000-0000-0000-0000-000000000000', 200),
        apikeys.complete('ffffffff-ffff-ffff-ffff-ffffffffffff', 200), apikeys.complete('5f0c3c4e-7a1e-4f6e-9d2b-8c7a6b5d4e3f', 200);
 \set VERBOSITY sqlstate

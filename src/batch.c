@@ -89,7 +89,7 @@ typedef struct RequestEntry
 typedef enum LogColumn
 {
 	LOG_KEY_ID, LOG_AT, LOG_REQUEST_ID, LOG_ACCOUNT_ID, LOG_CODE, LOG_STATUS, LOG_ENDPOINT, LOG_DURATION_MS,
-	LOG_IP, LOG_COST, LOG_CREDITS, LOG_CATEGORY, LOG_COMPLETED
+	LOG_IP, LOG_COST, LOG_CREDITS, LOG_CATEGORY, LOG_PRODUCT, LOG_COMPLETED
 } LogColumn;
 
 #define LOG_COLUMNS	(LOG_COMPLETED + 1)
@@ -99,7 +99,7 @@ static const RowColumns log_columns = {
 	{
 		{"key_id", INT8OID}, {"at", TIMESTAMPTZOID}, {"request_id", UUIDOID}, {"account_id", INT8OID}, {"code", TEXTOID},
 		{"status", INT2OID}, {"endpoint", TEXTOID}, {"duration_ms", FLOAT4OID}, {"ip", INETOID}, {"cost", INT4OID},
-		{"credits", INT8OID}, {"category", TEXTOID}, {"completed", BOOLOID}
+		{"credits", INT8OID}, {"category", TEXTOID}, {"product", TEXTOID}, {"completed", BOOLOID}
 	}
 };
 
@@ -325,9 +325,14 @@ formRow(const BatchRequest *request, LogRow *row)
 		setColumn(row, LOG_ACCOUNT_ID, Int64GetDatum(either->account_id));
 	if (event)
 	{
+		const char *category = event->texts + event->endpoint_len;
+		const char *product = category + event->category_len;
+
 		setColumn(row, LOG_CODE, CStringGetTextDatum(VerdictName(event->code)));
 		setColumn(row, LOG_COST, Int32GetDatum(event->cost));
-		setColumn(row, LOG_CATEGORY, PointerGetDatum(cstring_to_text_with_len(event->texts + event->endpoint_len, event->category_len)));
+		setColumn(row, LOG_CATEGORY, PointerGetDatum(cstring_to_text_with_len(category, event->category_len)));
+		if (event->product_len > 0)
+			setColumn(row, LOG_PRODUCT, PointerGetDatum(cstring_to_text_with_len(product, event->product_len)));
 		if (event->has_endpoint)
 			setColumn(row, LOG_ENDPOINT, PointerGetDatum(cstring_to_text_with_len(event->texts, event->endpoint_len)));
 		if (event->address_len > 0 && BatchLogAddress != ADDRESS_NONE)
@@ -384,7 +389,7 @@ writeLog(Work *work, const BatchRequest *requests, int count)
 	}
 }
 
-/* Runs a statement about the row of a request or completion, with the row's columns as $1 to $13; its plan is kept. */
+/* Runs a statement about the row of a request or completion, with the row's columns as $1 to $14; its plan is kept. */
 static void
 runRow(SPIPlanPtr *plan, const char *statement, const LogRow *row)
 {
@@ -419,7 +424,7 @@ completeQuarantined(Work *work, const LogRow *row, const Event *completion)
 	if (SPI_processed == 0)
 		return false;
 	runRow(&update_plan, "UPDATE apikeys.quarantine AS q SET event = q.event OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object("
-		   "'status', $6, 'duration_ms', $8, 'credits', $11, 'completed', $13)"
+		   "'status', $6, 'duration_ms', $8, 'credits', $11, 'completed', $14)"
 		   " WHERE (q.event OPERATOR(pg_catalog.->>) 'request_id') OPERATOR(pg_catalog.=) $3::pg_catalog.text"
 		   " AND (q.event OPERATOR(pg_catalog.->) 'completed') OPERATOR(pg_catalog.=) 'false'"
 		   " RETURNING (q.event OPERATOR(pg_catalog.->>) 'account_id')::pg_catalog.int8,"
@@ -515,7 +520,7 @@ quarantine(Work *work, const Event *event, const char *reason)
 		countUnlogged(work, event);
 	runRow(&plan, psprintf("INSERT INTO apikeys.quarantine (reason, event) VALUES (%s, pg_catalog.jsonb_build_object("
 						   "'at', $2, 'key_id', $1, 'account_id', $4, 'request_id', $3, 'code', $5, 'status', $6, 'endpoint', $7,"
-						   " 'duration_ms', $8, 'ip', $9, 'cost', $10, 'credits', $11, 'category', $12, 'completed', $13))",
+						   " 'duration_ms', $8, 'ip', $9, 'cost', $10, 'credits', $11, 'category', $12, 'product', $13, 'completed', $14))",
 						   quote_literal_cstr(reason)), &row);
 	SPI_freeplan(plan);
 }

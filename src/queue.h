@@ -45,13 +45,16 @@ typedef struct Event
 	bool		has_endpoint;
 	uint16		endpoint_len;
 	uint16		category_len;
+	uint16		product_len;	/* 0: none was named */
 	uint16		mark_count;		/* limits */
-	char		texts[FLEXIBLE_ARRAY_MEMBER];	/* endpoint, category; of limits the MeterMarks, unaligned */
+	char		texts[FLEXIBLE_ARRAY_MEMBER];	/* endpoint, category, product; of limits the MeterMarks, unaligned */
 } Event;
 
 #define EVENT_ENDPOINT_MAX	2048	/* bytes; what is longer is cut */
-#define EVENT_CATEGORY_MAX	256 /* bytes */
-#define EVENT_SIZE_MAX		MAXALIGN(offsetof(Event, texts) + EVENT_ENDPOINT_MAX + EVENT_CATEGORY_MAX)
+#define EVENT_CATEGORY_MAX	256 /* bytes; as long as a category gets */
+#define EVENT_PRODUCT_MAX	256 /* bytes; as long as the name of a product gets */
+#define EVENT_SIZE_MAX \
+	MAXALIGN(offsetof(Event, texts) + EVENT_ENDPOINT_MAX + EVENT_CATEGORY_MAX + EVENT_PRODUCT_MAX)
 
 typedef enum WriterState
 {

@@ -181,6 +181,8 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
 		event->endpoint_len = addText(event, &size, request->endpoint, EVENT_ENDPOINT_MAX);
 	}
 	event->category_len = addText(event, &size, row->category, EVENT_CATEGORY_MAX);
+	if (request->product)
+		event->product_len = addText(event, &size, request->product, EVENT_PRODUCT_MAX);
 	event->size = MAXALIGN(size);
 	memset((char *) event + size, 0, event->size - size);
 }

@@ -27,7 +27,7 @@ COMMENT ON FUNCTION apikeys.account_keys(text) IS
 -- Left joins, so that those that are not asked for drop out of the plan; through the key, so that one account's rows
 -- are found by the index that the log has.
 CREATE VIEW apikeys.log WITH (security_barrier) AS
-SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.code, r.status, r.endpoint, r.duration_ms, r.cost, r.credits,
+SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.product, r.code, r.status, r.endpoint, r.duration_ms, r.cost, r.credits,
        r.ip, r.request_id
 FROM apikeys.request_log AS r
 LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
@@ -37,6 +37,7 @@ COMMENT ON VIEW apikeys.log IS
 'The request log of all keys that the session''s user may manage, with names. Filter by at: it is partitioned by day (UTC); by key_id or account: it is indexed by key_id and at.';
 COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
 COMMENT ON COLUMN apikeys.log.category IS 'The key''s category at the time of the request.';
+COMMENT ON COLUMN apikeys.log.product IS 'The product that the request named; NULL: none.';
 COMMENT ON COLUMN apikeys.log.code IS 'The verdict''s code: valid, or why the request was denied.';
 COMMENT ON COLUMN apikeys.log.status IS 'HTTP status: the verdict''s, then the response''s as given to complete().';
 COMMENT ON COLUMN apikeys.log.duration_ms IS 'Time to the first byte of the response, in milliseconds, as given to complete().';
@@ -136,7 +137,7 @@ $$;
 COMMENT ON FUNCTION apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint) IS
 'What was used from since to before until, a row for each of what it is made by, and for each step, the busiest first: requests (admitted or denied), denied among them, units, errors (admitted ones with a status of 400 and more), credits (as given to complete). Monthly bills: by => ''{account}'', step => ''1 month''.
 by: any of account, key (with alias and account), product, category, billing_type; {}: all in one; columns not asked for are NULL. step: 1 hour, 1 day, 7 days (from Mondays), 1 month, 3 months or 1 year of the time zone''s calendar, at is where it begins; NULL: all in one. Only_account and only_key restrict it.
-It counts what is stored by its beginning: steps of 5 minutes, after 2 days hours, after 90 days days (UTC). Products, category and billing type are the key''s now; a key with several products counts for each. It knows requests that the log does not have. Errors: P0002 unknown account or key; 22023 bad argument.';
+It counts what is stored by its beginning: steps of 5 minutes, after 2 days hours, after 90 days days (UTC). Products, category and billing type are the key''s now; a key with several products counts for each of them, whichever was asked for: log_report tells that. It knows requests that the log does not have. Errors: P0002 unknown account or key; 22023 bad argument.';
 
 CREATE FUNCTION apikeys.log_report(
     since timestamptz, until timestamptz, by text[] = '{}', step interval = NULL, time_zone text = 'UTC',
@@ -161,7 +162,7 @@ BEGIN
                      CASE WHEN by && '{account,key}' THEN a.name END,
                      CASE WHEN 'key' = ANY (by) THEN r.key_id END,
                      CASE WHEN 'key' = ANY (by) THEN k.alias END,
-                     CASE WHEN 'product' = ANY (by) THEN p.product END,
+                     CASE WHEN 'product' = ANY (by) THEN r.product END COLLATE "C",
                      CASE WHEN 'category' = ANY (by) THEN r.category END COLLATE "C",
                      CASE WHEN 'billing_type' = ANY (by) THEN k.billing_type END,
                      CASE WHEN 'endpoint' = ANY (by) THEN r.endpoint END COLLATE "C",
@@ -174,7 +175,6 @@ BEGIN
               FROM apikeys.request_log AS r
               LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
               LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
-              LEFT JOIN apikeys.key_product AS p ON 'product' = ANY (by) AND p.key_id = r.key_id
               WHERE (keys IS NULL OR r.key_id = ANY (keys)) AND r.at >= since AND r.at < until
               GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
         ) AS g (at, account, key_id, alias, product, category, billing_type, endpoint, code, requests, denied,
@@ -184,5 +184,5 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.log_report(timestamptz, timestamptz, text[], interval, text, text, bigint) IS
 'What the request log tells of the time from since to before until, a row for each of what it is made by, and for each step, the busiest first: requests (admitted or denied), denied among them, requests by class of status (the verdict''s, or the response''s as given to complete), units that were used, credits, and half, 95 and 99 percent of the times to the first byte, in milliseconds (NULL: none was given to complete).
-by: any of account, key (with alias and account), product, category (at the time of the request), billing_type, endpoint, code (why requests were denied); step, time_zone, only_account and only_key, and what is NULL, are as in usage_report. Top endpoints: by => ''{endpoint}'' and LIMIT.
-Products and billing type are the key''s now; a key with several products counts for each. Reads the partitions (days, UTC) from since to until, and of one account or key only its own rows. Errors: P0002 unknown account or key; 22023 bad argument.';
+by: any of account, key (with alias and account), product (that the request named; NULL: none), category (at the time of the request), billing_type (of now), endpoint, code (why requests were denied); step, time_zone, only_account and only_key, and what is NULL, are as in usage_report. Top endpoints: by => ''{endpoint}'' and LIMIT.
+Reads the partitions (days, UTC) from since to until, and of one account or key only its own rows. Errors: P0002 unknown account or key; 22023 bad argument.';

@@ -310,7 +310,7 @@ BEGIN
     -- The constraints of the table say the same, but with a detail that shows the digest.
     fault := CASE
         WHEN octet_length(alias) NOT BETWEEN 1 AND 512 THEN 'an alias must have 1 to 512 bytes'
-        WHEN category = '' THEN 'a category must not be empty'
+        WHEN octet_length(category) NOT BETWEEN 1 AND 256 THEN 'a category must have 1 to 256 bytes'
         WHEN billing_type = '' THEN 'a billing type must not be empty'
         WHEN NOT apikeys.domains_are_valid(allowed_domains) THEN 'an allowed domain must look like example.com or *.example.com'
         WHEN array_position(allowed_ips, NULL) IS NOT NULL THEN 'an allowed address must not be NULL'

@@ -101,7 +101,7 @@ COMMENT ON COLUMN apikeys.account.limits IS 'Limits over all keys of the account
 COMMENT ON COLUMN apikeys.account.active IS 'Whether its keys may be used: false refuses them all with the verdict inactive.';
 
 CREATE TABLE apikeys.product (
-    name        text PRIMARY KEY CHECK (name <> ''),
+    name        text PRIMARY KEY CHECK (name <> '' AND pg_catalog.octet_length(name) <= 256),
     description text
 );
 COMMENT ON TABLE apikeys.product IS 'The APIs that a key can be assigned to.';
@@ -125,7 +125,7 @@ CREATE TABLE apikeys.key (
     prefix               text NOT NULL,
     hint                 text NOT NULL,
     alias                text NOT NULL CHECK (alias <> '' AND pg_catalog.octet_length(alias) <= 512),
-    category             text NOT NULL DEFAULT 'production' CHECK (category <> ''),
+    category             text NOT NULL DEFAULT 'production' CHECK (category <> '' AND pg_catalog.octet_length(category) <= 256),
     suspended_reason     text CHECK (suspended_reason <> ''),
     tier                 text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits               apikeys.limits,
@@ -326,6 +326,7 @@ CREATE TABLE apikeys.request_log (
     cost        int NOT NULL,
     credits     bigint,
     category    text NOT NULL,
+    product     text,
     completed   boolean NOT NULL
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE apikeys.request_log IS 'One row a request that named a key, admitted or denied; a partition a day (UTC).';
@@ -336,6 +337,7 @@ COMMENT ON COLUMN apikeys.request_log.cost IS 'Units that the request asked for.
 COMMENT ON COLUMN apikeys.request_log.credits IS 'What is billed for the request, as given to complete(); without effect on limits.';
 COMMENT ON COLUMN apikeys.request_log.completed IS 'Whether complete() has told how the request ended; the first call wins.';
 COMMENT ON COLUMN apikeys.request_log.category IS 'The key''s category at the time of the request.';
+COMMENT ON COLUMN apikeys.request_log.product IS 'The product that the request named, be it one of the catalogue or not (its first 256 bytes); NULL: none.';
 
 -- Half of a page is left free: a batch may change all rows of it, and the old versions are there until the next one comes.
 CREATE TABLE apikeys.usage_bucket (

@@ -155,9 +155,9 @@ value(q{UPDATE apikeys.key SET category = 'staging' WHERE alias = 'key-5'});
 my $ids = value(q{SELECT k.account_id, k.key_id FROM apikeys.key AS k WHERE k.alias = 'key-5'});
 my ($account_id, $key_id) = split /\|/, $ids;
 is(credits(), '0|0', 'poison: no credits yet');
-my $poison = value(q{SELECT request_id FROM apikeys.verify('key-5', '/poison', '192.0.2.7', cost => 3)});
+my $poison = value(q{SELECT request_id FROM apikeys.verify('key-5', '/poison', '192.0.2.7', product => 'tiles', cost => 3)});
 ledger_ok($node, 'poison request');
-is(quarantined($poison), "account_id=$account_id category=staging code=valid completed=false cost=3 credits= duration_ms= endpoint=/poison ip=192.0.2.7 key_id=$key_id status=200",
+is(quarantined($poison), "account_id=$account_id category=staging code=valid completed=false cost=3 credits= duration_ms= endpoint=/poison ip=192.0.2.7 key_id=$key_id product=tiles status=200",
     'poison request: all of it is in quarantine');
 complete_and_flush($poison, '503, 2.5, 40');
 is(credits(), '1|40', 'its completion counts');
@@ -168,7 +168,7 @@ my $good = value(q{SELECT request_id FROM apikeys.verify('key-5', '/good')});
 ledger_ok($node, 'good request');
 complete_and_flush($good, '418, 1.5, 500');
 is(credits(), '2|540', 'poison completion: it counts');
-is(quarantined($good), "account_id=$account_id category= code= completed=true cost= credits=500 duration_ms=1.5 endpoint= ip= key_id=$key_id status=418",
+is(quarantined($good), "account_id=$account_id category= code= completed=true cost= credits=500 duration_ms=1.5 endpoint= ip= key_id=$key_id product= status=418",
     'poison completion: all of it is in quarantine');
 complete_and_flush($good, '418, 1.5, 1');
 complete_and_flush($good, '200, 1, 1');
@@ -186,8 +186,8 @@ value('ALTER TABLE apikeys.request_log DROP CONSTRAINT poison');
 value($repair);
 is(value('SELECT count(*) FROM apikeys.quarantine'), '0', 'repaired: nothing is in quarantine');
 ledger_ok($node, 'repaired');
-is(value(qq{SELECT endpoint, status, duration_ms, credits, ip, cost, category, completed FROM apikeys.request_log WHERE request_id IN ('$poison', '$good') ORDER BY 1}),
-    "/good|418|1.5|500||1|staging|t\n/poison|503|2.5|40|192.0.2.7|3|staging|t", 'repaired: the log has all of it');
+is(value(qq{SELECT endpoint, status, duration_ms, credits, ip, cost, category, product, completed FROM apikeys.request_log WHERE request_id IN ('$poison', '$good') ORDER BY 1}),
+    "/good|418|1.5|500||1|staging||t\n/poison|503|2.5|40|192.0.2.7|3|staging|tiles|t", 'repaired: the log has all of it');
 
 # Behind a poison event batches grow again.
 value(q{ALTER TABLE apikeys.request_log ADD CONSTRAINT poison CHECK (endpoint <> '/poison') NOT VALID});
