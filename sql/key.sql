@@ -311,6 +311,23 @@ SELECT alias FROM apikeys.create_key('single', products => '{places}');
 SELECT state FROM apikeys.deactivate_key(apikeys.find_key('single', 'key-1'));
 SELECT alias FROM apikeys.create_key('single', products => '{routes}');
 SELECT f.* FROM pg_temp.failure($$SELECT apikeys.activate_key(apikeys.find_key('single', 'key-1'))$$) AS f;
+-- And none without a product, for it would be good for all.
+UPDATE apikeys.plan SET one_key_per_product = false WHERE name = 'single';
+SELECT alias FROM apikeys.create_key('single', 'old', expires_at => clock_timestamp() + '1 hour');
+SELECT state FROM apikeys.deactivate_key((apikeys.create_key('single', 'off')).key_id);
+UPDATE apikeys.plan SET one_key_per_product = true WHERE name = 'single';
+SELECT f.* FROM pg_temp.failure($$SELECT apikeys.create_key('single', 'all')$$) AS f;
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT apikeys.create_key('single', 'all', products => '{}')$$),
+    (2, $$SELECT apikeys.import_key('single', 'text of all', alias => 'all')$$),
+    (3, $$SELECT apikeys.activate_key(apikeys.find_key('single', 'off'))$$),
+    (4, $$UPDATE apikeys.key SET active = true WHERE key_id = apikeys.find_key('single', 'off')$$),
+    (5, $$SET apikeys.debug_clock_offset = '2h'; UPDATE apikeys.key SET expires_at = NULL WHERE key_id = apikeys.find_key('single', 'old')$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+-- What is live already stays, as far as it is not judged again.
+SELECT alias FROM apikeys.rotate_key(apikeys.find_key('single', 'old'), lifetime => '2 hours');
+SELECT products FROM apikeys.assign_product(apikeys.find_key('single', 'off'), 'maps');
+SELECT state FROM apikeys.activate_key(apikeys.find_key('single', 'off'));
 
 -- Whose a key is never changes.
 SELECT f.code, f.message FROM (VALUES

@@ -23,6 +23,7 @@ SELECT * FROM apikeys.create_tier('endless', 3);
 SELECT * FROM apikeys.create_product('maps', 'Tiles');
 SELECT * FROM apikeys.create_product('routes');
 SELECT * FROM apikeys.create_product('places');
+SELECT count(p.name) FROM generate_series(1, 3) AS n, apikeys.create_product('p' || n) AS p;
 SELECT * FROM apikeys.create_plan('free') \gx
 SELECT * FROM apikeys.create_plan('strict', key_prefix => 'uspl', max_keys => 3, max_lifetime => '90 days', lifetimes => '{7 days,90 days}', default_lifetime => '7 days',
                                   allow_unexpiring => false, limits => '5/second', default_tier => 'bronze', one_key_per_product => true,
@@ -117,18 +118,31 @@ SELECT f.code, f.message FROM (VALUES
     (2, $$UPDATE apikeys.key_product SET key_id = pg_temp.id('two') WHERE key_id = pg_temp.id('off') AND product = 'maps'$$),
     (3, $$SELECT apikeys.activate_key(pg_temp.id('off'))$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+-- The last product of a key stays, however it is taken away, unless the key is off or goes, too.
+SELECT f.* FROM pg_temp.failure($$SELECT apikeys.unassign_product(pg_temp.id('one'), 'maps')$$) AS f;
+SELECT f.code, f.message FROM (VALUES
+    (1, $$DELETE FROM apikeys.key_product WHERE key_id = pg_temp.id('one')$$),
+    (2, $$DELETE FROM apikeys.key_product$$),
+    (3, $$UPDATE apikeys.key_product SET key_id = pg_temp.id('two') WHERE key_id = pg_temp.id('one')$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+BEGIN;
+DELETE FROM apikeys.key_product WHERE key_id = pg_temp.id('off') OR key_id = pg_temp.id('two') AND product = 'routes';
+SELECT alias, products FROM apikeys.delete_key(pg_temp.id('one'));
+ROLLBACK;
 -- A product that is renamed is no conflict, nor is one that moves.
 UPDATE apikeys.product SET name = 'tiles' WHERE name = 'maps';
+UPDATE apikeys.key SET active = false WHERE key_id = pg_temp.id('one');
 UPDATE apikeys.key_product SET key_id = pg_temp.id('two') WHERE key_id = pg_temp.id('one');
 SELECT alias, state, products FROM apikeys.key_list WHERE account = 'acme' ORDER BY alias;
 
 --
 -- From one plan to another
 --
-SELECT alias FROM apikeys.create_key('acme', 'a1', lifetime => '1 day', billing_type => 'free');
-SELECT alias FROM apikeys.create_key('acme', 'a2', lifetime => '91 days', billing_type => 'freemium');
-SELECT alias FROM apikeys.create_key('acme', 'a3', limits => '7/day');
 UPDATE apikeys.plan SET one_key_per_product = false WHERE name = 'free';
+SELECT alias FROM apikeys.create_key('acme', 'a1', lifetime => '1 day', billing_type => 'free', products => '{p1}');
+SELECT alias FROM apikeys.create_key('acme', 'a2', lifetime => '91 days', billing_type => 'freemium', products => '{p2}');
+SELECT alias FROM apikeys.create_key('acme', 'a3', limits => '7/day');
+SELECT state FROM apikeys.activate_key(pg_temp.id('one'));
 SELECT alias, products FROM apikeys.assign_product(pg_temp.id('one'), 'routes');
 SELECT CASE WHEN alias IS NOT NULL THEN key_id = pg_temp.id(alias) END AS ours, alias, rule, detail
 FROM apikeys.change_plan('acme', 'strict', dry_run => true);
@@ -143,6 +157,8 @@ SELECT plan FROM apikeys.account WHERE name = 'acme';
 UPDATE apikeys.key SET expires_at = clock_timestamp() + interval '1 day', limits = NULL, billing_type = NULL WHERE account_id = (SELECT account_id FROM apikeys.account WHERE name = 'acme');
 SELECT alias, rule, detail FROM apikeys.change_plan('acme', 'strict', true);
 SELECT alias FROM apikeys.delete_key(pg_temp.id('one'));
+SELECT alias, rule, detail FROM apikeys.change_plan('acme', 'strict', true);
+SELECT products FROM apikeys.assign_product(pg_temp.id('a3'), 'p3');
 SELECT state FROM apikeys.deactivate_key(pg_temp.id('two'));
 SELECT * FROM apikeys.change_plan('acme', 'strict');
 SELECT plan FROM apikeys.account WHERE name = 'acme';

@@ -108,6 +108,12 @@ DECLARE
     present   timestamptz := apikeys.wall_clock();
     collision record;
 BEGIN
+    IF NOT EXISTS (SELECT FROM apikeys.key_product AS ours WHERE ours.key_id = candidate.key_id) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('key "%s" must have a product', candidate.alias),
+            DETAIL = 'Its plan allows one key for each product, and a key without products is good for all.',
+            HINT = 'Name products when you create the key, or assign one first; a key that is not needed can be deactivated.';
+    END IF;
     SELECT a.name AS account, k.alias, theirs.product INTO collision
     FROM apikeys.key_product AS ours
     JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
@@ -124,7 +130,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_products(apikeys.key) IS
-'Whether no other key of the account that is neither inactive nor expired has one of the key''s products. The account must be locked. Internal. Errors: 23505.';
+'Whether a key has products, and no other key of the account that is neither inactive nor expired has one of them. The account must be locked. Internal. Errors: 22023 it has none; 23505.';
 
 CREATE FUNCTION apikeys.check_room(candidate apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -154,7 +160,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_room(apikeys.key) IS
-'Whether the plan has room for one more key of the account that is neither inactive nor expired. Locks the account. Internal. Errors: 53400, 23505.';
+'Whether the plan has room for one more key of the account that is neither inactive nor expired. Locks the account. Internal. Errors: 53400, 22023, 23505.';
 
 CREATE FUNCTION apikeys.check_key(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -404,7 +410,7 @@ COMMENT ON FUNCTION apikeys.create_key(text, text, text, text, apikeys.limits, i
     text[], text, jsonb, text) IS
 'Make a key and show its text, this once. Write SELECT * FROM apikeys.create_key(...): (create_key(...)).* would make a key a column.
 An unknown account is made on plan default, unless apikeys.create_accounts is off. Without them: alias key-<n>, category production, prefix, lifetime and tier of the plan. Members of apikeys_admin alone may give tier or limits (of its own, instead of a tier''s). expires_at => ''infinity'': never. Lists: products, domains (example.com, *.example.com) and networks that it is good for, empty: all; scopes: what it may do.
-Errors: P0002 unknown account, tier or product; 22023 bad argument, or not in the plan; 23505 alias taken, or product has a key; 53400 more keys than the plan has; 42501.';
+Errors: P0002 unknown account, tier or product; 22023 bad argument, not in the plan, or no product where the plan says one key a product; 23505 alias taken, or product has a key; 53400 more keys than the plan has; 42501.';
 
 CREATE FUNCTION apikeys.import_key(
     account text, key text DEFAULT NULL, digest apikeys.digest DEFAULT NULL, alias text DEFAULT NULL,
@@ -510,7 +516,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.activate_key(bigint) IS
-'Let an inactive key be used again. Errors: P0002 unknown key; 53400 more keys than the plan has; 23505 another key has its product.';
+'Let an inactive key be used again. Errors: P0002 unknown key; 53400 more keys than the plan has; where it says one key a product: 23505 another key has its product, 22023 it has none.';
 
 CREATE FUNCTION apikeys.deactivate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

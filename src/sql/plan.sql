@@ -120,21 +120,24 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_assignment(bigint) IS
-'Whether the plan allows the products that a key has now. Locks the account, so that of two assignments the second sees the first. Internal. Errors: 23505.';
+'Whether the plan allows the products that a key has now. Locks the account, so that of two changes the second sees the first. Internal. Errors: 22023, 23505.';
 
-CREATE FUNCTION apikeys.check_key_product_update() RETURNS trigger
+CREATE FUNCTION apikeys.check_key_product_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.check_assignment(NEW.key_id);
+    PERFORM apikeys.check_assignment(OLD.key_id);
+    IF NEW.key_id <> OLD.key_id THEN
+        PERFORM apikeys.check_assignment(NEW.key_id);
+    END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_key_product_update() IS 'Trigger: a changed assignment obeys the rules of the plan.';
+COMMENT ON FUNCTION apikeys.check_key_product_change() IS 'Trigger: what is left where an assignment was changed or taken away obeys the rules of the plan.';
 
-CREATE TRIGGER key_product_check_update AFTER UPDATE ON apikeys.key_product
-FOR EACH ROW EXECUTE FUNCTION apikeys.check_key_product_update();
-COMMENT ON TRIGGER key_product_check_update ON apikeys.key_product IS 'A changed assignment obeys the rules of the plan.';
+CREATE TRIGGER key_product_check AFTER UPDATE OR DELETE ON apikeys.key_product
+FOR EACH ROW EXECUTE FUNCTION apikeys.check_key_product_change();
+COMMENT ON TRIGGER key_product_check ON apikeys.key_product IS 'What is left where an assignment was changed or taken away obeys the rules of the plan.';
 
 CREATE FUNCTION apikeys.assign_product(key_id bigint, product text) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -216,6 +219,9 @@ BEGIN ATOMIC
         JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
         JOIN owned AS other ON other.key_id = theirs.key_id AND other.live
         WHERE (rules).one_key_per_product AND ours.key_id = o.key_id AND o.live AND other.key_id <> o.key_id
+        UNION ALL
+        SELECT 'one_key_per_product', 'it has no product, so it is good for all'
+        WHERE (rules).one_key_per_product AND o.live AND NOT EXISTS (SELECT FROM apikeys.key_product AS ours WHERE ours.key_id = o.key_id)
     ) AS b (rule, detail)
     ORDER BY 2 NULLS FIRST, 3, 4;
 END;

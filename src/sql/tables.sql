@@ -73,14 +73,14 @@ CREATE TABLE apikeys.plan (
 );
 COMMENT ON TABLE apikeys.plan IS 'The rules for accounts: how many keys, which lifetimes, limits of the account as a whole.';
 COMMENT ON COLUMN apikeys.plan.key_prefix IS 'Prefix of new keys: lower-case letters and digits in groups joined by _, at most 24 characters.';
-COMMENT ON COLUMN apikeys.plan.max_keys IS 'How many keys an account may have that are neither inactive nor expired; NULL: any number.';
+COMMENT ON COLUMN apikeys.plan.max_keys IS 'How many keys an account may have that are neither inactive nor expired; NULL: any number. A key that takes the place of a deactivated one begins with unused limits: what must hold over all keys stands in limits.';
 COMMENT ON COLUMN apikeys.plan.max_lifetime IS 'Longest lifetime of a key, from its creation or from the edit of its expiry; NULL: the longest of lifetimes, if there are any. Lifetimes are seconds: a day is 86,400 s.';
 COMMENT ON COLUMN apikeys.plan.lifetimes IS 'The lifetimes offered to new and rotated keys, e.g. {7 days,30 days}, none longer than max_lifetime; NULL: any up to that.';
 COMMENT ON COLUMN apikeys.plan.default_lifetime IS 'Lifetime of a key that is created without one, of those offered; NULL: it does not expire, where allow_unexpiring.';
 COMMENT ON COLUMN apikeys.plan.allow_unexpiring IS 'Whether a key may live without an expiry; none may where there is a max_lifetime.';
 COMMENT ON COLUMN apikeys.plan.limits IS 'Limits of each account on this plan that has none of its own, over all its keys together.';
 COMMENT ON COLUMN apikeys.plan.default_tier IS 'Tier of a key that is created with neither tier nor limits; NULL: none, the key has no limits.';
-COMMENT ON COLUMN apikeys.plan.one_key_per_product IS 'Whether a product may be assigned to one key of an account only.';
+COMMENT ON COLUMN apikeys.plan.one_key_per_product IS 'Whether a product may be assigned to one key of an account only. Each key must have a product then: one without is good for all.';
 COMMENT ON COLUMN apikeys.plan.custom_limits_allowed IS 'Whether a key may have limits of its own instead of a tier''s.';
 COMMENT ON COLUMN apikeys.plan.billing_types IS 'The billing types that a key may have; NULL: any.';
 

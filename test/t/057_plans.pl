@@ -20,7 +20,7 @@ value(<<'EOF');
 CREATE EXTENSION apikeys;
 SET session_replication_role = replica;
 INSERT INTO apikeys.tier (name, rank, limits) VALUES ('bronze', 1, '1000/day'), ('gold', 2, '10000/day');
-INSERT INTO apikeys.product (name) VALUES ('maps'), ('routes'), ('tiles');
+INSERT INTO apikeys.product (name) VALUES ('maps'), ('routes'), ('tiles'), ('parking');
 INSERT INTO apikeys.plan (name, max_keys, limits, one_key_per_product) VALUES ('many', 1000, '100000/day', true), ('other', 1000, '', false);
 INSERT INTO apikeys.account (account_id, name, plan) SELECT n, 'account ' || n, 'many' FROM generate_series(1, 1000) AS n;
 INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias, tier, limits, active, suspended_at, suspended_reason)
@@ -28,6 +28,7 @@ SELECT n, 1 + n % 1000, sha256(('key ' || n)::bytea)::apikeys.digest, 'ak', '', 
        n % 10 > 1, CASE WHEN n % 10 = 1 THEN now() END, CASE WHEN n % 10 = 1 THEN 'unpaid' END
 FROM generate_series(1, 100000) AS n;
 INSERT INTO apikeys.key_product (key_id, product) SELECT n, CASE WHEN n < 1001 THEN 'maps' ELSE 'routes' END FROM generate_series(1, 100000) AS n WHERE n < 1001 OR n % 10 = 0;
+INSERT INTO apikeys.key_product (key_id, product) VALUES (2002, 'parking');
 INSERT INTO apikeys.member (role, account_id) SELECT 'clerk', n FROM generate_series(1, 3) AS n;
 INSERT INTO apikeys.upgrade_request (id, key_id, tier, motivation, due_at) SELECT n, n, 'gold', 'more', now() FROM generate_series(1, 50000) AS n;
 INSERT INTO apikeys.audit_log (action, object, object_id, account_id) SELECT 'update', 'key', n, 1 + n % 1000 FROM generate_series(1, 100000) AS n;
@@ -78,15 +79,15 @@ is(value(q{BEGIN; SELECT count(*) FROM apikeys.key WHERE category = 'none'; SELE
 my $since = q{now() - interval '3 days', now()};
 my @calls = (
     # verifiers
-    [ boss => q{SELECT apikeys.verify('key 2002')} ], [ boss => q{SELECT apikeys.verify('key 2019', '/first')} ], [ boss => q{SELECT apikeys.verify('no key')} ],
-    [ boss => q{SELECT apikeys.verify('key 2002', product => 'maps')} ],
-    [ boss => q{SELECT apikeys.verify_many('{key 2002,key 2003,key 2004}')} ], [ boss => q{SELECT apikeys.authenticate('key 2002', product => 'maps')} ],
-    [ boss => q{SELECT apikeys.complete((apikeys.verify('key 2002')).request_id, 200)} ], [ boss => q{SELECT apikeys.complete_many(ARRAY[(apikeys.verify('key 2002')).request_id], '{200}')} ],
+    [ boss => q{SELECT apikeys.verify('key 2002', product => 'parking')} ], [ boss => q{SELECT apikeys.verify('key 2019', '/first')} ], [ boss => q{SELECT apikeys.verify('no key')} ],
+    [ boss => q{SELECT apikeys.verify('key 2002', product => 'parking')} ],
+    [ boss => q{SELECT apikeys.verify_many('{key 2002,key 2003,key 2004}')} ], [ boss => q{SELECT apikeys.authenticate('key 2002', product => 'parking')} ],
+    [ boss => q{SELECT apikeys.complete((apikeys.verify('key 2002', product => 'parking')).request_id, 200)} ], [ boss => q{SELECT apikeys.complete_many(ARRAY[(apikeys.verify('key 2002', product => 'parking')).request_id], '{200}')} ],
     # owners; the clerk is bound to accounts 1 to 3
     (map { ([ clerk => $_ ], [ boss => $_ ]) }
-        q{SELECT apikeys.create_key('account 3')}, q{SELECT apikeys.create_key('account 3', 'named', products => '{routes}')},
+        q{SELECT apikeys.create_key('account 3', products => '{tiles}')}, q{SELECT apikeys.create_key('account 3', 'named', products => '{routes}')},
         q{SELECT apikeys.rotate_key(2002)}, q{SELECT apikeys.deactivate_key(2002)}, q{SELECT apikeys.deactivate_key(2002); SELECT apikeys.activate_key(2002)},
-        q{SELECT apikeys.delete_key((apikeys.create_key('account 3')).key_id)}, q{SELECT apikeys.get_key(2002)}, q{SELECT apikeys.find_key('account 3', 'alias 2002')},
+        q{SELECT apikeys.delete_key((apikeys.create_key('account 3', products => '{tiles}')).key_id)}, q{SELECT apikeys.get_key(2002)}, q{SELECT apikeys.find_key('account 3', 'alias 2002')},
         q{SELECT apikeys.explain_key(2002)}, q{SELECT * FROM apikeys.key_limits(2002)}, q{SELECT * FROM apikeys.account_limits('account 3')},
         q{SELECT * FROM apikeys.account_keys('account 3')}, q{SELECT apikeys.key_used(2002, '5/day')}, q{SELECT apikeys.assign_product(2002, 'routes'); SELECT apikeys.assign_product(2002, 'tiles'); SELECT apikeys.unassign_product(2002, 'tiles')},
         qq{SELECT * FROM apikeys.usage_series(2002, $since, '1 hour')}, qq{SELECT * FROM apikeys.usage_report($since, only_key => 2002)},
@@ -103,7 +104,7 @@ my @calls = (
     # the provider
     map { [ boss => $_ ] }
         q{SELECT apikeys.create_account('new', plan => 'many')}, q{SELECT apikeys.deactivate_account('account 3'); SELECT apikeys.activate_account('account 3')},
-        q{SELECT apikeys.suspend_key(2002, 'unpaid'); SELECT apikeys.unsuspend_key(2002)}, q{SELECT apikeys.import_key('account 3', 'a text of my own')},
+        q{SELECT apikeys.suspend_key(2002, 'unpaid'); SELECT apikeys.unsuspend_key(2002)}, q{SELECT apikeys.import_key('account 3', 'a text of my own', products => '{tiles}')},
         q{SELECT apikeys.change_plan('account 3', 'other', true)}, q{SELECT apikeys.change_plan('account 3', 'other')}, q{SELECT apikeys.add_member('clerk', 'account 9'); SELECT apikeys.remove_member('clerk', 'account 9')},
         q{SELECT apikeys.ask_upgrade(2002, 'why'); SELECT apikeys.answer_upgrade(2002, 'so'); SELECT apikeys.approve_upgrade(2002)}, q{SELECT apikeys.decline_upgrade(2003, 'no')},
         q{SELECT apikeys.reset_usage(2002, 'day')}, q{SELECT apikeys.reset_account_usage('account 3')}, q{SELECT apikeys.grant_units(2002, 'day', 5, '2999-01-01')},
@@ -140,7 +141,7 @@ my $scans = q{SELECT string_agg(s.relname || ' ' || s.seq_scan, ' ' ORDER BY s.r
 my $before = value($scans);
 my $written = q{SELECT sum(s.n_tup_ins + s.n_tup_upd) FROM pg_stat_all_tables AS s JOIN public.large AS l ON l.oid = s.relid WHERE s.relname ~ '^(request_log|usage)'};
 my $rows = value($written);
-my $id = value(q{SELECT request_id FROM apikeys.verify('key 2002', '/last')});
+my $id = value(q{SELECT request_id FROM apikeys.verify('key 2002', '/last', product => 'parking')});
 value('SELECT apikeys.flush()');
 is(value(qq{SELECT apikeys.complete('$id', 503, 1.5); SELECT apikeys.flush(); SELECT status FROM apikeys.request_log WHERE request_id = '$id' AND key_id = 2002}), "t\nt\n503", 'a request is written and completed');
 ok($node->poll_query_until('postgres', "SELECT ($written) >= $rows + 8"), 'and counted in the statistics');
