@@ -80,7 +80,6 @@ my $since = q{now() - interval '3 days', now()};
 my @calls = (
     # verifiers
     [ boss => q{SELECT apikeys.verify('key 2002', product => 'parking')} ], [ boss => q{SELECT apikeys.verify('key 2019', '/first')} ], [ boss => q{SELECT apikeys.verify('no key')} ],
-    [ boss => q{SELECT apikeys.verify('key 2002', product => 'parking')} ],
     [ boss => q{SELECT apikeys.verify_many('{key 2002,key 2003,key 2004}')} ], [ boss => q{SELECT apikeys.authenticate('key 2002', product => 'parking')} ],
     [ boss => q{SELECT apikeys.complete((apikeys.verify('key 2002', product => 'parking')).request_id, 200)} ], [ boss => q{SELECT apikeys.complete_many(ARRAY[(apikeys.verify('key 2002', product => 'parking')).request_id], '{200}')} ],
     # owners; the clerk is bound to accounts 1 to 3
