@@ -68,11 +68,11 @@ FROM (VALUES
     (58, 'key', 'allowed_ips = ''{10.0.0.0/8,NULL}'''), (59, 'key', 'scopes = ''{read,NULL}'''), (60, 'key', 'billing_type = '''''),
     (61, 'key', 'metadata = ''"x"'''), (62, 'key', 'hash_rule = ''md5'''), (63, 'key', 'previous_digest = digest'),
     (64, 'key', 'previous_valid_until = now()'), (65, 'key', 'suspended_at = now()'), (66, 'key', 'suspended_reason = ''abuse'''),
-    (67, 'key', 'suspended_at = now(), suspended_reason = '''''),
+    (67, 'key', 'suspended_at = now(), suspended_reason = E'' \t'''),
     (73, 'key', 'previous_digest = digest, previous_hash_rule = ''md5'', previous_valid_until = now()'),
     (74, 'key', 'allowed_domains = ''{"a b"}'''),
     (68, 'key', 'expires_at = ''infinity'''), (69, 'key', 'digest = NULL'), (70, 'key', 'limits = ''0/day'''),
-    (80, 'upgrade_request', 'motivation = ''  '''), (81, 'upgrade_request', 'expected_requests = -1'), (82, 'upgrade_request', 'expected_users = -1'),
+    (80, 'upgrade_request', 'motivation = E'' \r\n'''), (81, 'upgrade_request', 'expected_requests = -1'), (82, 'upgrade_request', 'expected_users = -1'),
     (83, 'upgrade_request', 'state = ''lost'', decided_at = now()'), (84, 'upgrade_request', 'limits = ''1/day'''), (85, 'upgrade_request', 'tier = NULL'),
     (86, 'upgrade_request', 'decided_at = now()'), (87, 'upgrade_request', 'state = ''approved''')
 ) AS t(n, relation, change), pg_temp.refusal(format('UPDATE apikeys.%I SET %s %s', relation, change,
@@ -96,8 +96,8 @@ FROM (VALUES
     (98, 'adjustment (subject, subject_id, limit_window, units)', '''k'', 1, ''day'', 1'),
     (99, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, ''day'', 1, -1'),
     (100, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, '''', 1, 1'),
-    (101, 'adjustment (subject, subject_id, limit_window, units, counts_from, reason)', '''k'', 1, ''day'', 1, 1, '''''),
-    (110, 'address_block (network, reason)', '''::ffff:192.0.2.0/120'', ''not plain'''), (111, 'address_block (network, reason)', '''192.0.2.0/24'', '' '''),
+    (101, 'adjustment (subject, subject_id, limit_window, units, counts_from, reason)', '''k'', 1, ''day'', 1, 1, E''\n'''),
+    (110, 'address_block (network, reason)', '''::ffff:192.0.2.0/120'', ''not plain'''), (111, 'address_block (network, reason)', '''192.0.2.0/24'', E'' \n'''),
     (120, 'notice (kind)', ''''''), (121, 'notice (kind, details)', '''created'', ''1''')
 ) AS t(n, relation, row), pg_temp.refusal(format('INSERT INTO apikeys.%s VALUES (%s)', relation, row)) AS r;
 SELECT split_part(relation, ' ', 1) AS relation, change, code, rule FROM refused ORDER BY n;

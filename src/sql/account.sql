@@ -4,6 +4,11 @@ CREATE FUNCTION apikeys.wall_clock() RETURNS timestamptz
 LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_clock_wall';
 COMMENT ON FUNCTION apikeys.wall_clock() IS 'The time by which keys expire: the wall clock, which apikeys.debug_clock_offset moves for tests.';
 
+CREATE FUNCTION apikeys.quoted(name text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce('"' || name || '"', 'NULL');
+COMMENT ON FUNCTION apikeys.quoted(text) IS 'A name as messages show it: in quotes, or NULL. Internal.';
+
 CREATE FUNCTION apikeys.seconds_after(start timestamptz, lifetime interval) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 RETURN start + make_interval(secs => extract(epoch FROM lifetime)::float8);
@@ -107,7 +112,7 @@ DECLARE
 BEGIN
     SELECT a.* INTO found_account FROM apikeys.account AS a WHERE a.name = get_account.name AND apikeys.may_manage(a.account_id);
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('account "%s" does not exist', name);
+        RAISE no_data_found USING MESSAGE = format('account %s does not exist', apikeys.quoted(name));
     END IF;
     RETURN found_account;
 END

@@ -16,7 +16,7 @@ AS $$
 BEGIN
     IF limits OPERATOR(apikeys.->) limit_window IS NULL THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('there is no limit per window "%s" to adjust', coalesce(limit_window, 'NULL')),
+            MESSAGE = format('there is no limit per window %s to adjust', apikeys.quoted(limit_window)),
             DETAIL = format('The limits in effect are: %s.', coalesce(nullif(limits::text, ''), 'none'));
     END IF;
     RETURN (SELECT i.limit_window FROM apikeys.limits_items(('0/' || limit_window)::apikeys.limits) AS i);
@@ -36,7 +36,7 @@ DECLARE
 BEGIN
     INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, until, counts_from, reason, at)
     VALUES (add_adjustment.subject, add_adjustment.subject_id, add_adjustment.limit_window, add_adjustment.units, add_adjustment.until,
-            add_adjustment.counts_from, nullif(add_adjustment.reason, ''), apikeys.wall_clock())
+            add_adjustment.counts_from, CASE WHEN apikeys.has_text(add_adjustment.reason) THEN add_adjustment.reason END, apikeys.wall_clock())
     RETURNING * INTO made;
     PERFORM apikeys.adjustment_made(made.subject, made.subject_id);
     PERFORM apikeys.audit(CASE WHEN made.until IS NULL THEN 'reset' ELSE 'grant' END, CASE made.subject WHEN 'k' THEN 'key' ELSE 'account' END,

@@ -43,7 +43,7 @@ DECLARE
 BEGIN
     IF address IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an address must be given';
-    ELSIF coalesce(btrim(reason), '') = '' THEN
+    ELSIF NOT apikeys.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a reason must be given';
     ELSIF duration <= '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a duration must be positive';

@@ -92,7 +92,7 @@ DECLARE
     found_id bigint := (SELECT k.key_id FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = find_key.alias);
 BEGIN
     IF found_id IS NULL THEN
-        RAISE no_data_found USING MESSAGE = format('account "%s" has no key with the alias "%s"', account, alias);
+        RAISE no_data_found USING MESSAGE = format('account "%s" has no key with the alias %s', account, apikeys.quoted(alias));
     END IF;
     RETURN found_id;
 END
@@ -328,7 +328,7 @@ BEGIN
     IF fault IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = fault;
     END IF;
-    SELECT format('%s "%s" does not exist', wanted.kind, wanted.name) INTO fault
+    SELECT format('%s %s does not exist', wanted.kind, apikeys.quoted(wanted.name)) INTO fault
     FROM (SELECT 'tier', add_key.tier WHERE add_key.tier IS NOT NULL
           UNION ALL SELECT 'product', p.name FROM unnest(add_key.products) AS p (name)) AS wanted (kind, name)
     WHERE NOT EXISTS (SELECT FROM apikeys.tier AS t WHERE wanted.kind = 'tier' AND t.name = wanted.name)
@@ -432,7 +432,7 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'give either the text of the key or its digest';
     ELSIF coalesce(hash_rule, '') NOT IN ('sha256', 'sha256_after_bar', 'sha256_after_underscore') THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('unknown hash rule "%s"', hash_rule),
+            MESSAGE = format('unknown hash rule %s', apikeys.quoted(hash_rule)),
             HINT = 'The rules are sha256, sha256_after_bar and sha256_after_underscore.';
     END IF;
     -- A statement of its own: inside an expression, the planner would make the character in any encoding.
@@ -532,7 +532,7 @@ CREATE FUNCTION apikeys.suspend_key(key_id bigint, reason text) RETURNS apikeys.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF coalesce(reason, '') = '' THEN
+    IF NOT apikeys.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a suspension must have a reason';
     END IF;
     UPDATE apikeys.key AS k SET suspended_at = coalesce(k.suspended_at, apikeys.wall_clock()), suspended_reason = reason

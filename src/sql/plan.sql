@@ -70,7 +70,7 @@ DECLARE
     made  apikeys.member;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = add_member.role) THEN
-        RAISE no_data_found USING MESSAGE = format('role "%s" does not exist', role);
+        RAISE no_data_found USING MESSAGE = format('role %s does not exist', apikeys.quoted(role));
     END IF;
     INSERT INTO apikeys.member (role, account_id) VALUES (add_member.role, owner.account_id) ON CONFLICT DO NOTHING RETURNING * INTO made;
     IF NOT FOUND THEN
@@ -92,7 +92,7 @@ DECLARE
 BEGIN
     DELETE FROM apikeys.member AS m WHERE m.role = remove_member.role AND m.account_id = owner.account_id RETURNING * INTO gone;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('role "%s" is not bound to account "%s"', role, account);
+        RAISE no_data_found USING MESSAGE = format('role %s is not bound to account "%s"', apikeys.quoted(role), account);
     END IF;
     RETURN gone;
 END
@@ -147,7 +147,7 @@ DECLARE
 BEGIN
     PERFORM apikeys.get_key(key_id);
     IF NOT EXISTS (SELECT FROM apikeys.product AS p WHERE p.name = assign_product.product) THEN
-        RAISE no_data_found USING MESSAGE = format('product "%s" does not exist', product);
+        RAISE no_data_found USING MESSAGE = format('product %s does not exist', apikeys.quoted(product));
     END IF;
     INSERT INTO apikeys.key_product (key_id, product) VALUES (assign_product.key_id, assign_product.product)
     ON CONFLICT DO NOTHING RETURNING * INTO made;
@@ -171,7 +171,7 @@ BEGIN
     PERFORM apikeys.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
     DELETE FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id AND kp.product = unassign_product.product;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('product "%s" is not assigned to the key', product);
+        RAISE no_data_found USING MESSAGE = format('product %s is not assigned to the key', apikeys.quoted(product));
     ELSIF NOT EXISTS (SELECT FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('product "%s" is the only one of the key', product),
@@ -239,7 +239,7 @@ DECLARE
 BEGIN
     SELECT p.* INTO rules FROM apikeys.plan AS p WHERE p.name = change_plan.plan;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('plan "%s" does not exist', plan);
+        RAISE no_data_found USING MESSAGE = format('plan %s does not exist', apikeys.quoted(plan));
     END IF;
     IF dry_run THEN
         RETURN QUERY SELECT b.* FROM apikeys.plan_breaches(owner.account_id, rules) AS b;

@@ -2,6 +2,11 @@
 -- trigger that acts on INSERT, but to drop caches: a restore would fire it. What a changed row could violate stands in a constraint here or
 -- in an UPDATE or DELETE trigger of the part that owns the rule.
 
+CREATE FUNCTION apikeys.has_text(value text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN value IS NOT NULL AND value OPERATOR(pg_catalog.~) '[^[:space:]]' COLLATE "C";
+COMMENT ON FUNCTION apikeys.has_text(text) IS 'Whether there is more in a text than white space (of ASCII); false for NULL.';
+
 CREATE FUNCTION apikeys.prefix_is_valid(prefix text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN prefix OPERATOR(pg_catalog.~) '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND pg_catalog.length(prefix) OPERATOR(pg_catalog.<=) 24;
@@ -126,7 +131,7 @@ CREATE TABLE apikeys.key (
     hint                 text NOT NULL,
     alias                text NOT NULL CHECK (alias <> '' AND pg_catalog.octet_length(alias) <= 512),
     category             text NOT NULL DEFAULT 'production' CHECK (category <> '' AND pg_catalog.octet_length(category) <= 256),
-    suspended_reason     text CHECK (suspended_reason <> ''),
+    suspended_reason     text CHECK (suspended_reason IS NULL OR apikeys.has_text(suspended_reason)),
     tier                 text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits               apikeys.limits,
     allowed_domains      text[] NOT NULL DEFAULT '{}' CHECK (apikeys.domains_are_valid(allowed_domains)),
@@ -186,7 +191,7 @@ CREATE TABLE apikeys.upgrade_request (
     key_id            bigint NOT NULL REFERENCES apikeys.key ON DELETE CASCADE,
     tier              text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits            apikeys.limits,
-    motivation        text NOT NULL CHECK (pg_catalog.btrim(motivation) <> ''),
+    motivation        text NOT NULL CHECK (apikeys.has_text(motivation)),
     project           text,
     project_kind      text,
     purpose           text,
@@ -221,7 +226,7 @@ COMMENT ON TABLE apikeys.upgrade_rule IS 'Upgrade requests that match every colu
 CREATE TABLE apikeys.address_block (
     network    cidr PRIMARY KEY CHECK (network = apikeys.plain_network(network)),
     until      timestamptz,
-    reason     text NOT NULL CHECK (pg_catalog.btrim(reason) <> ''),
+    reason     text NOT NULL CHECK (apikeys.has_text(reason)),
     blocked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     blocked_by text NOT NULL DEFAULT SESSION_USER
 );
@@ -253,7 +258,7 @@ CREATE TABLE apikeys.adjustment (
     units        bigint NOT NULL,
     until        timestamptz,
     counts_from  bigint CHECK (counts_from >= 0),
-    reason       text CHECK (reason <> ''),
+    reason       text CHECK (reason IS NULL OR apikeys.has_text(reason)),
     at           timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     created_by   text NOT NULL DEFAULT SESSION_USER,
     CONSTRAINT adjustment_kind_check CHECK ((until IS NULL) <> (counts_from IS NULL)),

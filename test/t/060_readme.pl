@@ -125,7 +125,7 @@ my $functions = $node->safe_psql('readme_md', q{
       AND NOT EXISTS (SELECT FROM pg_cast AS c WHERE c.castfunc = p.oid)
       -- What views, policies and constraints call for the one who uses them.
       AND p.proname NOT IN ('managed_accounts', 'key_state', 'key_used', 'wall_clock', 'domains_are_valid', 'prefix_is_valid', 'lifetimes_are_valid',
-          'lifetime_is_offered', 'longest_lifetime', 'automatic_blocks')
+          'lifetime_is_offered', 'longest_lifetime', 'has_text', 'automatic_blocks')
     ORDER BY 1});
 my ($reference) = $readme =~ /^### Functions\n(.*?)^### /ms;
 my %documented = map { $_ => 1 } map { /`(\w+)\(/g } map { (split /\|/)[1] // '' } split /\n/, $reference;
