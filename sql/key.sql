@@ -80,7 +80,9 @@ SELECT f.* FROM (VALUES
     (20, $$SELECT apikeys.create_key('acme', limits => 'many')$$),
     (21, $$SELECT apikeys.find_key('acme', 'nope')$$),
     (22, $$SELECT apikeys.find_key('nobody', 'main')$$),
-    (23, $$SELECT apikeys.get_key(1)$$)
+    (23, $$SELECT apikeys.get_key(1)$$),
+    (24, $$SELECT apikeys.find_key('acme', NULL)$$),
+    (25, $$SELECT apikeys.create_key('acme', category => repeat('x', 257))$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --
@@ -186,7 +188,7 @@ SELECT alias, state, products FROM apikeys.delete_key(pg_temp.id('full'));
 SELECT f.* FROM (VALUES
     (1, $$SELECT apikeys.activate_key(1)$$), (2, $$SELECT apikeys.deactivate_key(1)$$), (3, $$SELECT apikeys.suspend_key(1, 'x')$$),
     (4, $$SELECT apikeys.unsuspend_key(1)$$), (5, $$SELECT apikeys.delete_key(1)$$), (6, $$SELECT apikeys.delete_key(NULL)$$),
-    (7, $$SELECT apikeys.suspend_key(pg_temp.id('own'), '')$$), (8, $$SELECT apikeys.suspend_key(pg_temp.id('own'), NULL)$$)
+    (7, $$SELECT apikeys.suspend_key(pg_temp.id('own'), E' \t\r\n')$$), (8, $$SELECT apikeys.suspend_key(pg_temp.id('own'), NULL)$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 -- States by the clock.
@@ -328,6 +330,15 @@ SELECT f.code, f.message FROM (VALUES
 SELECT alias FROM apikeys.rotate_key(apikeys.find_key('single', 'old'), lifetime => '2 hours');
 SELECT products FROM apikeys.assign_product(apikeys.find_key('single', 'off'), 'maps');
 SELECT state FROM apikeys.activate_key(apikeys.find_key('single', 'off'));
+
+-- What a key cannot have is said as where it is made; an expiry of infinity is none.
+SELECT f.code, f.message, f.hint FROM (VALUES
+    (1, $$alias = ''$$), (2, $$alias = repeat('x', 513)$$), (3, $$alias = 'main'$$), (4, $$category = ''$$), (5, $$category = repeat('x', 257)$$),
+    (6, $$allowed_domains = '{https://acme.example/}'$$), (7, $$allowed_ips = '{10.0.0.0/8,NULL}'$$), (8, $$scopes = '{NULL}'$$), (9, $$billing_type = ''$$),
+    (10, $$metadata = '[]'$$), (11, $$expires_at = '-infinity'$$), (12, $$alias = NULL$$), (13, $$category = 'production', alias = 'own'$$)
+) AS t(n, change), pg_temp.failure(format('UPDATE apikeys.key SET %s WHERE key_id = pg_temp.id(''own'')', change)) AS f ORDER BY n;
+UPDATE apikeys.key SET expires_at = 'infinity' WHERE key_id = pg_temp.id('own') RETURNING expires_at;
+SELECT f.code, f.message FROM pg_temp.failure($$UPDATE apikeys.key SET expires_at = 'infinity' WHERE key_id = apikeys.find_key('mortal', 'm')$$) AS f;
 
 -- Whose a key is never changes.
 SELECT f.code, f.message FROM (VALUES

@@ -214,10 +214,52 @@ $$;
 COMMENT ON FUNCTION apikeys.check_key(apikeys.key, apikeys.key) IS
 'Whether the plan allows a key as it is: new (former is NULL), or changed from former; what was not changed is not judged again. Locks the account if there is anything to judge. Internal. Errors: 22023, 53400, 23505.';
 
+-- The constraints of the table say the same, but with their names, and to its owner with a detail that shows the digest.
+CREATE FUNCTION apikeys.check_settings(
+    alias text, category text, allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    fault text := CASE
+        WHEN octet_length(alias) NOT BETWEEN 1 AND 512 THEN 'an alias must have 1 to 512 bytes'
+        WHEN octet_length(category) NOT BETWEEN 1 AND 256 THEN 'a category must have 1 to 256 bytes'
+        WHEN NOT apikeys.domains_are_valid(allowed_domains) THEN 'an allowed domain must look like example.com or *.example.com'
+        WHEN array_position(allowed_ips, NULL) IS NOT NULL THEN 'an allowed address must not be NULL'
+        WHEN array_position(scopes, NULL) IS NOT NULL THEN 'a scope must not be NULL'
+        WHEN billing_type = '' THEN 'a billing type must not be empty'
+        WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata must be a JSON object'
+    END;
+BEGIN
+    IF fault IS NOT NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = fault;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys.check_settings(text, text, text[], cidr[], text[], text, jsonb) IS
+'Whether a key can have such settings; NULL: it has the default. Internal. Errors: 22023.';
+
+CREATE FUNCTION apikeys.refuse_alias(account_id bigint, alias text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE unique_violation USING
+        MESSAGE = format('account "%s" has a key with the alias "%s" already',
+                         (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = refuse_alias.account_id), alias);
+END
+$$;
+COMMENT ON FUNCTION apikeys.refuse_alias(bigint, text) IS 'What is said of an alias that another key of the account has. Internal. Errors: 23505.';
+
 CREATE FUNCTION apikeys.check_key_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    NEW.expires_at := nullif(NEW.expires_at, 'infinity');
+    IF NOT isfinite(NEW.expires_at) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'an expiry must be finite', HINT = 'To refuse the key from now on, deactivate it.';
+    ELSIF NEW.alias <> OLD.alias AND EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias) THEN
+        PERFORM apikeys.refuse_alias(NEW.account_id, NEW.alias);
+    END IF;
+    PERFORM apikeys.check_settings(NEW.alias, NEW.category, NEW.allowed_domains, NEW.allowed_ips, NEW.scopes, NEW.billing_type, NEW.metadata);
     -- A tier granted takes the place of the key's own limits. Where the tier that it had is gone, it was renamed.
     IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
        AND (OLD.tier IS NULL OR EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = OLD.tier)) THEN
@@ -227,11 +269,11 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_key_update() IS 'Trigger: a changed key obeys the rules of its plan; a tier granted clears its limits.';
+COMMENT ON FUNCTION apikeys.check_key_update() IS 'Trigger: a changed key obeys the rules of its plan; a tier granted clears its limits; an expiry of infinity is none.';
 
 CREATE TRIGGER key_check_update BEFORE UPDATE ON apikeys.key
 FOR EACH ROW EXECUTE FUNCTION apikeys.check_key_update();
-COMMENT ON TRIGGER key_check_update ON apikeys.key IS 'A changed key obeys the rules of its plan; a tier granted clears its limits.';
+COMMENT ON TRIGGER key_check_update ON apikeys.key IS 'A changed key obeys the rules of its plan; a tier granted clears its limits; an expiry of infinity is none.';
 
 CREATE FUNCTION apikeys.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -309,19 +351,13 @@ RETURNS apikeys.key
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    present timestamptz := apikeys.wall_clock();
-    fault   text;
-    made    apikeys.key;
+    present   timestamptz := apikeys.wall_clock();
+    new_alias text := coalesce(alias, apikeys.free_alias(owner.account_id));
+    fault     text;
+    made      apikeys.key;
 BEGIN
-    -- The constraints of the table say the same, but with a detail that shows the digest.
+    PERFORM apikeys.check_settings(alias, category, allowed_domains, allowed_ips, scopes, billing_type, metadata);
     fault := CASE
-        WHEN octet_length(alias) NOT BETWEEN 1 AND 512 THEN 'an alias must have 1 to 512 bytes'
-        WHEN octet_length(category) NOT BETWEEN 1 AND 256 THEN 'a category must have 1 to 256 bytes'
-        WHEN billing_type = '' THEN 'a billing type must not be empty'
-        WHEN NOT apikeys.domains_are_valid(allowed_domains) THEN 'an allowed domain must look like example.com or *.example.com'
-        WHEN array_position(allowed_ips, NULL) IS NOT NULL THEN 'an allowed address must not be NULL'
-        WHEN array_position(scopes, NULL) IS NOT NULL THEN 'a scope must not be NULL'
-        WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata must be a JSON object'
         WHEN lifetime IS NOT NULL AND expires_at IS NOT NULL THEN 'a key has a lifetime or an expiry, not both'
         WHEN expires_at <= present THEN 'the expiry of a new key must lie in the future'
     END;
@@ -348,18 +384,17 @@ BEGIN
             ELSE nullif(add_key.expires_at, 'infinity')
         END,
         add_key.digest, add_key.hash_rule, add_key.prefix, add_key.hint,
-        coalesce(add_key.alias, apikeys.free_alias(owner.account_id)), coalesce(add_key.category, 'production'),
+        new_alias, coalesce(add_key.category, 'production'),
         CASE WHEN add_key.limits IS NULL THEN coalesce(add_key.tier, rules.default_tier) ELSE add_key.tier END, add_key.limits,
         coalesce(add_key.allowed_domains, '{}'), coalesce(add_key.allowed_ips, '{}'), coalesce(add_key.scopes, '{}'),
         add_key.billing_type, coalesce(add_key.metadata, '{}'))
     ON CONFLICT DO NOTHING
     RETURNING * INTO made;
     IF NOT FOUND THEN
-        RAISE unique_violation USING MESSAGE = CASE
-            WHEN EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = add_key.alias)
-            THEN format('account "%s" has a key with the alias "%s" already', owner.name, add_key.alias)
-            ELSE 'this key exists already'
-        END;
+        IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.digest OPERATOR(apikeys.=) add_key.digest) THEN
+            RAISE unique_violation USING MESSAGE = 'this key exists already';
+        END IF;
+        PERFORM apikeys.refuse_alias(owner.account_id, new_alias);
     END IF;
     INSERT INTO apikeys.key_product (key_id, product) SELECT DISTINCT made.key_id, p.name FROM unnest(add_key.products) AS p (name);
     PERFORM apikeys.check_key(made, NULL);
@@ -559,9 +594,15 @@ AS $$
 DECLARE
     gone apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
-    DELETE FROM apikeys.key AS k WHERE k.key_id = gone.key_id;
+    DELETE FROM apikeys.key AS k WHERE k.key_id = gone.key_id AND (k.suspended_at IS NULL OR apikeys.session_is_admin());
+    IF NOT FOUND THEN
+        PERFORM apikeys.get_key(key_id);    -- it may have gone meanwhile
+        RAISE insufficient_privilege USING
+            MESSAGE = format('key %s is suspended', key_id),
+            HINT = 'Only members of apikeys_admin may delete it.';
+    END IF;
     RETURN gone;
 END
 $$;
 COMMENT ON FUNCTION apikeys.delete_key(bigint) IS
-'Delete a key that was never used; a used one can only be deactivated. Returns the row that was. Errors: P0002 unknown key; 23503 the key was used.';
+'Delete a key that was never used; a used one can only be deactivated. Members of apikeys_admin alone may delete one that is suspended. Returns the row that was. Errors: P0002 unknown key; 23503 the key was used; 42501 it is suspended.';

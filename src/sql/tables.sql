@@ -77,6 +77,7 @@ CREATE TABLE apikeys.plan (
         EXTRACT(epoch FROM apikeys.longest_lifetime(pg_catalog.array_append(lifetimes, default_lifetime))) <= EXTRACT(epoch FROM max_lifetime))
 );
 COMMENT ON TABLE apikeys.plan IS 'The rules for accounts: how many keys, which lifetimes, limits of the account as a whole.';
+COMMENT ON COLUMN apikeys.plan.name IS 'Its name, for people and code: what accounts refer to.';
 COMMENT ON COLUMN apikeys.plan.key_prefix IS 'Prefix of new keys: lower-case letters and digits in groups joined by _, at most 24 characters.';
 COMMENT ON COLUMN apikeys.plan.max_keys IS 'How many keys an account may have that are neither inactive nor expired; NULL: any number. A key that takes the place of a deactivated one begins with unused limits: what must hold over all keys stands in limits.';
 COMMENT ON COLUMN apikeys.plan.max_lifetime IS 'Longest lifetime of a key, from its creation or from the edit of its expiry; NULL: the longest of lifetimes, if there are any. Lifetimes are seconds: a day is 86,400 s.';
