@@ -27,12 +27,15 @@ FROM (SELECT '2026-06-01 23:30+00'::timestamptz + n * interval '1 day' FROM gene
 RESET TimeZone;
 
 --
--- What is higher: no window of the former limits less, one at least more or free
+-- What is higher: no window of the former limits less, one at least more or free, a new one with room to use up any of the former
 --
 SELECT former, wanted, apikeys.limits_rise(former::apikeys.limits, wanted::apikeys.limits) AS rise, apikeys.limits_reach(wanted::apikeys.limits, former::apikeys.limits) AS reach
 FROM (VALUES (1, '10/day', '11/day'), (2, '10/day', '10/day'), (3, '10/day', '9/day'), (4, '10/day, 100/month', '10/day, 101/month'), (5, '10/day, 100/month', '9/day, 1000/month'),
              (6, '10/day, 100/month', '10/day'), (7, '10/day', '10/day, 5/second'), (8, '10/day', '50/second'), (9, '10/day', ''), (10, '', '10/day'), (11, '', ''),
-             (12, '10/day', '11/24 hours'), (13, '10/day, 100/total', '20/day, 100/total'), (14, '10/day, 100/total', '20/day, 99/total')) AS t(n, former, wanted) ORDER BY n;
+             (12, '10/day', '11/24 hours'), (13, '10/day, 100/total', '20/day, 100/total'), (14, '10/day, 100/total', '20/day, 99/total'),
+             (15, '1000/day', '1001/day, 1/month'), (16, '1000/day', '1001/day, 1000/month'), (17, '1000/day', '1001/day, 999/total'), (18, '1000/day', '1001/day, 1/hour'),
+             (19, '1000/day', '1001/day, 42/hour'), (20, '1000/day', '1001/day, 41/hour'), (21, '1000/day', '1001/day, 0/second'), (22, '1000/total', '1001/total, 1/day'),
+             (23, '1000/total', '1001/total, 0/day'), (24, '10/day, 100/month', '11/day, 50/week, 100/month'), (25, '10/day, 100/month', '11/day, 9/week, 100/month')) AS t(n, former, wanted) ORDER BY n;
 
 --
 -- Asked for, by the owner
@@ -65,7 +68,7 @@ SELECT f.* FROM (VALUES
     (2, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), motivation => 'more')$$),
     (3, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), 'gold', 'more', limits => '5/day')$$),
     (4, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), 'gold')$$),
-    (5, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), 'gold', '  ')$$),
+    (5, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), 'gold', E' \t\n')$$),
     (6, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), 'gold', 'more', expected_users => -1)$$),
     (7, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), 'gold', 'more', expected_requests => -1)$$),
     (8, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), 'lead', 'more')$$),
@@ -96,7 +99,7 @@ CREATE TEMP TABLE attempt AS SELECT * FROM (VALUES
     (4, 'SELECT apikeys.ask_upgrade(1, ''why?'')'), (5, 'SELECT apikeys.approve_upgrade(1)'), (6, 'SELECT apikeys.decline_upgrade(1, ''no'')'),
     (7, 'SELECT apikeys.withdraw_upgrade(1)'), (8, 'SELECT apikeys.close_upgrade(1, ''approved'', ''me'', NULL)'),
     (9, 'UPDATE apikeys.upgrade_request SET state = ''approved'''), (10, 'SELECT FROM apikeys.upgrade_request'),
-    (11, 'SELECT FROM apikeys.upgrade_rule'), (12, 'SELECT apikeys.create_upgrade_rule(''no'')'),
+    (11, 'SELECT FROM apikeys.upgrade_rule'), (12, 'SELECT apikeys.create_upgrade_rule(''no'', ''gold'')'),
     (13, format('SELECT apikeys.request_upgrade(%s, ''gold'', ''more'')', apikeys.find_key('rival', 'theirs')))) AS t(n, statement);
 GRANT SELECT ON attempt TO PUBLIC;
 CREATE TEMP TABLE outcome (n int, role text, result text);
@@ -126,9 +129,9 @@ SELECT overdue FROM apikeys.get_upgrade(2);
 SELECT state, question, answer, overdue, due_at - asked_at > '7 days' AS later FROM apikeys.answer_upgrade(1, '40, and 12 platforms');
 RESET apikeys.debug_clock_offset;
 SELECT f.* FROM (VALUES
-    (1, $$SELECT apikeys.ask_upgrade(99, 'why?')$$), (2, $$SELECT apikeys.ask_upgrade(NULL, 'why?')$$), (3, $$SELECT apikeys.ask_upgrade(1, '')$$), (4, $$SELECT apikeys.ask_upgrade(1, NULL)$$),
+    (1, $$SELECT apikeys.ask_upgrade(99, 'why?')$$), (2, $$SELECT apikeys.ask_upgrade(NULL, 'why?')$$), (3, $$SELECT apikeys.ask_upgrade(1, E'\t')$$), (4, $$SELECT apikeys.ask_upgrade(1, NULL)$$),
     (5, $$SELECT apikeys.answer_upgrade(99, 'so')$$), (6, $$SELECT apikeys.answer_upgrade(1, 'so')$$), (7, $$SELECT apikeys.answer_upgrade(2, 'so')$$),
-    (8, $$SELECT apikeys.answer_upgrade((SELECT id FROM apikeys.ask_upgrade(2, 'why?')), ' ')$$)
+    (8, $$SELECT apikeys.answer_upgrade((SELECT id FROM apikeys.ask_upgrade(2, 'why?')), E'\n')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --
@@ -160,7 +163,7 @@ SELECT f.code, regexp_replace(f.message, '\d+', 'N') AS message FROM (VALUES
     (1, $$SELECT apikeys.approve_upgrade(1)$$), (2, $$SELECT apikeys.approve_upgrade(2)$$), (3, $$SELECT apikeys.approve_upgrade(pg_temp.request('third'))$$), (4, $$SELECT apikeys.approve_upgrade(99)$$),
     (5, $$SELECT apikeys.decline_upgrade(1, 'no')$$), (6, $$SELECT apikeys.withdraw_upgrade(2)$$), (7, $$SELECT apikeys.ask_upgrade(pg_temp.request('third'), 'why?')$$), (8, $$SELECT apikeys.answer_upgrade(pg_temp.request('third'), 'so')$$),
     (9, $$SELECT apikeys.decline_upgrade(99, 'no')$$), (10, $$SELECT apikeys.withdraw_upgrade(99)$$),
-    (11, $$SELECT apikeys.decline_upgrade((SELECT id FROM apikeys.request_upgrade(pg_temp.id('second'), 'gold', 'more')), ' ')$$)
+    (11, $$SELECT apikeys.decline_upgrade((SELECT id FROM apikeys.request_upgrade(pg_temp.id('second'), 'gold', 'more')), E'\r\n')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 -- Closed ones make room for another, and the key as it is then counts.
 SELECT state FROM apikeys.request_upgrade(pg_temp.id('main'), 'gold', 'more');
@@ -226,8 +229,9 @@ SELECT t.*, f.* FROM (VALUES
 SELECT state, note, decided_by, decided_at IS NOT NULL AS decided FROM apikeys.request_upgrade(:fourth, 'gold', 'more');
 SELECT state FROM apikeys.request_upgrade(:fourth, 'silver', 'more');
 SELECT tier FROM apikeys.get_key(:fourth);
-SELECT f.code FROM (VALUES
-    (1, $$SELECT apikeys.create_upgrade_rule(NULL)$$), (2, $$SELECT apikeys.create_upgrade_rule('')$$), (3, $$SELECT apikeys.create_upgrade_rule('no', 'lead')$$)
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT apikeys.create_upgrade_rule(NULL, 'gold')$$), (2, $$SELECT apikeys.create_upgrade_rule(E' \n', 'gold')$$), (3, $$SELECT apikeys.create_upgrade_rule('no', 'lead')$$),
+    (4, $$SELECT apikeys.create_upgrade_rule('no')$$), (5, $$UPDATE apikeys.upgrade_rule SET min_tier = NULL, project_kind = NULL, purpose = NULL$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 -- All of it is in the audit log.

@@ -71,7 +71,7 @@ CREATE TABLE apikeys.plan (
     default_tier          text REFERENCES apikeys.tier ON UPDATE CASCADE,
     one_key_per_product   boolean NOT NULL DEFAULT false,
     custom_limits_allowed boolean NOT NULL DEFAULT true,
-    billing_types         text[],
+    billing_types         text[] CHECK (billing_types <> '{}' AND pg_catalog.array_position(billing_types, NULL) IS NULL),
     CONSTRAINT plan_default_lifetime_offered_check CHECK (apikeys.lifetime_is_offered(default_lifetime, lifetimes)),
     CONSTRAINT plan_max_lifetime_exceeded_check CHECK (
         EXTRACT(epoch FROM apikeys.longest_lifetime(pg_catalog.array_append(lifetimes, default_lifetime))) <= EXTRACT(epoch FROM max_lifetime))
@@ -220,7 +220,8 @@ CREATE TABLE apikeys.upgrade_rule (
     min_tier     text REFERENCES apikeys.tier ON UPDATE CASCADE,
     project_kind text,
     purpose      text,
-    reason       text NOT NULL CHECK (reason <> '')
+    reason       text NOT NULL CHECK (apikeys.has_text(reason)),
+    CONSTRAINT upgrade_rule_criterion_check CHECK (num_nonnulls(min_tier, project_kind, purpose) > 0)
 );
 COMMENT ON TABLE apikeys.upgrade_rule IS 'Upgrade requests that match every column that is not NULL are declined at once with the reason.';
 

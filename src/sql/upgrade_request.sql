@@ -30,10 +30,17 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT apikeys.limits_reach(wanted, former) AND EXISTS (
         SELECT FROM apikeys.limits_items(former) AS f LEFT JOIN apikeys.limits_items(wanted) AS w ON w.limit_window = f.limit_window
-        WHERE w.cap IS NULL OR w.cap > f.cap);
+        WHERE w.cap IS NULL OR w.cap > f.cap
+    ) AND NOT EXISTS (
+        -- A new window that is shorter than a former one comes so many times in it; one that is longer must have room for one of it.
+        SELECT FROM apikeys.limits_items(wanted) AS w, apikeys.limits_items(former) AS f
+        WHERE w.limit_window <> ALL (SELECT i.limit_window FROM apikeys.limits_items(former) AS i)
+          AND CASE WHEN w.window_length < f.window_length THEN w.cap * extract(epoch FROM f.window_length) / extract(epoch FROM w.window_length)
+                   WHEN w.window_length IS NOT NULL AND f.window_length IS NULL AND w.cap > 0 THEN f.cap
+                   ELSE w.cap END < f.cap);
 END;
 COMMENT ON FUNCTION apikeys.limits_rise(apikeys.limits, apikeys.limits) IS
-'Whether limits are higher than others: no window of those gets a lower cap, and one at least gets a higher one or is free. Windows that are new are not judged. Internal.';
+'Whether limits are higher than others: no window of those gets a lower cap, and one at least gets a higher one or is free; a window that is new leaves room to use up any of those. Internal.';
 
 -- Lists.
 
@@ -111,7 +118,7 @@ BEGIN
     ELSIF NOT apikeys.limits_rise(effective, coalesce(limits, wanted.limits)) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('limits of %s are not above the key''s: %s', coalesce(limits, wanted.limits), effective),
-            HINT = 'No window may get less, and one at least must get more.';
+            HINT = 'No window may get less, one at least must get more, and a new one must leave room to use up the others.';
     END IF;
 END
 $$;
@@ -140,6 +147,13 @@ AS $$
 DECLARE
     made apikeys.upgrade_rule;
 BEGIN
+    IF NOT apikeys.has_text(reason) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'an upgrade rule must have a reason';
+    ELSIF num_nonnulls(min_tier, project_kind, purpose) = 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'an upgrade rule must ask for a tier, a kind of project or a purpose',
+            DETAIL = 'Without any of them it would decline every request.';
+    END IF;
     INSERT INTO apikeys.upgrade_rule (min_tier, project_kind, purpose, reason)
     VALUES (create_upgrade_rule.min_tier, create_upgrade_rule.project_kind, create_upgrade_rule.purpose, create_upgrade_rule.reason)
     RETURNING * INTO made;
@@ -148,7 +162,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_upgrade_rule(text, text, text, text) IS
-'Decline at once, with the reason, upgrade requests that match all the other arguments that are given: min_tier: for this tier or a higher one, or for limits that reach its; project_kind and purpose: the same text in upper or lower case. Errors: 23503 unknown tier; 23502, 23514 no reason.';
+'Decline at once, with the reason, upgrade requests that match all the other arguments that are given: min_tier: for this tier or a higher one, or for limits that reach its; project_kind and purpose: the same text in upper or lower case. Errors: 23503 unknown tier; 22023 no reason, or nothing to match.';
 
 -- Asking.
 
@@ -167,7 +181,7 @@ DECLARE
 BEGIN
     IF (tier IS NULL) = (limits IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'ask for either a tier or limits';
-    ELSIF coalesce(btrim(motivation), '') = '' THEN
+    ELSIF NOT apikeys.has_text(motivation) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an upgrade request must have a motivation';
     ELSIF expected_requests < 0 OR expected_users < 0 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'expected requests and users must not be negative';
@@ -198,7 +212,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.request_upgrade(bigint, text, text, text, text, text, bigint, bigint, apikeys.limits) IS
-'Ask for a higher tier of a key, or for higher limits of its own where the plan allows them. A tier is higher by its rank; limits are if no window gets a lower cap and one at least gets a higher one or is free. The motivation is required; project, project_kind, purpose and the numbers expected (requests a month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and note of the result.
+'Ask for a higher tier of a key, or for higher limits of its own where the plan allows them. A tier is higher by its rank; limits are if no window gets a lower cap and one at least gets a higher one or is free, and a window that is new leaves room to use up any of the present ones. The motivation is required; project, project_kind, purpose and the numbers expected (requests a month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and note of the result.
 Errors: P0002 unknown key or tier; 22023 not higher, no motivation, or not in the plan; 23505 the key has an open request.';
 
 CREATE FUNCTION apikeys.lock_upgrade(id bigint, VARIADIC states text[]) RETURNS apikeys.upgrade_request
@@ -240,7 +254,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys.lock_upgrade(id, 'needs_information');
-    IF coalesce(btrim(answer), '') = '' THEN
+    IF NOT apikeys.has_text(answer) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an answer must not be empty';
     END IF;
     UPDATE apikeys.upgrade_request AS r
@@ -269,7 +283,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
-    IF coalesce(btrim(question), '') = '' THEN
+    IF NOT apikeys.has_text(question) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a question must not be empty';
     END IF;
     UPDATE apikeys.upgrade_request AS r SET state = 'needs_information', question = ask_upgrade.question, answer = NULL
@@ -299,7 +313,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
-    IF coalesce(btrim(note), '') = '' THEN
+    IF NOT apikeys.has_text(note) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'who declines an upgrade request must say why';
     END IF;
     RETURN apikeys.close_upgrade(id, 'declined', SESSION_USER, note);
