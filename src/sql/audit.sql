@@ -1,8 +1,8 @@
 -- The audit log: what was changed, when, by whom, from what to what.
 --
 -- Changes and deletions are recorded by triggers, whoever makes them and however. Creations are recorded by the functions that
--- create: a trigger on INSERT would record again, at each restore of a dump, what the dump's own audit log tells. So a row that
--- somebody inserts directly (plan, tier, product, member, upgrade_rule) is first heard of when it is changed or deleted.
+-- create, and which no role can go around by INSERT: a trigger on it would record again, at each restore of a dump, what the dump's
+-- own audit log tells. So a row that the owner or a superuser inserts is first heard of when it is changed or deleted.
 --
 -- The recording triggers keep still under session_replication_role = replica: a logical replica receives the log itself, and
 -- rows of its own would collide with it. The refusing ones are ENABLE ALWAYS. Nobody has a privilege to change the log, and

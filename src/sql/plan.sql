@@ -1,6 +1,6 @@
 -- The catalogue: plans, tiers, products; which products a key is for, which plan an account is on, who manages it.
 --
--- Plans, tiers, products and members can be made by plain INSERT as well; these functions also record that in the audit log.
+-- No role may insert plans, tiers, products and members: these functions do, and record it in the audit log.
 
 CREATE FUNCTION apikeys.create_tier(name text, rank int, limits apikeys.limits DEFAULT '', description text DEFAULT NULL)
 RETURNS apikeys.tier

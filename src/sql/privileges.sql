@@ -159,11 +159,12 @@ GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips,
 ON apikeys.key TO apikeys_manager, apikeys_admin;
 GRANT UPDATE (tier, limits) ON apikeys.key TO apikeys_admin;
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
-GRANT INSERT, UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
-GRANT SELECT, INSERT, DELETE ON apikeys.member TO apikeys_admin;
+-- INSERT to nobody: the functions that make rows put them on record, which a trigger cannot.
+GRANT UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
+GRANT SELECT, DELETE ON apikeys.member TO apikeys_admin;
 GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list, apikeys.adjustment TO apikeys_admin, apikeys_auditor;
-GRANT SELECT, INSERT, UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
+GRANT SELECT, UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
 
 GRANT SELECT ON
     apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.notice, apikeys.notice_mark,
