@@ -66,6 +66,7 @@ SQL_PARTS = \
 	src/sql/usage.sql \
 	src/sql/adjustment.sql \
 	src/sql/analytics.sql \
+	src/sql/comments.sql \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql

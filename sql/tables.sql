@@ -30,6 +30,12 @@ WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND obj_de
 SELECT p.polrelid::regclass AS relation, p.polname AS undocumented FROM pg_policy AS p JOIN pg_class AS c ON c.oid = p.polrelid
 WHERE c.relnamespace = 'apikeys'::regnamespace AND obj_description(p.oid, 'pg_policy') IS NULL;
 
+-- And columns of tables and views.
+SELECT a.attrelid::regclass AS relation, a.attname AS undocumented FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped
+  AND col_description(a.attrelid, a.attnum) IS NULL
+ORDER BY c.relname COLLATE "C", a.attnum;
+
 -- What constraints refuse. First the good rows they are made from.
 INSERT INTO apikeys.tier VALUES ('silver', 2, '1000/day', NULL), ('gold', 3, '', NULL);
 INSERT INTO apikeys.plan (name) VALUES ('basic');

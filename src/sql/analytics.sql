@@ -36,13 +36,6 @@ WHERE (SELECT apikeys.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT
 COMMENT ON VIEW apikeys.log IS
 'The request log of all keys that the session''s user may manage, with names. Filter by at: it is partitioned by day (UTC); by key_id or account: it is indexed by key_id and at.';
 COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
-COMMENT ON COLUMN apikeys.log.category IS 'The key''s category at the time of the request.';
-COMMENT ON COLUMN apikeys.log.product IS 'The product that the request named; NULL: none.';
-COMMENT ON COLUMN apikeys.log.code IS 'The verdict''s code: valid, or why the request was denied.';
-COMMENT ON COLUMN apikeys.log.status IS 'HTTP status: the verdict''s, then the response''s as given to complete().';
-COMMENT ON COLUMN apikeys.log.duration_ms IS 'Time to the first byte of the response, in milliseconds, as given to complete().';
-COMMENT ON COLUMN apikeys.log.cost IS 'Units that the request asked for.';
-COMMENT ON COLUMN apikeys.log.credits IS 'What is billed for the request, as given to complete().';
 
 -- Reports.
 

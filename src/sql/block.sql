@@ -20,6 +20,10 @@ SELECT b.network, false, b.reason, b.blocked_at, b.until, NULL, b.blocked_by
 FROM apikeys.address_block AS b WHERE b.until IS NULL OR b.until > apikeys.wall_clock();
 COMMENT ON VIEW apikeys.address_block_list IS 'The blocks of client addresses that are in force, automatic ones and those by hand.';
 COMMENT ON COLUMN apikeys.address_block_list.network IS 'What is blocked: automatic blocks are of an address of IPv4, or a /64 of IPv6.';
+COMMENT ON COLUMN apikeys.address_block_list.automatic IS 'Whether it came by itself, after failures.';
+COMMENT ON COLUMN apikeys.address_block_list.reason IS 'Why, for people; NULL: it came by itself.';
+COMMENT ON COLUMN apikeys.address_block_list.since IS 'When it began; if by hand, when it was blocked last.';
+COMMENT ON COLUMN apikeys.address_block_list.blocked_by IS 'The session''s user who did it by hand; NULL: it came by itself.';
 COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends by itself; NULL: never.';
 COMMENT ON COLUMN apikeys.address_block_list.failures IS 'How many verdicts invalid led to it; NULL: it was made by hand.';
 

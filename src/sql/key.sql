@@ -59,7 +59,6 @@ LEFT JOIN apikeys.tier AS t ON t.name = k.tier
 LEFT JOIN apikeys.usage_total AS u ON u.subject = 'k' AND u.subject_id = k.key_id
 WHERE (SELECT apikeys.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.key_list IS 'All keys that the session''s user may manage, without what is secret.';
-COMMENT ON COLUMN apikeys.key_list.hint IS 'Prefix and last 4 characters of the key text, to recognise it by.';
 COMMENT ON COLUMN apikeys.key_list.state IS 'active, expiring (within apikeys.expiry_notice), expired, inactive (the key or its account) or suspended.';
 COMMENT ON COLUMN apikeys.key_list.limits IS 'The limits in effect: its own, else its tier''s; empty: none.';
 COMMENT ON COLUMN apikeys.key_list.products IS 'The products that it is assigned to; empty: good for all.';

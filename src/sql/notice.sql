@@ -172,8 +172,6 @@ COMMENT ON VIEW apikeys.notice_list IS 'What has happened to the keys and accoun
 COMMENT ON COLUMN apikeys.notice_list.kind IS
 'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, expiring (within apikeys.expiry_notice; once for each expiry); upgrade_asked, upgrade_questioned, upgrade_answered, upgrade_approved, upgrade_declined, upgrade_withdrawn. Of an account: account_activated, account_deactivated. Of a limit of either: limit_near (80 % used), limit_reached (all used, or too much for a request), once within its window and the hour, and for each cap. Of an address that was blocked by itself: address_blocked.';
 COMMENT ON COLUMN apikeys.notice_list.alias IS 'Of the key now, or when it was deleted.';
-COMMENT ON COLUMN apikeys.notice_list.details IS 'What the kind calls for, as things stood then.';
-COMMENT ON COLUMN apikeys.notice_list.sent_at IS 'When it was announced with NOTIFY apikeys; NULL: not yet.';
 
 -- What the writer calls.
 

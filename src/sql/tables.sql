@@ -56,8 +56,10 @@ CREATE TABLE apikeys.tier (
     description text
 );
 COMMENT ON TABLE apikeys.tier IS 'Named quota levels for keys, e.g. bronze, silver, gold.';
+COMMENT ON COLUMN apikeys.tier.name IS 'Its name, for people and code: what keys and plans refer to.';
 COMMENT ON COLUMN apikeys.tier.rank IS 'Order of the tiers: a higher rank is a higher level.';
 COMMENT ON COLUMN apikeys.tier.limits IS 'Limits of each key on this tier that has none of its own.';
+COMMENT ON COLUMN apikeys.tier.description IS 'For people; NULL: none.';
 
 CREATE TABLE apikeys.plan (
     name                  text PRIMARY KEY CHECK (name <> ''),
@@ -102,15 +104,23 @@ CREATE TABLE apikeys.account (
     created_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE apikeys.account IS 'Who owns keys: a customer, a user, a project.';
+COMMENT ON COLUMN apikeys.account.account_id IS 'Its number, by which log and usage refer to it.';
 COMMENT ON COLUMN apikeys.account.name IS 'The application''s own id of the owner. It never changes: the keys'' locators are made of it.';
+COMMENT ON COLUMN apikeys.account.display_name IS 'Its name for people; NULL: none. Erased by erase_account_data.';
+COMMENT ON COLUMN apikeys.account.contact IS 'Whom to write to, in whatever form; NULL: nobody. Erased by erase_account_data.';
+COMMENT ON COLUMN apikeys.account.plan IS 'The rules for its keys.';
 COMMENT ON COLUMN apikeys.account.limits IS 'Limits over all keys of the account together; NULL: the plan''s.';
 COMMENT ON COLUMN apikeys.account.active IS 'Whether its keys may be used: false refuses them all with the verdict inactive.';
+COMMENT ON COLUMN apikeys.account.metadata IS 'What the application wants to keep with it, an object. Erased by erase_account_data.';
+COMMENT ON COLUMN apikeys.account.created_at IS 'When it was made.';
 
 CREATE TABLE apikeys.product (
     name        text PRIMARY KEY CHECK (name <> '' AND pg_catalog.octet_length(name) <= 256),
     description text
 );
 COMMENT ON TABLE apikeys.product IS 'The APIs that a key can be assigned to.';
+COMMENT ON COLUMN apikeys.product.name IS 'Its name, at most 256 bytes: what requests name.';
+COMMENT ON COLUMN apikeys.product.description IS 'For people; NULL: none.';
 
 -- key_id = locator * 2^37 + n: n from this sequence, 53 bits in all, so that JavaScript reads it without loss.
 CREATE SEQUENCE apikeys.key_number_seq AS bigint MAXVALUE 137438953471 CACHE 1;
@@ -153,20 +163,29 @@ CREATE UNIQUE INDEX key_previous_digest_key ON apikeys.key (previous_digest) WHE
 CREATE INDEX key_expires_at_idx ON apikeys.key (expires_at, key_id) WHERE expires_at IS NOT NULL;
 COMMENT ON TABLE apikeys.key IS 'One row a key: identity, settings, state. Made by create_key and import_key only; survives rotation.';
 COMMENT ON COLUMN apikeys.key.key_id IS 'The key''s id: fits 53 bits, safe to show and log.';
+COMMENT ON COLUMN apikeys.key.account_id IS 'Whose it is. It never changes.';
+COMMENT ON COLUMN apikeys.key.created_at IS 'When it was made.';
+COMMENT ON COLUMN apikeys.key.created_by IS 'The sessions user who made it.';
 COMMENT ON COLUMN apikeys.key.alias IS 'Name of the key within its account.';
 COMMENT ON COLUMN apikeys.key.category IS 'production, development, staging or any other text; no effect on verification.';
 COMMENT ON COLUMN apikeys.key.prefix IS 'What the key text begins with, before the last _ (empty for an imported key without one).';
 COMMENT ON COLUMN apikeys.key.hint IS 'Prefix and last 4 characters of the key text, to recognise it by.';
 COMMENT ON COLUMN apikeys.key.digest IS 'SHA-256 of the key text.';
 COMMENT ON COLUMN apikeys.key.previous_digest IS 'Digest of the key text before the last rotation, good until previous_valid_until.';
+COMMENT ON COLUMN apikeys.key.previous_valid_until IS 'When the grace of the last rotation ends; NULL: it had none.';
+COMMENT ON COLUMN apikeys.key.rotated_at IS 'When it got its present text; NULL: it has its first.';
+COMMENT ON COLUMN apikeys.key.rotations IS 'How often it got another text.';
 COMMENT ON COLUMN apikeys.key.active IS 'Whether the key may be used: false refuses it with the verdict inactive.';
 COMMENT ON COLUMN apikeys.key.suspended_reason IS 'Why the provider has suspended it; NULL: it is not suspended.';
+COMMENT ON COLUMN apikeys.key.suspended_at IS 'Since when it is suspended; NULL: it is not.';
 COMMENT ON COLUMN apikeys.key.expires_at IS 'From this moment on the verdict is expired; NULL: never.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; without effect while limits is set.';
 COMMENT ON COLUMN apikeys.key.limits IS 'Limits of its own; NULL: its tier''s.';
 COMMENT ON COLUMN apikeys.key.allowed_domains IS 'Domains it may be used from, exact or *.example.com; empty: any.';
 COMMENT ON COLUMN apikeys.key.allowed_ips IS 'Addresses it may be used from; empty: any.';
 COMMENT ON COLUMN apikeys.key.scopes IS 'What it may do; a request that asks for a scope outside is refused.';
+COMMENT ON COLUMN apikeys.key.billing_type IS 'How it is billed, one of the plans billing_types if that has any; NULL: not said.';
+COMMENT ON COLUMN apikeys.key.metadata IS 'What the application wants to keep with it, an object. Erased by erase_account_data.';
 COMMENT ON COLUMN apikeys.key.hash_rule IS 'How the digest is made of the key text: SHA-256 of the whole text, or (imported keys) of what follows its last | or _.';
 COMMENT ON COLUMN apikeys.key.previous_hash_rule IS 'How previous_digest was made: a rotated key that was imported had another rule.';
 
@@ -177,6 +196,8 @@ CREATE TABLE apikeys.key_product (
 );
 CREATE INDEX key_product_product_idx ON apikeys.key_product (product);
 COMMENT ON TABLE apikeys.key_product IS 'Which products a key is assigned to; a key with none is good for all.';
+COMMENT ON COLUMN apikeys.key_product.key_id IS 'The key.';
+COMMENT ON COLUMN apikeys.key_product.product IS 'A product that it is good for.';
 
 -- No ON DELETE CASCADE: who loses the last row is bound no more, and would see all accounts.
 CREATE TABLE apikeys.member (
@@ -186,6 +207,8 @@ CREATE TABLE apikeys.member (
 );
 CREATE INDEX member_account_id_idx ON apikeys.member (account_id);
 COMMENT ON TABLE apikeys.member IS 'Binds managers to accounts: a role (the session''s user) with rows here sees and changes these accounts only; one with none, all.';
+COMMENT ON COLUMN apikeys.member.role IS 'The role that a manager logs in as, by name.';
+COMMENT ON COLUMN apikeys.member.account_id IS 'An account that it is bound to.';
 
 CREATE TABLE apikeys.upgrade_request (
     id                bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
@@ -214,6 +237,25 @@ CREATE TABLE apikeys.upgrade_request (
 CREATE UNIQUE INDEX upgrade_request_open_key ON apikeys.upgrade_request (key_id) WHERE state IN ('pending', 'needs_information');
 CREATE INDEX upgrade_request_key_id_idx ON apikeys.upgrade_request (key_id);
 COMMENT ON TABLE apikeys.upgrade_request IS 'Requests for a higher tier or higher limits of a key; at most one open request a key.';
+COMMENT ON COLUMN apikeys.upgrade_request.id IS 'Number of the request.';
+COMMENT ON COLUMN apikeys.upgrade_request.key_id IS 'The key that is to have more.';
+COMMENT ON COLUMN apikeys.upgrade_request.tier IS 'The tier asked for; NULL: limits are.';
+COMMENT ON COLUMN apikeys.upgrade_request.limits IS 'The limits asked for; NULL: a tier is.';
+COMMENT ON COLUMN apikeys.upgrade_request.motivation IS 'Why, in the words of who asks.';
+COMMENT ON COLUMN apikeys.upgrade_request.project IS 'What the key is for; NULL: not said.';
+COMMENT ON COLUMN apikeys.upgrade_request.project_kind IS 'What kind of project that is, in words of the providers; NULL: not said.';
+COMMENT ON COLUMN apikeys.upgrade_request.purpose IS 'What the requests are for; NULL: not said.';
+COMMENT ON COLUMN apikeys.upgrade_request.expected_requests IS 'How many requests a month are expected; NULL: not said.';
+COMMENT ON COLUMN apikeys.upgrade_request.expected_users IS 'How many users are expected; NULL: not said.';
+COMMENT ON COLUMN apikeys.upgrade_request.state IS 'pending: with the provider; needs_information: with who asked; approved, declined or withdrawn: closed.';
+COMMENT ON COLUMN apikeys.upgrade_request.asked_at IS 'When it was asked for.';
+COMMENT ON COLUMN apikeys.upgrade_request.asked_by IS 'The sessions user who asked.';
+COMMENT ON COLUMN apikeys.upgrade_request.due_at IS 'Two working days (Monday to Friday, UTC) after it was asked for or answered.';
+COMMENT ON COLUMN apikeys.upgrade_request.question IS 'What the provider asked back last; NULL: nothing.';
+COMMENT ON COLUMN apikeys.upgrade_request.answer IS 'The answer to that; NULL: none yet.';
+COMMENT ON COLUMN apikeys.upgrade_request.decided_at IS 'When it was closed; NULL: it is open.';
+COMMENT ON COLUMN apikeys.upgrade_request.decided_by IS 'The sessions user who closed it, or the rule (upgrade_rule and its id); NULL: it is open.';
+COMMENT ON COLUMN apikeys.upgrade_request.note IS 'What was said to the decision; NULL: nothing.';
 
 CREATE TABLE apikeys.upgrade_rule (
     id           bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
@@ -223,7 +265,12 @@ CREATE TABLE apikeys.upgrade_rule (
     reason       text NOT NULL CHECK (apikeys.has_text(reason)),
     CONSTRAINT upgrade_rule_criterion_check CHECK (num_nonnulls(min_tier, project_kind, purpose) > 0)
 );
-COMMENT ON TABLE apikeys.upgrade_rule IS 'Upgrade requests that match every column that is not NULL are declined at once with the reason.';
+COMMENT ON TABLE apikeys.upgrade_rule IS 'Upgrade requests that match every column that is not NULL, one at least, are declined at once with the reason.';
+COMMENT ON COLUMN apikeys.upgrade_rule.id IS 'Number of the rule: the first that matches decides.';
+COMMENT ON COLUMN apikeys.upgrade_rule.min_tier IS 'This tier or a higher one is asked for, or limits that reach its; NULL: whatever is.';
+COMMENT ON COLUMN apikeys.upgrade_rule.project_kind IS 'The project_kind of the request, in upper or lower case; NULL: whatever it is.';
+COMMENT ON COLUMN apikeys.upgrade_rule.purpose IS 'The purpose of the request, in upper or lower case; NULL: whatever it is.';
+COMMENT ON COLUMN apikeys.upgrade_rule.reason IS 'What is said to who asked.';
 
 CREATE TABLE apikeys.address_block (
     network    cidr PRIMARY KEY CHECK (network = apikeys.plain_network(network)),
@@ -235,6 +282,9 @@ CREATE TABLE apikeys.address_block (
 COMMENT ON TABLE apikeys.address_block IS 'Networks that are blocked by hand. Each request with an address is compared with all of them: keep it to hundreds.';
 COMMENT ON COLUMN apikeys.address_block.network IS 'Without ::ffff:0:0/96: what lies there is written as IPv4.';
 COMMENT ON COLUMN apikeys.address_block.until IS 'When the block ends; NULL: never.';
+COMMENT ON COLUMN apikeys.address_block.reason IS 'Why, for people.';
+COMMENT ON COLUMN apikeys.address_block.blocked_at IS 'When it was blocked last.';
+COMMENT ON COLUMN apikeys.address_block.blocked_by IS 'The sessions user who did.';
 
 CREATE TABLE apikeys.audit_log (
     id         bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
@@ -251,6 +301,16 @@ CREATE TABLE apikeys.audit_log (
 CREATE INDEX audit_log_object_idx ON apikeys.audit_log (object, object_id, at);
 CREATE INDEX audit_log_account_id_idx ON apikeys.audit_log (account_id, at);
 COMMENT ON TABLE apikeys.audit_log IS 'What was changed, when, by which session user and actor, from what to what. Append-only; never a digest.';
+COMMENT ON COLUMN apikeys.audit_log.id IS 'Number of the entry; not the order of commits.';
+COMMENT ON COLUMN apikeys.audit_log.at IS 'When it was changed.';
+COMMENT ON COLUMN apikeys.audit_log.role IS 'The sessions user.';
+COMMENT ON COLUMN apikeys.audit_log.actor IS 'On whose behalf, as the setting apikeys.actor said, unproven; NULL: it did not.';
+COMMENT ON COLUMN apikeys.audit_log.action IS 'insert, update, delete or truncate; erase of an account; reset or grant of units.';
+COMMENT ON COLUMN apikeys.audit_log.object IS 'The table of what was changed.';
+COMMENT ON COLUMN apikeys.audit_log.object_id IS 'Which row: the name of an account, plan, tier or product, the id of a key (of key_product, too), upgrade request or rule, the network of a block, the role of a member; * for a truncated table.';
+COMMENT ON COLUMN apikeys.audit_log.account_id IS 'The account that it concerns; NULL: none, or several.';
+COMMENT ON COLUMN apikeys.audit_log.old IS 'What was there: of an update the changed columns, of a deletion the whole row; NULL: nothing.';
+COMMENT ON COLUMN apikeys.audit_log.new IS 'What is there since; NULL: nothing.';
 
 CREATE TABLE apikeys.adjustment (
     id           bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
@@ -268,11 +328,16 @@ CREATE TABLE apikeys.adjustment (
 );
 CREATE INDEX adjustment_subject_idx ON apikeys.adjustment (subject, subject_id, at);
 COMMENT ON TABLE apikeys.adjustment IS 'Resets of usage and grants of units, of keys (k) and accounts (a). Append-only: requests, their log and usage stay as they were. A row that is not made by the functions for it may be unknown to the meters until they are loaded again.';
+COMMENT ON COLUMN apikeys.adjustment.id IS 'Number of the adjustment.';
+COMMENT ON COLUMN apikeys.adjustment.subject IS 'k: of a key; a: of an account.';
+COMMENT ON COLUMN apikeys.adjustment.subject_id IS 'The key_id or the account_id.';
 COMMENT ON COLUMN apikeys.adjustment.limit_window IS 'The window that it is for, e.g. day or total; other limits go on as they are.';
 COMMENT ON COLUMN apikeys.adjustment.units IS 'Of a grant: units above the cap, negative to take some back. Of a reset: the units that counted until then.';
 COMMENT ON COLUMN apikeys.adjustment.until IS 'Of a grant: its end. NULL: it is a reset.';
 COMMENT ON COLUMN apikeys.adjustment.counts_from IS 'Of a reset: the subject''s units of all time then (usage_total). Only those that it has used beyond them count in the window.';
 COMMENT ON COLUMN apikeys.adjustment.at IS 'When it was made; it acts from the commit on.';
+COMMENT ON COLUMN apikeys.adjustment.reason IS 'Why, for people; NULL: not said, or erased.';
+COMMENT ON COLUMN apikeys.adjustment.created_by IS 'The sessions user who made it.';
 
 CREATE TABLE apikeys.notice (
     id         bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
@@ -292,7 +357,7 @@ COMMENT ON COLUMN apikeys.notice.kind IS 'What happened: created, rotated and so
 COMMENT ON COLUMN apikeys.notice.key_id IS 'The key; NULL: it is about an account as a whole, or about an address.';
 COMMENT ON COLUMN apikeys.notice.account_id IS 'Whose it is; NULL: nobody''s.';
 COMMENT ON COLUMN apikeys.notice.details IS 'What the kind calls for, as things stood then. Never a key text or a digest.';
-COMMENT ON COLUMN apikeys.notice.sent_at IS 'When it was announced; NULL: not yet.';
+COMMENT ON COLUMN apikeys.notice.sent_at IS 'When it was announced with NOTIFY apikeys; NULL: not yet.';
 
 CREATE TABLE apikeys.notice_mark (
     subject    "char" NOT NULL,
@@ -303,6 +368,8 @@ CREATE TABLE apikeys.notice_mark (
     PRIMARY KEY (subject, subject_id, topic)
 );
 COMMENT ON TABLE apikeys.notice_mark IS 'What was noticed last of a key (k) or an account (a) where it is not to be noticed again so soon: limits nearly or all used, expiry.';
+COMMENT ON COLUMN apikeys.notice_mark.subject IS 'k: of a key; a: of an account.';
+COMMENT ON COLUMN apikeys.notice_mark.subject_id IS 'The key_id or the account_id.';
 COMMENT ON COLUMN apikeys.notice_mark.topic IS 'The kind, and the window of a limit.';
 COMMENT ON COLUMN apikeys.notice_mark.value IS 'The cap of the limit, or the expiry: another one is noticed at once.';
 COMMENT ON COLUMN apikeys.notice_mark.at IS 'When it happened, in engine time.';
@@ -315,6 +382,8 @@ CREATE TABLE apikeys.quarantine (
 );
 CREATE INDEX quarantine_request_id_idx ON apikeys.quarantine ((event OPERATOR(pg_catalog.->>) 'request_id'));
 COMMENT ON TABLE apikeys.quarantine IS 'Events that could not be written to the request log, with the reason. They count in the usage all the same.';
+COMMENT ON COLUMN apikeys.quarantine.id IS 'Number of the event.';
+COMMENT ON COLUMN apikeys.quarantine.at IS 'When it was put aside.';
 COMMENT ON COLUMN apikeys.quarantine.reason IS 'The error that kept the event out of the request log.';
 COMMENT ON COLUMN apikeys.quarantine.event IS 'The columns of request_log, by name. Of a request: its row. Of a completion by itself (code is null, completed is true): at, key_id and request_id of its request, account_id if that was found in the log, status, duration_ms and credits; the others are null. jsonb_populate_record(NULL::apikeys.request_log, event) makes it a row again.';
 
@@ -337,7 +406,13 @@ CREATE TABLE apikeys.request_log (
     completed   boolean NOT NULL
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE apikeys.request_log IS 'One row a request that named a key, admitted or denied; a partition a day (UTC).';
-COMMENT ON COLUMN apikeys.request_log.code IS 'The verdict''s code.';
+COMMENT ON COLUMN apikeys.request_log.at IS 'When the request was made, in engine time.';
+COMMENT ON COLUMN apikeys.request_log.key_id IS 'The key that it named.';
+COMMENT ON COLUMN apikeys.request_log.account_id IS 'The account of the key.';
+COMMENT ON COLUMN apikeys.request_log.request_id IS 'The id that the verdict gave; complete() takes it.';
+COMMENT ON COLUMN apikeys.request_log.endpoint IS 'What was asked for, as given to verify(), its first 2048 bytes; NULL: not said.';
+COMMENT ON COLUMN apikeys.request_log.ip IS 'Address of the client as given to verify(), as much of it as apikeys.log_address keeps; NULL: none.';
+COMMENT ON COLUMN apikeys.request_log.code IS 'The verdict''s code: valid, or why the request was denied.';
 COMMENT ON COLUMN apikeys.request_log.status IS 'HTTP status: the verdict''s, then the response''s as given to complete().';
 COMMENT ON COLUMN apikeys.request_log.duration_ms IS 'Time to the first byte of the response, in milliseconds, as given to complete().';
 COMMENT ON COLUMN apikeys.request_log.cost IS 'Units that the request asked for.';
@@ -360,9 +435,14 @@ CREATE TABLE apikeys.usage_bucket (
     PRIMARY KEY (subject, subject_id, bucket)
 ) WITH (fillfactor = 45);
 COMMENT ON TABLE apikeys.usage_bucket IS 'Usage of each key (k) and account (a) in steps of 5 minutes, merged to hours after 2 days and to days after 90.';
+COMMENT ON COLUMN apikeys.usage_bucket.subject IS 'k: of a key; a: of an account, over all its keys.';
+COMMENT ON COLUMN apikeys.usage_bucket.subject_id IS 'The key_id or the account_id.';
 COMMENT ON COLUMN apikeys.usage_bucket.bucket IS 'Start of the step.';
+COMMENT ON COLUMN apikeys.usage_bucket.admitted IS 'Requests that were admitted.';
+COMMENT ON COLUMN apikeys.usage_bucket.denied IS 'Requests that were denied.';
 COMMENT ON COLUMN apikeys.usage_bucket.units IS 'Units that admitted requests used.';
 COMMENT ON COLUMN apikeys.usage_bucket.errors IS 'Admitted requests completed with a status of 400 or more.';
+COMMENT ON COLUMN apikeys.usage_bucket.credits IS 'What is billed for requests, as given to complete().';
 COMMENT ON COLUMN apikeys.usage_bucket.unlogged IS 'Requests, admitted or denied, that are not in the request log because apikeys.log_requests was off.';
 
 CREATE TABLE apikeys.usage_total (
@@ -378,6 +458,15 @@ CREATE TABLE apikeys.usage_total (
     PRIMARY KEY (subject, subject_id)
 ) WITH (fillfactor = 45);
 COMMENT ON TABLE apikeys.usage_total IS 'All usage so far of each key (k) and account (a). A key with a row here is used: it can never be deleted.';
+COMMENT ON COLUMN apikeys.usage_total.subject IS 'k: of a key; a: of an account, over all its keys.';
+COMMENT ON COLUMN apikeys.usage_total.subject_id IS 'The key_id or the account_id.';
+COMMENT ON COLUMN apikeys.usage_total.admitted IS 'Requests that were admitted.';
+COMMENT ON COLUMN apikeys.usage_total.denied IS 'Requests that were denied.';
+COMMENT ON COLUMN apikeys.usage_total.units IS 'Units that admitted requests used.';
+COMMENT ON COLUMN apikeys.usage_total.errors IS 'Admitted requests completed with a status of 400 or more.';
+COMMENT ON COLUMN apikeys.usage_total.credits IS 'What is billed for requests, as given to complete().';
+COMMENT ON COLUMN apikeys.usage_total.first_used_at IS 'Time of the first request, admitted or denied.';
+COMMENT ON COLUMN apikeys.usage_total.last_used_at IS 'Time of the last request, admitted or denied.';
 
 -- One call a statement: each updates the extension's own row.
 DO $$

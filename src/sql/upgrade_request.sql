@@ -54,11 +54,8 @@ JOIN apikeys.key AS k ON k.key_id = r.key_id
 JOIN apikeys.account AS a ON a.account_id = k.account_id
 WHERE (SELECT apikeys.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.upgrade_list IS 'All upgrade requests, open and closed, for keys that the session''s user may manage.';
-COMMENT ON COLUMN apikeys.upgrade_list.tier IS 'The tier asked for; NULL: limits are.';
-COMMENT ON COLUMN apikeys.upgrade_list.limits IS 'The limits asked for; NULL: a tier is.';
-COMMENT ON COLUMN apikeys.upgrade_list.state IS 'pending: with the provider; needs_information: with who asked; approved, declined or withdrawn: closed.';
+COMMENT ON COLUMN apikeys.upgrade_list.alias IS 'The key''s alias now.';
 COMMENT ON COLUMN apikeys.upgrade_list.overdue IS 'Whether it is still pending after due_at.';
-COMMENT ON COLUMN apikeys.upgrade_list.due_at IS 'Two working days (Monday to Friday, UTC) after it was asked for or answered.';
 
 CREATE VIEW apikeys.upgrade_queue WITH (security_barrier) AS
 SELECT l.*, k.tier AS present_tier, coalesce(k.limits, t.limits, '') AS present_limits
@@ -69,6 +66,9 @@ WHERE l.state IN ('pending', 'needs_information')
 ORDER BY l.overdue DESC, l.state = 'pending' DESC, l.due_at, l.id;
 COMMENT ON VIEW apikeys.upgrade_queue IS
 'The open upgrade requests in the order in which to see to them: overdue ones first, those that wait for information last.';
+COMMENT ON COLUMN apikeys.upgrade_queue.alias IS 'The key''s alias now.';
+COMMENT ON COLUMN apikeys.upgrade_queue.overdue IS 'Whether it is still pending after due_at.';
+COMMENT ON COLUMN apikeys.upgrade_queue.present_tier IS 'The key''s tier now; NULL: none.';
 COMMENT ON COLUMN apikeys.upgrade_queue.present_limits IS 'The limits in effect now: the key''s own, else its tier''s.';
 
 CREATE FUNCTION apikeys.get_upgrade(id bigint) RETURNS apikeys.upgrade_list
