@@ -43,6 +43,7 @@ BEGIN
     PERFORM apikeys.grant_units(main, 'day', 5, '2099-01-01', 'Zoenova asked');
     PERFORM apikeys.create_key(account, 'plain');
     gone := (apikeys.create_key(account, 'zoenova gone', limits => '1/day')).key_id;
+    PERFORM apikeys.grant_units(gone, 'day', 5, '2099-01-01', 'Zoenova asked before she went');
     PERFORM apikeys.request_upgrade(gone, 'gold', 'Zoenova is gone');
     PERFORM apikeys.delete_key(gone);
     asked := (apikeys.request_upgrade(main, 'gold', 'Zoenova needs it', project => 'Zoes', purpose => 'Zoe')).id;

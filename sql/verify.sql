@@ -317,6 +317,27 @@ UPDATE apikeys.tier SET limits = '' WHERE name = 'gold';
 SELECT * FROM ask('tiered');
 
 --
+-- Erasure: requests that are still on their way are in it, or there is a warning
+--
+SELECT add_account('leaver', NULL) AS leaver \gset
+SELECT add_key('leaving', account_id => :leaver);
+SELECT code FROM apikeys.verify('leaving', '/first', '192.0.2.9');
+SELECT code FROM apikeys.verify('leaving', '/left', '192.0.2.9');
+SELECT active FROM apikeys.erase_account_data('leaver');
+SELECT endpoint, ip FROM apikeys.request_log WHERE account_id = :leaver ORDER BY at;
+SELECT code FROM apikeys.verify('leaving', '/late', '192.0.2.9');
+SET apikeys.queue_timeout = '50ms';
+BEGIN;
+LOCK TABLE apikeys.request_log;
+SELECT code FROM apikeys.verify('leaving', '/later', '192.0.2.9');
+SELECT active FROM apikeys.erase_account_data('leaver');
+COMMIT;
+RESET apikeys.queue_timeout;
+SELECT apikeys.flush();
+SELECT active FROM apikeys.erase_account_data('leaver');
+SELECT count(*), count(ip) FROM apikeys.request_log WHERE account_id = :leaver;
+
+--
 -- The ledger: every request is in the log, and in the usage of its key and its account
 --
 SELECT * FROM apikeys.check_ledger();

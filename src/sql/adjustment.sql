@@ -60,11 +60,7 @@ BEGIN
     IF limits::text = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'there are no limits to reset';
     END IF;
-    BEGIN
-        PERFORM apikeys.flush();
-    EXCEPTION
-        WHEN object_not_in_prerequisite_state THEN NULL;  -- no engine here: all is written
-    END;
+    PERFORM apikeys.try_flush();
     counts_from := apikeys.units_used(subject, subject_id);
     RETURN QUERY
         SELECT a.* FROM apikeys.limits_used(subject, subject_id, limits) AS l,

@@ -7,6 +7,12 @@ DECLARE
     owner apikeys.account := apikeys.get_account(account);
     owned bigint[];
 BEGIN
+    -- First of all: the writer waits for the rows that are locked below.
+    IF NOT apikeys.try_flush() THEN
+        RAISE WARNING USING
+            MESSAGE = format('requests of account "%s" that are on their way could not be written', owner.name),
+            HINT = 'They will be logged with their addresses: erase once more when they are.';
+    END IF;
     PERFORM FROM apikeys.key AS k WHERE k.account_id = owner.account_id ORDER BY k.key_id FOR UPDATE;   -- keys before their account
     PERFORM apikeys.lock_account(owner.account_id);
     -- Without its lists a key would be good from anywhere: it is switched off.
@@ -20,7 +26,10 @@ BEGIN
         WHERE k.account_id = owner.account_id
         RETURNING k.key_id
     )
-    SELECT array_agg(e.key_id) INTO owned FROM erased AS e;
+    SELECT array_agg(e.key_id) INTO owned
+    FROM (SELECT t.key_id FROM erased AS t
+          UNION SELECT l.object_id::bigint FROM apikeys.audit_log AS l WHERE l.account_id = owner.account_id AND l.object = 'key'   -- deleted ones
+    ) AS e;
     UPDATE apikeys.upgrade_request AS r
     SET motivation = 'erased', project = NULL, purpose = NULL, question = NULL, answer = NULL, note = NULL,
         state = CASE WHEN r.decided_at IS NULL THEN 'withdrawn' ELSE r.state END,
@@ -33,7 +42,7 @@ BEGIN
     WHERE (j.subject = 'a' AND j.subject_id = owner.account_id OR j.subject = 'k' AND j.subject_id = ANY (owned)) AND j.reason IS NOT NULL;
     UPDATE apikeys.notice AS n SET details = '{}'
     WHERE n.account_id = owner.account_id;
-    -- The writer waits for the rows that are locked here; hence last but for the log of all this.
+    -- Last but for the log of all this, for the same reason.
     UPDATE apikeys.request_log AS l SET ip = NULL WHERE l.key_id = ANY (owned) AND l.ip IS NOT NULL;
     UPDATE apikeys.quarantine AS q SET event = q.event || '{"ip": null}'
     WHERE q.event->>'key_id' = ANY (owned::text[]) AND q.event->>'ip' IS NOT NULL;
@@ -43,5 +52,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.erase_account_data(text) IS
-'Erase what tells of the people behind an account: its display name, contact and metadata; aliases, metadata, lists of domains and addresses of its keys, why they were suspended; what was written in upgrade requests; the reasons of resets and grants; client addresses in the request log and in quarantine; all that in the audit log; the details of notices. The account and its keys are switched off, open upgrade requests withdrawn. Names of accounts stay (they should be ids of yours), who did what in the audit log, usage, counts and the endpoints of requests. Call deactivate_account and flush before, so that no request on its way is logged later; commit soon: completions of its requests wait for that. Old versions of rows are on disk until VACUUM, and in backups.
+'Erase what tells of the people behind an account: its display name, contact and metadata; aliases, metadata, lists of domains and addresses of its keys, why they were suspended; what was written in upgrade requests; the reasons of resets and grants; client addresses in the request log and in quarantine; all that in the audit log; the details of notices. The account and its keys are switched off, open upgrade requests withdrawn. Names of accounts stay (they should be ids of yours), who did what in the audit log, usage, counts and the endpoints of requests. Requests on their way are written first (a warning tells where that takes longer than apikeys.queue_timeout); call deactivate_account before, so that none is admitted meanwhile. Not at REPEATABLE READ, which would not see them. Commit soon: completions of its requests wait for that. Old versions of rows are on disk until VACUUM, and in backups.
 Errors: P0002 unknown account.';

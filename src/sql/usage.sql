@@ -161,11 +161,7 @@ CREATE FUNCTION apikeys.check_ledger(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
 AS $$
 BEGIN
-    BEGIN
-        PERFORM apikeys.flush();
-    EXCEPTION
-        WHEN object_not_in_prerequisite_state THEN NULL;  -- no engine here: there is nothing to wait for
-    END;
+    PERFORM apikeys.try_flush();
     RETURN QUERY SELECT t.* FROM apikeys.check_tables() AS t UNION ALL SELECT m.* FROM apikeys.check_meters() AS m;
 END
 $$;
