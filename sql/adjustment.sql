@@ -163,6 +163,7 @@ SELECT used('both');
 BEGIN;
 SELECT units FROM apikeys.reset_usage(id('both'), 'day');
 PREPARE TRANSACTION 'care';
+\echo :LAST_ERROR_SQLSTATE
 SELECT used('both');
 SELECT * FROM apikeys.check_ledger();
 

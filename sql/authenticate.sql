@@ -21,6 +21,14 @@ INSERT INTO apikeys.key_product VALUES (18, 'maps');
 UPDATE apikeys.key SET scopes = '{read, list}' WHERE key_id = 19;
 UPDATE apikeys.key SET previous_digest = sha256('rotated')::apikeys.digest, previous_hash_rule = 'sha256', previous_valid_until = now() + '1 hour' WHERE key_id = 22;
 
+CREATE FUNCTION pg_temp.failure(statement text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    message := 'no failure';
+EXCEPTION
+    WHEN OTHERS THEN GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END
+$$;
 CREATE VIEW codes AS SELECT NULL::text AS request, NULL::smallint AS status, NULL::text AS code, NULL::text AS message, NULL::bigint AS key_id, NULL::text AS account WHERE false;
 CREATE FUNCTION ask(text, ip inet = NULL, origin text = NULL, product text = NULL, scopes text[] = NULL) RETURNS SETOF codes LANGUAGE sql AS
 $$ SELECT $1, status, code, message, key_id, account FROM apikeys.authenticate($1, NULL, ip, origin, product, scopes) $$;
@@ -83,22 +91,23 @@ UPDATE apikeys.key SET limits = '6/day, 5/total' WHERE key_id = 20;
 SELECT cost, "check", passed, code, detail FROM unnest('{0,5,6}'::int[]) AS t(cost), apikeys.explain_key(20, cost => cost) WHERE "check" LIKE '%limit%';
 
 -- Errors.
-\set VERBOSITY sqlstate
-SELECT apikeys.authenticate('plain', cost => -1);
-SELECT * FROM apikeys.explain_key(99);
-SELECT * FROM apikeys.explain_key(NULL);
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT apikeys.authenticate('plain', cost => -1)$$),
+    (2, $$SELECT * FROM apikeys.explain_key(99)$$),
+    (3, $$SELECT * FROM apikeys.explain_key(NULL)$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 -- What somebody has renamed is found again when it has its name.
 BEGIN;
 ALTER TABLE apikeys.key RENAME active TO switched_on;
-SELECT apikeys.authenticate('plain');
+SELECT f.* FROM pg_temp.failure($$SELECT apikeys.authenticate('plain')$$) AS f;
 ROLLBACK;
 BEGIN;
 ALTER INDEX apikeys.key_digest_key RENAME TO digests;
-SELECT apikeys.authenticate('plain');
+SELECT f.* FROM pg_temp.failure($$SELECT apikeys.authenticate('plain')$$) AS f;
 ROLLBACK;
 BEGIN;
 ALTER SCHEMA apikeys RENAME TO elsewhere;
-SELECT elsewhere.authenticate('plain');
+SELECT f.* FROM pg_temp.failure($$SELECT elsewhere.authenticate('plain')$$) AS f;
 ROLLBACK;
 SELECT code FROM apikeys.authenticate('plain');
 

@@ -1,4 +1,12 @@
 -- Blocked client addresses: after failures by themselves, and by hand. Time is moved, never waited for.
+CREATE FUNCTION pg_temp.failure(statement text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    message := 'no failure';
+EXCEPTION
+    WHEN OTHERS THEN GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END
+$$;
 SET search_path = pg_catalog;
 SET timezone = 'UTC';
 \set SHOW_CONTEXT never
@@ -111,16 +119,15 @@ SELECT network, reason FROM apikeys.unblock_address('198.51.100.0/24') ORDER BY 
 SELECT pg_temp.ask('good', '203.0.113.10'), pg_temp.ask('good', '198.51.100.1');
 
 -- Errors.
-\set VERBOSITY sqlstate
-SELECT apikeys.block_address(NULL, 'x');
-SELECT apikeys.block_address('192.0.2.1', ' ');
-SELECT apikeys.block_address('192.0.2.1', NULL);
-SELECT apikeys.block_address('192.0.2.1', 'x', '0');
-SELECT apikeys.unblock_address(NULL);
-\set VERBOSITY terse
-SELECT apikeys.unblock_address('192.0.2.1');
-\set VERBOSITY default
-SELECT apikeys.unblock_address('2001:db8:9:8::7');
+SELECT f.* FROM (VALUES
+    (1, $$SELECT apikeys.block_address(NULL, 'x')$$),
+    (2, $$SELECT apikeys.block_address('192.0.2.1', E' \n')$$),
+    (3, $$SELECT apikeys.block_address('192.0.2.1', NULL)$$),
+    (4, $$SELECT apikeys.block_address('192.0.2.1', 'x', '0')$$),
+    (5, $$SELECT apikeys.unblock_address(NULL)$$),
+    (6, $$SELECT apikeys.unblock_address('192.0.2.1')$$),
+    (7, $$SELECT apikeys.unblock_address('2001:db8:9:8::7')$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 ALTER SYSTEM SET apikeys.ip_failures = '20';
 ALTER SYSTEM SET apikeys.ip_failures = '20/hour, 100/day';
 ALTER SYSTEM SET apikeys.ip_failures = '0/hour';

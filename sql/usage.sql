@@ -3,6 +3,14 @@
 CREATE FUNCTION set_clock(at timestamptz) RETURNS timestamptz LANGUAGE sql AS
 $$ SELECT at FROM set_config('apikeys.debug_clock_offset', extract(epoch FROM at - clock_timestamp())::text, false) $$;
 CREATE FUNCTION id(alias text) RETURNS bigint LANGUAGE sql AS $$ SELECT apikeys.find_key('acme', alias) $$;
+CREATE FUNCTION pg_temp.failure(statement text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    message := 'no failure';
+EXCEPTION
+    WHEN OTHERS THEN GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END
+$$;
 -- Who is meant by a subject, and how many are not ours.
 CREATE FUNCTION ledger() RETURNS TABLE (subject text, what text, expected bigint, found bigint) LANGUAGE sql AS
 $$ SELECT coalesce(k.alias, a.name, 'somebody else'), l.what, l.expected, l.found
@@ -212,20 +220,20 @@ SELECT count(*) FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-
 SELECT sum(s.admitted), sum(s.denied), sum(s.units), sum(s.errors), sum(s.credits)
 FROM apikeys.usage_series(id('large'), '2031-03-05 10:00Z', '2031-03-05 10:10Z', '5 minutes') AS s;
 -- Errors.
-\set VERBOSITY terse
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '77 seconds');
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-01Z', '1 hour');
-SELECT * FROM apikeys.usage_series(id('series'), '-infinity', '2031-01-01Z', '1 hour');
-SELECT * FROM apikeys.usage_series(id('series'), NULL, '2031-01-01Z', '1 hour');
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '0');
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '-1 day');
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 day 1 hour');
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 month -1 day');
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', NULL);
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', 'Mars/Olympus');
-SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', NULL);
-SELECT * FROM apikeys.usage_series(1, '2031-01-01Z', '2031-01-02Z', '1 hour');
-\set VERBOSITY default
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '77 seconds')$$),
+    (2, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-01Z', '1 hour')$$),
+    (3, $$SELECT * FROM apikeys.usage_series(id('series'), '-infinity', '2031-01-01Z', '1 hour')$$),
+    (4, $$SELECT * FROM apikeys.usage_series(id('series'), NULL, '2031-01-01Z', '1 hour')$$),
+    (5, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '0')$$),
+    (6, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '-1 day')$$),
+    (7, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 day 1 hour')$$),
+    (8, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 month -1 day')$$),
+    (9, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', NULL)$$),
+    (10, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', 'Mars/Olympus')$$),
+    (11, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', NULL)$$),
+    (12, $$SELECT * FROM apikeys.usage_series(1, '2031-01-01Z', '2031-01-02Z', '1 hour')$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --
 -- Headers

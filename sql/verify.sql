@@ -13,6 +13,14 @@ $$ INSERT INTO apikeys.account (account_id, name, plan, limits)
 CREATE FUNCTION set_limits(alias text, limits apikeys.limits) RETURNS void LANGUAGE sql AS
 $$ UPDATE apikeys.key SET limits = $2 WHERE alias = $1 $$;
 
+CREATE FUNCTION pg_temp.failure(statement text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE statement;
+    message := 'no failure';
+EXCEPTION
+    WHEN OTHERS THEN GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END
+$$;
 -- Asks several times; shows what does not depend on the moment.
 CREATE FUNCTION ask(key text, cost int = 1, times int = 1, OUT status smallint, OUT code text, OUT message text, OUT limit_window text,
     OUT limit_cap bigint, OUT remaining bigint, OUT resets boolean, OUT retry boolean) RETURNS SETOF record LANGUAGE sql AS
@@ -55,6 +63,15 @@ SELECT count(add_key(l, ('0/' || l)::apikeys.limits)) FROM unnest('{total,day,24
 SELECT k.limits, v.* FROM apikeys.key AS k, ask(k.alias) AS v WHERE k.limits IS NOT NULL ORDER BY key_id;
 SELECT count(add_key('of ' || l, account_id => add_account(l, ('0/' || l)::apikeys.limits))) FROM unnest('{total,day,week,month,second,minute,hour,10 minutes}'::text[]) AS l;
 SELECT a.limits, v.* FROM apikeys.account AS a, ask('of ' || a.name) AS v WHERE a.limits IS NOT NULL ORDER BY account_id;
+
+-- A tier that is gone, or a plan: a foreign key keeps them, but not from whoever puts it out of force.
+BEGIN;
+SET LOCAL session_replication_role = replica;
+UPDATE apikeys.key SET tier = 'gone' WHERE alias = 'plain';
+SELECT f.code, f.message FROM pg_temp.failure($$SELECT apikeys.verify('plain')$$) AS f;
+UPDATE apikeys.account SET plan = 'gone' WHERE account_id = 1;
+SELECT f.code, f.message FROM pg_temp.failure($$SELECT apikeys.verify('maps', product => 'maps')$$) AS f;
+ROLLBACK;
 
 -- What cannot be recorded in time is not allowed, not even the first time; it is recorded, and counts, all the same.
 SELECT add_key('locked', '1/hour');
@@ -145,10 +162,10 @@ SELECT add_key('none', '0/hour');
 SELECT * FROM ask('none', 0);
 SELECT add_key('most', '4294967295/hour, 9007199254740991/total');
 SELECT code, remaining FROM ask('most', 2147483647, 3);
-\set VERBOSITY sqlstate
-SELECT apikeys.verify('cost', cost => -1);
-SELECT * FROM apikeys.verify_many('{cost,cost}', costs => '{1,-1}');
-\set VERBOSITY default
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT apikeys.verify('cost', cost => -1)$$),
+    (2, $$SELECT * FROM apikeys.verify_many('{cost,cost}', costs => '{1,-1}')$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT code, remaining FROM ask('cost', 0);
 
 --
@@ -162,12 +179,12 @@ SELECT count(*) FROM apikeys.verify_many('{}');
 SELECT count(*) FROM apikeys.verify_many('{}', '{}', '{}', '{}');
 SELECT count(*) FROM apikeys.verify_many(NULL);
 SELECT count(*), bool_and(n = place) AS in_order, count(DISTINCT request_id) AS requests FROM (SELECT *, row_number() OVER () AS place FROM apikeys.verify_many(array_fill('plain'::text, '{500}'))) AS v;
-\set VERBOSITY sqlstate
-SELECT * FROM apikeys.verify_many('{many,many}', '{/a}');
-SELECT * FROM apikeys.verify_many('{many}', ips => '{10.0.0.1,10.0.0.2}');
-SELECT * FROM apikeys.verify_many('{many}', costs => '{}');
-SELECT * FROM apikeys.verify_many(NULL, '{/a}');
-\set VERBOSITY default
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT * FROM apikeys.verify_many('{many,many}', '{/a}')$$),
+    (2, $$SELECT * FROM apikeys.verify_many('{many}', ips => '{10.0.0.1,10.0.0.2}')$$),
+    (3, $$SELECT * FROM apikeys.verify_many('{many}', costs => '{}')$$),
+    (4, $$SELECT * FROM apikeys.verify_many(NULL, '{/a}')$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --
 -- complete
@@ -194,15 +211,15 @@ SELECT left(endpoint, 8) AS endpoint, octet_length(endpoint), code, left(product
 FROM apikeys.request_log WHERE endpoint LIKE '/product%' ORDER BY at;
 SELECT apikeys.complete(NULL, 200), apikeys.complete('00000000-0000-0000-0000-000000000000', 200),
        apikeys.complete('ffffffff-ffff-ffff-ffff-ffffffffffff', 200), apikeys.complete('5f0c3c4e-7a1e-4f6e-9d2b-8c7a6b5d4e3f', 200);
-\set VERBOSITY sqlstate
-SELECT apikeys.complete(:'never', 99);
-SELECT apikeys.complete(:'never', 600);
-SELECT apikeys.complete(:'never', NULL);
-SELECT apikeys.complete(:'never', 200, -1);
-SELECT apikeys.complete(:'never', 200, 'NaN');
-SELECT apikeys.complete(:'never', 200, 1, -1);
-SELECT apikeys.complete(:'never', 200, 1, 9223372036854775807);
-\set VERBOSITY default
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT apikeys.complete(%L, 99)$$),
+    (2, $$SELECT apikeys.complete(%L, 600)$$),
+    (3, $$SELECT apikeys.complete(%L, NULL)$$),
+    (4, $$SELECT apikeys.complete(%L, 200, -1)$$),
+    (5, $$SELECT apikeys.complete(%L, 200, 'NaN')$$),
+    (6, $$SELECT apikeys.complete(%L, 200, 1, -1)$$),
+    (7, $$SELECT apikeys.complete(%L, 200, 1, 9223372036854775807)$$)
+) AS t(n, statement), pg_temp.failure(format(statement, :'never')) AS f ORDER BY n;
 SELECT u.admitted, u.errors, u.credits FROM apikeys.usage_total AS u JOIN apikeys.key AS k ON k.key_id = u.subject_id
 WHERE u.subject = 'k' AND k.alias = 'plain';
 

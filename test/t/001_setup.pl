@@ -45,7 +45,14 @@ foreach my $preload ('', 'apikeys')
     foreach my $call (q{verify('x')}, q{verify_many('{x}')}, q{complete(gen_random_uuid(), 200)}, 'stats()', 'flush()', 'maintain()')
     {
         my $sql = "SELECT * FROM apikeys.$call";
-        $preload ? $node->safe_psql($database, $sql) : is(sqlstate_of($database, $sql), '55000', 'it is not preloaded');
+        if ($preload)
+        {
+            $node->safe_psql($database, $sql);
+            next;
+        }
+        is(sqlstate_of($database, $sql), '55000', "$call: it is not preloaded");
+        $node->psql($database, $sql, stderr => \my $err);
+        like($err, qr/ERROR:  apikeys is not preloaded, so requests cannot be metered\nHINT:  Add apikeys to shared_preload_libraries/, "$call: and says so");
     }
     is($node->safe_psql($database, q{SELECT code FROM apikeys.authenticate((apikeys.create_key('acme')).key)}), 'valid', "$how: authenticate works");
 

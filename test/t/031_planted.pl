@@ -123,7 +123,7 @@ value(qq{
     SELECT pg_terminate_backend(writer_pid, 10000) FROM apikeys.stats()});
 my $before = value('SELECT count(*) FROM apikeys.request_log');
 is(value(q{SELECT count(*) FROM generate_series(1, 50) AS n, LATERAL apikeys.verify('key-' || 1 + n % 15) AS v WHERE allowed}), '50', 'partition of another: requests go on');
-until_true($node, q{SELECT writer_state = 'failing' AND last_error ~ 'has another owner than the request log' FROM apikeys.stats()}, 'partition of another: refused', 'planted');
+until_true($node, qq{SELECT writer_state = 'failing' AND last_error = 'partition $today has another owner than the request log' FROM apikeys.stats()}, 'partition of another: refused', 'planted');
 is(value('SELECT count(*) FROM apikeys.request_log'), $before, 'partition of another: nothing is written there');
 value(qq{DROP TRIGGER trap ON $today; ALTER TABLE $today OWNER TO postgres});
 ledger_ok($node, 'partition given back', 'planted');
@@ -180,6 +180,13 @@ waits_while('table of another', 'apikeys.usage_total has another owner than the 
     q{CREATE FUNCTION trap.constraint() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE LOG 'trap%', 'ped'; RETURN true; END $$;
       ALTER TABLE apikeys.usage_total ADD CONSTRAINT trap CHECK (trap.constraint()) NOT VALID, OWNER TO mallory},
     'ALTER TABLE apikeys.usage_total DROP CONSTRAINT trap, OWNER TO postgres');
+waits_while('partition of another, known before', "$today has another owner than the request log",
+    qq{ALTER TABLE $today OWNER TO mallory}, qq{ALTER TABLE $today OWNER TO postgres});
+waits_while('partition detached', "relation \"@{[ substr $today, 8 ]}\" already exists",
+    qq{ALTER TABLE apikeys.request_log DETACH PARTITION $today},
+    qq{ALTER TABLE apikeys.request_log ATTACH PARTITION $today FOR VALUES FROM (date_trunc('day', now(), 'UTC')) TO (date_trunc('day', now(), 'UTC') + interval '1 day')});
+like(slurp_file($node->logfile), qr/could not write a batch of \d+ bytes: apikeys.request_log has no partition for @{[ substr($today, -8) =~ s{(....)(..)(..)}{$1-$2-$3}r ]} /,
+    'partition detached: at first it was thought to be there');
 waits_while('partition that is partitioned', "$today is not an ordinary table",
     qq{ALTER TABLE apikeys.request_log DETACH PARTITION $today; ALTER TABLE $today RENAME TO aside;
        CREATE TABLE $today PARTITION OF apikeys.request_log FOR VALUES FROM (date_trunc('day', now(), 'UTC')) TO (date_trunc('day', now(), 'UTC') + interval '1 day') PARTITION BY RANGE (at)},
