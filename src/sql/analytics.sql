@@ -34,7 +34,7 @@ LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
 LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
 WHERE (SELECT apikeys.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.log IS
-'The request log of all keys that the session''s user may manage, with names. Filter by at: it is partitioned by day (UTC); by key_id or account: it is indexed by key_id and at.';
+'The request log of all keys that the session''s user may manage, with names. Filter by at: it is partitioned by day (UTC); by key_id or account: it is indexed by key_id and at. So should managers who are bound to accounts: without, the rows of all others are read, too, and left out.';
 COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
 
 -- Reports.

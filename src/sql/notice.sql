@@ -6,7 +6,8 @@
 --
 --   {"id": 7, "kind": "rotated", "key_id": 4711, "account": "acme"}
 --
--- and notes sent_at. The payload is for everybody who may connect: LISTEN knows no privileges. Details are in the row.
+-- and notes sent_at. The payload is for everybody who may connect: LISTEN knows no privileges, and neither does NOTIFY, so that anybody
+-- can send such a payload. Receivers act on the row, which has the details.
 --
 -- Each notice is announced at least once: again only where a crash has taken back sent_at, or a backup was restored. The order
 -- of ids is not the order of commits. Who was away reads the rows with sent_at after the last that he knows.

@@ -83,7 +83,7 @@ COMMENT ON COLUMN apikeys.plan.name IS 'Its name, for people and code: what acco
 COMMENT ON COLUMN apikeys.plan.key_prefix IS 'Prefix of new keys: lower-case letters and digits in groups joined by _, at most 24 characters.';
 COMMENT ON COLUMN apikeys.plan.max_keys IS 'How many keys an account may have that are neither inactive nor expired; NULL: any number. A key that takes the place of a deactivated one begins with unused limits: what must hold over all keys stands in limits.';
 COMMENT ON COLUMN apikeys.plan.max_lifetime IS 'Longest lifetime of a key, from its creation or from the edit of its expiry; NULL: the longest of lifetimes, if there are any. Lifetimes are seconds: a day is 86,400 s.';
-COMMENT ON COLUMN apikeys.plan.lifetimes IS 'The lifetimes offered to new and rotated keys, e.g. {7 days,30 days}, none longer than max_lifetime; NULL: any up to that.';
+COMMENT ON COLUMN apikeys.plan.lifetimes IS 'The lifetimes offered to new and rotated keys, e.g. {7 days,30 days}, none longer than max_lifetime; NULL: any up to that. An edit of expires_at may set any date up to the longest: it only ever gives less than what is offered.';
 COMMENT ON COLUMN apikeys.plan.default_lifetime IS 'Lifetime of a key that is created without one, of those offered; NULL: it does not expire, where allow_unexpiring.';
 COMMENT ON COLUMN apikeys.plan.allow_unexpiring IS 'Whether a key may live without an expiry; none may where there is a max_lifetime.';
 COMMENT ON COLUMN apikeys.plan.limits IS 'Limits of each account on this plan that has none of its own, over all its keys together.';
