@@ -56,7 +56,7 @@ FROM unnest('{192.0.2.1,192.0.2.2,NULL}'::inet[]) AS a(ip), apikeys.explain_key(
 
 -- The block ends by itself, and the window slides.
 SELECT pg_temp.ask('no key', '192.0.2.6', 19);
-SET apikeys.debug_clock_offset = '899s';
+SET apikeys.debug_clock_offset = '840s';
 SELECT pg_temp.ask('good', '192.0.2.1');
 SET apikeys.debug_clock_offset = '905s';
 SELECT pg_temp.ask('good', '192.0.2.1');
