@@ -40,6 +40,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "commands/extension.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -205,13 +206,16 @@ runTransaction(bool (*step) (void *), void *argument, bool *result, char *error,
 	PG_CATCH();
 	{
 		ErrorData  *edata;
+		int			length;
 
 		HOLD_INTERRUPTS();		/* none are held after an error */
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		strlcpy(error, edata->message, QUEUE_ERROR_MAX);
+		length = pg_mbcliplen(edata->message, strlen(edata->message), QUEUE_ERROR_MAX - 1);
+		memcpy(error, edata->message, length);
+		error[length] = '\0';
 		*sqlstate = edata->sqlerrcode;
 		FreeErrorData(edata);
 	}
@@ -305,7 +309,7 @@ learnFromFailure(const char *error, bool transient)
 	{
 		suspect_end = Max(suspect_end, batch.position);
 		if (alone && refusals > 1)
-			strlcpy(poison_reason, error, sizeof(poison_reason));
+			strlcpy(poison_reason, error[0] ? error : "an error without a message", sizeof(poison_reason));
 		else if (!alone)
 		{
 			batch_limit = batch.size / 2;
@@ -324,8 +328,11 @@ learnFromFailure(const char *error, bool transient)
 static bool
 limitsStep(void *unused)
 {
-	actAsOwner();
-	NoticeAddLimits(&batch);
+	if (batchIsWanted(NULL))
+	{
+		actAsOwner();
+		NoticeAddLimits(&batch);
+	}
 	return false;
 }
 
@@ -555,7 +562,8 @@ findExpiring(int64 now)
 
 /*
  * Tells whether notices or the record of blocks keep the writer here: they are to be written, and
- * it is not in vain again and again.  For DROP DATABASE must work; the daily care tries what is left.
+ * it is not in vain again and again.  For DROP DATABASE must work; the daily care tries what is left then,
+ * but for blocks that have ended.
  */
 static bool
 hasNews(void)
@@ -739,7 +747,7 @@ WriterMain(Datum database)
 }
 
 /*
- * Cares for what is stored in one database, once, and announces its notices;
+ * Cares for what is stored in one database, once, and announces its blocks and notices;
  * for the launcher, which sees to it that no writer runs there meanwhile.
  */
 void
@@ -748,6 +756,7 @@ WriterCareMain(Datum database)
 	begin(DatumGetObjectId(database));
 	for (const MaintainStep *step = MaintainSteps; step && !stop_requested; step = maintainNext(step))
 		takeSignals();
+	announceBlocks(ClockNow());
 	while (!stop_requested && announceNotices(ClockNow()))
 		takeSignals();
 	proc_exit(0);

@@ -279,5 +279,18 @@ cmp_ok(scalar(() = slurp_file($node->logfile, $log) =~ /could not write a batch/
 $node->safe_psql('postgres', 'ALTER TABLE apikeys.usage_total DROP CONSTRAINT nothing_more');
 ledger_ok($node, 'usage can be written again');
 
+# Reasons that are no texts to keep as they are: an empty one, and one that is too long, in characters of several bytes.
+value(q{CREATE FUNCTION refuse(endpoint text) RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN
+        IF endpoint = '/silent' THEN RAISE EXCEPTION ''; END IF;
+        IF endpoint = '/loud' THEN RAISE EXCEPTION '%', 'xx' || repeat(chr(8364), 400); END IF;
+        RETURN true;
+    END $$;
+    ALTER TABLE apikeys.request_log ADD CONSTRAINT refused CHECK (refuse(endpoint)) NOT VALID;
+    SELECT apikeys.verify('key-1', '/silent'), apikeys.verify('key-1', '/loud')});
+ledger_ok($node, 'odd reasons');
+is(value(q{SELECT reason FROM apikeys.quarantine WHERE event->>'endpoint' = '/silent'}), 'an error without a message', 'a reason without a text');
+is(value(q{SELECT reason = 'xx' || repeat(chr(8364), 169) FROM apikeys.quarantine WHERE event->>'endpoint' = '/loud'}), 't', 'a reason that is cut at a character');
+
 $node->stop;
 done_testing();
