@@ -195,7 +195,7 @@ noHint(void)
 
 /*
  * Prepares a fetch from the page of a hint, which is pinned if it is still in its buffer.  Now and then the buffer
- * is looked for all the same: before PostgreSQL 16 only that counts as a use, which keeps the page in memory.
+ * is looked for all the same: PostgreSQL 15 takes only that for a use, which keeps the page in memory.
  */
 static IndexFetchTableData *
 beginHintedFetch(Hint *hint, Relation rel)
