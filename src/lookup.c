@@ -380,42 +380,53 @@ hasDigest(Lookup *lookup, KeyColumn column, const Digest *digest)
 	return !isnull && SecretDigestsEqual(DatumGetDigestP(value), digest);
 }
 
-/* Finds the key by a digest of the text presented, made by one of the rules of the column hash_rule. */
+/* Fills the row if the digest that found it was made by the rule that its column names. */
 static bool
-findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *row)
+acceptRow(Lookup *lookup, KeyColumn rule_column, const char *hash_rule, Hint *hint, KeyRow *row)
 {
-	KeyColumn	rule_column = KEY_HASH_RULE;
-	uint32		tag;
-	Hint	   *hint;
-	ItemPointerData tid;
 	bool		isnull;
-	text	   *rule;
+	text	   *rule = DatumGetTextPP(keyColumn(lookup, rule_column, &isnull));
 
-	memcpy(&tag, digest, sizeof(tag));
-	hint = fetchHinted(&key_hints, tag, lookup->key, lookup->snapshot, lookup->key_slot);
-	if (hint == NULL || !hasDigest(lookup, KEY_DIGEST, digest))
-	{
-		if (fetchIndexed(&key_table, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest), lookup->snapshot,
-						  lookup->key_slot, &tid))
-			hint = saveHint(&key_hints, tag, &tid);
-		else if (fetchIndexed(&key_table, lookup->key, KEY_BY_PREVIOUS_DIGEST, PointerGetDatum(digest), lookup->snapshot,
-							   lookup->key_slot, &tid))
-		{
-			/* After its grace a rotated key text is no key any more. */
-			if (DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) <= ClockTimestamp(ClockWallNow()))
-				return false;
-			rule_column = KEY_PREVIOUS_HASH_RULE;
-			hint = noHint();
-		}
-		else
-			return false;
-	}
-
-	rule = DatumGetTextPP(keyColumn(lookup, rule_column, &isnull));
 	if (VARSIZE_ANY_EXHDR(rule) != strlen(hash_rule) || memcmp(VARDATA_ANY(rule), hash_rule, strlen(hash_rule)) != 0)
 		return false;
 	readRow(lookup, hint, row);
 	return true;
+}
+
+static uint32
+tagOf(const Digest *digest)
+{
+	uint32		tag;
+
+	memcpy(&tag, digest, sizeof(tag));
+	return tag;
+}
+
+/* Finds the key by a digest of the text presented, made by one of the rules of the column hash_rule, where it was before. */
+static bool
+findRemembered(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *row)
+{
+	Hint	   *hint = fetchHinted(&key_hints, tagOf(digest), lookup->key, lookup->snapshot, lookup->key_slot);
+
+	return hint && hasDigest(lookup, KEY_DIGEST, digest) && acceptRow(lookup, KEY_HASH_RULE, hash_rule, hint, row);
+}
+
+/* The same by the indexes; the place is remembered only if asked. */
+static bool
+findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, bool remember, KeyRow *row)
+{
+	ItemPointerData tid;
+	bool		isnull;
+
+	if (fetchIndexed(&key_table, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest), lookup->snapshot,
+					  lookup->key_slot, &tid))
+		return acceptRow(lookup, KEY_HASH_RULE, hash_rule, remember ? saveHint(&key_hints, tagOf(digest), &tid) : noHint(), row);
+
+	/* After its grace a rotated key text is no key any more. */
+	return fetchIndexed(&key_table, lookup->key, KEY_BY_PREVIOUS_DIGEST, PointerGetDatum(digest), lookup->snapshot,
+						 lookup->key_slot, NULL) &&
+		DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) > ClockTimestamp(ClockWallNow()) &&
+		acceptRow(lookup, KEY_PREVIOUS_HASH_RULE, hash_rule, noHint(), row);
 }
 
 /* Finds the key by what follows the last separator in a text that is not of our shape, if there is any. */
@@ -430,13 +441,14 @@ findTail(Lookup *lookup, const char *key, size_t len, char separator, const char
 	if (start == 0 || start == len)
 		return false;
 	SecretDigest(&digest, key + start, len - start);
-	return findDigest(lookup, &digest, hash_rule, row);
+	return findRemembered(lookup, &digest, hash_rule, row) || findDigest(lookup, &digest, hash_rule, true, row);
 }
 
 /*
  * Finds the key that a text belongs to and fills the row; false: there is
  * none.  A text of our shape whose checksum is wrong is refused without
- * touching the key table; other shapes may be imported keys.
+ * searching the key table, as long as its prefix is one of ours: so it is never remembered.
+ * Other shapes may be imported keys.
  */
 bool
 LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
@@ -447,11 +459,13 @@ LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
 
 	if (len > KEYTEXT_PRESENTED_MAX)
 		return false;
+	SecretDigest(&digest, key, len);
+	if (findRemembered(lookup, &digest, "sha256", row))
+		return true;
 	shape = KeyTextClassify(key, len, &prefix_len);
 	if (shape == KEYTEXT_BAD_CHECKSUM && RulesPrefixIsKnown(key, prefix_len))
 		return false;
-	SecretDigest(&digest, key, len);
-	if (findDigest(lookup, &digest, "sha256", row))
+	if (findDigest(lookup, &digest, "sha256", shape != KEYTEXT_BAD_CHECKSUM, row))
 		return true;
 	return shape != KEYTEXT_WELL_FORMED &&
 		(findTail(lookup, key, len, '|', "sha256_after_bar", row) ||

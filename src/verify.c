@@ -311,11 +311,12 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	MeterOutcome outcome = METER_NOT_READY;
 	bool		tried = false;	/* with the meters where they were before */
 
-	MeterPrefetchRings(metering.account);
+	/* The meters are on their way, that of the account last. */
 	MeterPrefetchRings(metering.key);
 	MeterSubjectSet(&metering.account_subject, relation, METER_ACCOUNT, row->account_id);
 	MeterSubjectSet(&metering.key_subject, relation, METER_KEY, row->key_id);
 	makeEvent(&buffer.event, request, row);
+	MeterPrefetchRings(metering.account);
 	QueueAttach();
 	if (call->late && VerifySynchronous)
 	{
