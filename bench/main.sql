@@ -13,7 +13,8 @@ SELECT k.key_id, k.key FROM generate_series(1, :active) AS n CROSS JOIN apikeys.
 INSERT INTO apikeys.usage_total SELECT 'k', key_id, 1, 0, 1, 0, 0, now(), now() FROM bench.issued;
 
 -- Keys with a month of history that no meter has seen: as it is stored, 5-minute buckets of two days and hours before (odd numbers), and
--- 5-minute buckets throughout (even numbers). A bucket's rows lie together, for the writer writes them together.
+-- 5-minute buckets throughout (even numbers). What the writer writes at the same time lies together: the buckets of one moment, and the hours
+-- of a key's day when they are merged, two days later.
 CREATE TABLE bench.cold AS SELECT n AS id, 200000000 + n AS key_id, n % 2 = 0 AS fine, false AS touched FROM generate_series(1, :cold) AS n;
 INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias, tier)
 SELECT key_id, 1 + id % 1000, sha256(convert_to('cold-' || id, 'UTF8'))::apikeys.digest, '', '', 'cold-' || id, 'bench' FROM bench.cold;
@@ -22,7 +23,7 @@ INSERT INTO apikeys.usage_bucket (subject, subject_id, bucket, admitted, denied,
 SELECT 'k', c.key_id, b, 1, 0, 1, 0, 0
 FROM generate_series(date_trunc('hour', now()) - interval '30 days', now(), interval '5 minutes') AS b
 JOIN bench.cold AS c ON c.fine OR b > now() - interval '2 days' OR extract(minute FROM b) = 0
-ORDER BY b, c.key_id;
+ORDER BY CASE WHEN c.fine OR b > now() - interval '2 days' THEN b ELSE date_trunc('day', b) + interval '3 days' END, c.key_id, b;
 
 -- Batches of 100 keys.
 CREATE TABLE bench.batch AS

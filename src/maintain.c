@@ -250,7 +250,9 @@ dropExpired(TimestampTz now)
 /*
  * Merges old buckets, step by step along the primary key: into hours after 2
  * days, into days after 90.  What one transaction reads is bounded, by MERGE_US
- * of time as well, for events wait meanwhile.  The rows of one hour may be
+ * of time as well, for events wait meanwhile.  All rows of an hour are written
+ * anew, so that those of a subject, which came at other times, lie together from
+ * then on: who loads them reads few pages.  The rows of one hour may be
  * met in several steps: each adds what it finds.  True: there is more.
  */
 static bool
@@ -274,14 +276,16 @@ mergeBuckets(TimestampTz now)
 						  " old AS (SELECT s.*, pg_catalog.date_bin(CASE WHEN s.bucket OPERATOR(pg_catalog.<) $5 THEN '1 day'::pg_catalog.interval"
 						  " ELSE '1 hour'::pg_catalog.interval END, s.bucket, '2000-01-01 00:00:00+00') AS coarse"
 						  " FROM step AS s WHERE s.bucket OPERATOR(pg_catalog.<) $4),"
-						  " moved AS (DELETE FROM apikeys.usage_bucket AS d USING old AS o"
-						  " WHERE o.coarse OPERATOR(pg_catalog.<>) o.bucket AND d.subject OPERATOR(pg_catalog.=) o.subject"
-						  " AND d.subject_id OPERATOR(pg_catalog.=) o.subject_id AND d.bucket OPERATOR(pg_catalog.=) o.bucket"
-						  " RETURNING d.*, o.coarse),"
+						  " fine AS (SELECT o.*, pg_catalog.bool_or(o.bucket OPERATOR(pg_catalog.<>) o.coarse)"
+						  " OVER (PARTITION BY o.subject, o.subject_id, o.coarse) AS unmerged FROM old AS o),"
+						  " moved AS (DELETE FROM apikeys.usage_bucket AS d USING fine AS f"
+						  " WHERE f.unmerged AND d.subject OPERATOR(pg_catalog.=) f.subject"
+						  " AND d.subject_id OPERATOR(pg_catalog.=) f.subject_id AND d.bucket OPERATOR(pg_catalog.=) f.bucket"
+						  " RETURNING d.*, f.coarse),"
 						  " merged AS (INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, bucket, admitted, denied, units, errors, credits, unlogged)"
 						  " SELECT m.subject, m.subject_id, m.coarse,"
 						  " pg_catalog.sum(m.admitted), pg_catalog.sum(m.denied), pg_catalog.sum(m.units), pg_catalog.sum(m.errors),"
-						  " pg_catalog.sum(m.credits), pg_catalog.sum(m.unlogged) FROM moved AS m GROUP BY 1, 2, 3"
+						  " pg_catalog.sum(m.credits), pg_catalog.sum(m.unlogged) FROM moved AS m GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
 						  " ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
 						  " admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
 						  " denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"

@@ -188,7 +188,7 @@ like(query("SELECT set_clock(days_ago(0) + interval '5 days'); SELECT used FROM 
     qr/^0$/m, 'none in the end');
 
 # Events are written while buckets are merged.
-query(q{INSERT INTO apikeys.usage_bucket SELECT 'k', k, days_ago(3) - b * interval '5 min', 1, 0, 1, 0, 0 FROM generate_series(1, 300) AS k, generate_series(1, 1000) AS b});
+query(q{INSERT INTO apikeys.usage_bucket SELECT 'k', k, days_ago(3) - b * interval '5 min', 1, 0, 1, 0, 0 FROM generate_series(1, 300) AS k, generate_series(1, 1000) AS b ORDER BY b, k});
 my $fine = q{SELECT count(*) FROM apikeys.usage_bucket WHERE subject = 'k' AND subject_id <= 300 AND bucket <> date_bin('1 hour', bucket, '2000-01-01 00:00Z')};
 my $keeper = $node->background_psql('postgres');
 $keeper->query_until(qr/merging/, "\\echo merging\nSET apikeys.queue_timeout = '10min';\nSELECT apikeys.maintain();\n");
@@ -198,6 +198,8 @@ cmp_ok(query($fine), '>', 0, 'a first use is written while there is more to merg
 $keeper->quit;
 is(query($fine), 0, 'then the rest is merged');
 is(query(q{SELECT sum(units) FROM apikeys.usage_bucket WHERE subject = 'k' AND subject_id <= 300}), 300000, 'sums stay');
+cmp_ok(query(q{SELECT max(pages) FROM (SELECT count(DISTINCT (ctid::text::point)[0]) AS pages
+    FROM apikeys.usage_bucket WHERE subject = 'k' AND subject_id <= 300 GROUP BY subject_id) AS p}), '<', 20, 'the 84 hours of a key lie together');
 
 $node->stop;
 done_testing();
