@@ -1,11 +1,14 @@
 -- What the main database has beyond load.sql.
 SELECT setval('apikeys.key_number_seq', 10000000);
 
--- Keys that are denied.
+-- Keys that are denied: the quota of the day is used up.
 INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias, limits)
-SELECT 100000000 + n, 1 + n % 1000, sha256(convert_to('denied-' || n, 'UTF8'))::apikeys.digest, '', '', 'denied-' || n, '0/day'
+SELECT 100000000 + n, 1 + n % 1000, sha256(convert_to('denied-' || n, 'UTF8'))::apikeys.digest, '', '', 'denied-' || n,
+       '1/day, 2000000000/week, 4000000000/month, 1000000000000/total'
 FROM generate_series(1, :active) AS n;
-INSERT INTO apikeys.usage_total SELECT 'k', 100000000 + n, 0, 1, 0, 0, 0, now(), now() FROM generate_series(1, :active) AS n;
+INSERT INTO apikeys.usage_total SELECT 'k', 100000000 + n, 1, 0, 1, 0, 0, now(), now() FROM generate_series(1, :active) AS n;
+INSERT INTO apikeys.usage_bucket (subject, subject_id, bucket, admitted, denied, units, errors, credits)
+SELECT 'k', 100000000 + n, date_bin('5 minutes', now(), '2000-01-01 00:00Z'), 1, 0, 1, 0, 0 FROM generate_series(1, :active) AS n;
 
 -- Keys as create_key makes them, to be called in the server: pgbench cannot know their texts.
 CREATE TABLE bench.issued AS

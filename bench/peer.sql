@@ -93,5 +93,5 @@ $$;
 
 INSERT INTO peer.account SELECT n, 'account-' || n, true, 1000000, 4000000000 FROM generate_series(1, 1000) AS n;
 INSERT INTO peer.key
-SELECT n, 1 + n % 1000, sha256(convert_to('bench-' || n, 'UTF8')), true, NULL, 1000000000, 2000000000, 4000000000, 1000000000000
+SELECT n, 1 + n / :step % 1000, sha256(convert_to('bench-' || n, 'UTF8')), true, NULL, 1000000000, 2000000000, 4000000000, 1000000000000
 FROM generate_series(1, :keys) AS n;

@@ -2,7 +2,7 @@
 # What bench/run measures, in the order in which the variants take turns, and what each is compared with.
 #
 # variant NAME CLIENTS UNITS COMMAND COMPARED
-#   CLIENTS   all: each of $BENCH_CLIENTS; numbers: these beside; -: it is no rate, COMMAND prints one figure
+#   CLIENTS   all: each of $BENCH_CLIENTS; numbers: these, beside all or alone; -: it is no rate, COMMAND prints one figure
 #   UNITS     units in a transaction (keys, statements), by which its rate is multiplied; for a figure its unit
 #   COMMAND   a function of bench/run with its arguments
 #   COMPARED  words OTHER[@CLIENTS]OP TARGET[,STRETCH]: the ratio of the rates at 8 clients (or CLIENTS), and what it should be;
@@ -16,6 +16,8 @@ variant verify_lean     all      1   'script verify_lean' 'select'
 variant verify_scalar   all      1   'script verify_scalar' 'verify'
 variant verify_unlogged all      1   'unlogged script verify' 'select'
 variant hot             all      1   'hot script verify' 'verify>=0.95 sql_hot_async>=15'
+variant hot_scalar      8        1   'hot script verify_scalar' 'verify_scalar'
+variant hot_unlogged    8        1   'unlogged hot script verify' 'verify_unlogged'
 variant complete        all      2   'script complete' 'select>=0.9'
 variant denied          all      1   'script denied' 'verify>=1.0'
 variant unknown         all      1   'script unknown' 'verify>=1.0'
@@ -25,6 +27,7 @@ variant authenticate    all      1   'script authenticate' 'select'
 variant many            all      100 'script many' 'verify>=6 redis_16>=3'
 variant many_lean       all      100 'script many_lean' 'verify'
 variant verify_sync     'all 32' 1   'synchronous script verify' 'insert@32>=3'
+variant hot_sync        8        1   'synchronous hot script verify' 'verify_sync'
 variant insert          'all 32' 1   'script insert' ''
 variant create          all      1   'script create' ''
 variant sql             all      1   'script peer' ''

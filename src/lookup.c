@@ -240,7 +240,7 @@ fetchHinted(HintSet **sets, uint32 tag, Relation rel, Snapshot snapshot, TupleTa
 	return found ? hint : NULL;
 }
 
-/* Fetches the row that a unique index has for a value; *tid becomes its place. */
+/* Fetches the row that a unique index has for a value; *tid becomes its place, unless tid is NULL. */
 static bool
 fetchIndexed(const CatalogTable *table, Relation rel, int index, Datum value, Snapshot snapshot,
 			  TupleTableSlot *slot, ItemPointer tid)
@@ -402,7 +402,7 @@ tagOf(const Digest *digest)
 	return tag;
 }
 
-/* Finds the key by a digest of the text presented, made by one of the rules of the column hash_rule, where it was before. */
+/* Finds the key with a digest where it was before; hash_rule is how the digest was made, as in the column of that name. */
 static bool
 findRemembered(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *row)
 {
@@ -411,7 +411,7 @@ findRemembered(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyR
 	return hint && hasDigest(lookup, KEY_DIGEST, digest) && acceptRow(lookup, KEY_HASH_RULE, hash_rule, hint, row);
 }
 
-/* The same by the indexes; the place is remembered only if asked. */
+/* Finds it by the indexes, and remembers its place if asked to. */
 static bool
 findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, bool remember, KeyRow *row)
 {
@@ -446,9 +446,12 @@ findTail(Lookup *lookup, const char *key, size_t len, char separator, const char
 
 /*
  * Finds the key that a text belongs to and fills the row; false: there is
- * none.  A text of our shape whose checksum is wrong is refused without
- * searching the key table, as long as its prefix is one of ours: so it is never remembered.
- * Other shapes may be imported keys.
+ * none.  A text of our shape and of a plan's prefix whose checksum is wrong is
+ * refused without a search of the key table; other shapes may be imported keys.
+ *
+ * Where a row with the digest is found at a place that is remembered, the shape
+ * does not matter.  So no place is remembered of a text with a wrong checksum: it
+ * may be refused later, when a plan takes its prefix.
  */
 bool
 LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)

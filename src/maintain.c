@@ -250,10 +250,11 @@ dropExpired(TimestampTz now)
 /*
  * Merges old buckets, step by step along the primary key: into hours after 2
  * days, into days after 90.  What one transaction reads is bounded, by MERGE_US
- * of time as well, for events wait meanwhile.  All rows of an hour are written
- * anew, so that those of a subject, which came at other times, lie together from
- * then on: who loads them reads few pages.  The rows of one hour may be
- * met in several steps: each adds what it finds.  True: there is more.
+ * of time as well, for events wait meanwhile.  Where rows of an hour are merged,
+ * the first of them is written anew as well: so the hours of a subject, whose
+ * rows came at other times, lie together from then on, and who loads them
+ * reads few pages.  The rows of one hour may be met in several steps: each adds
+ * what it finds to the row that stands for the hour.  True: there is more.
  */
 static bool
 mergeBuckets(TimestampTz now)

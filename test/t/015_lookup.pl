@@ -79,7 +79,24 @@ is($session->query_safe(q{SELECT (apikeys.authenticate('key-2')).code}), 'valid'
 $session->query_safe('COMMIT');
 looks('after all');
 
-# A key text of our shape with a wrong checksum is good, imported by its digest, until a plan has its prefix: a session that knows where it is, too.
+# A rotated key, by both of its texts: in the grace, and after it.
+$node->safe_psql('postgres', q{SELECT count(*) FROM apikeys.import_key('account-1', 'first text', alias => 'rotated')});
+my $rotation = q{SELECT string_agg((apikeys.authenticate(t)).code, ' ') FROM unnest(ARRAY['first text', current_setting('test.text', true)]) AS t};
+sub both_texts
+{
+    my ($codes, $what) = @_;
+    is($session->query_safe($rotation) . ', ' . $session->query_safe($rotation), "$codes, $codes", $what);
+    return;
+}
+both_texts('valid invalid', 'before the rotation');
+my $text = $node->safe_psql('postgres', q{SELECT r.key FROM apikeys.key AS k CROSS JOIN apikeys.rotate_key(k.key_id, grace => '1 hour') AS r WHERE k.alias = 'rotated'});
+$session->query_safe("SET test.text = '$text'");
+both_texts('valid valid', 'in the grace');
+$node->safe_psql('postgres', q{UPDATE apikeys.key SET previous_valid_until = now() WHERE alias = 'rotated'});
+both_texts('invalid valid', 'after it');
+
+# A key text of our shape with a wrong checksum is good, imported by its digest, until a plan has its prefix: also for a session
+# that has found it before.
 my $odd = 'other_' . '0' x 36;
 $node->safe_psql('postgres', qq{SELECT apikeys.import_key('account-1', digest => sha256('$odd')::apikeys.digest, alias => 'odd')});
 my $ask = qq{SELECT (apikeys.authenticate('$odd')).code};

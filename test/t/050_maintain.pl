@@ -197,9 +197,19 @@ request_at((new_key(''))[1], 'now()');
 cmp_ok(query($fine), '>', 0, 'a first use is written while there is more to merge');
 $keeper->quit;
 is(query($fine), 0, 'then the rest is merged');
-is(query(q{SELECT sum(units) FROM apikeys.usage_bucket WHERE subject = 'k' AND subject_id <= 300}), 300000, 'sums stay');
+is(query("SELECT * FROM ($sums) AS s WHERE subject = 'k' AND subject_id <= 300"), (join "\n", map { "k|$_|1000|0|1000|0|0" } 1 .. 300), 'sums stay');
 cmp_ok(query(q{SELECT max(pages) FROM (SELECT count(DISTINCT (ctid::text::point)[0]) AS pages
     FROM apikeys.usage_bucket WHERE subject = 'k' AND subject_id <= 300 GROUP BY subject_id) AS p}), '<', 20, 'the 84 hours of a key lie together');
+my $versions = q{SELECT md5(string_agg(ctid || '/' || xmin, ',' ORDER BY subject, subject_id, bucket)) FROM apikeys.usage_bucket WHERE subject_id <= 300};
+my $versions_before = query($versions);
+is(query('SELECT apikeys.maintain()'), 't', 'maintained again');
+is(query($versions), $versions_before, 'what is merged is not written anew');
+
+# Hours of three months ago become days, in steps that cut both.
+query(q{INSERT INTO apikeys.usage_bucket SELECT 'k', k, days_ago(150) - b * interval '5 min', 1, 2, 3, 4, 5 FROM generate_series(1, 60) AS k, generate_series(0, 2879) AS b});
+is(query('SELECT apikeys.maintain()'), 't', 'maintained a third time');
+is(query(q{SELECT count(*), count(DISTINCT bucket) FROM apikeys.usage_bucket WHERE subject = 'k' AND subject_id <= 60 AND bucket <= days_ago(150)}), '660|11', 'days');
+is(query("SELECT * FROM ($sums) AS s WHERE subject = 'k' AND subject_id <= 60"), (join "\n", map { "k|$_|3880|5760|9640|11520|14400" } 1 .. 60), 'sums stay, too');
 
 $node->stop;
 done_testing();
