@@ -6,41 +6,41 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" apikeys.contr
 MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
 OBJS = \
-	src/keytext.o \
-	src/limittext.o \
-	src/ring.o \
-	src/pattern.o \
-	src/addressset.o \
-	src/requestid.o \
-	src/clock.o \
-	src/secret.o \
-	src/waitpoint.o \
-	src/meter.o \
-	src/address.o \
-	src/queue.o \
-	src/limits.o \
-	src/digest.o \
-	src/catalog.o \
-	src/rules.o \
-	src/block.o \
-	src/lookup.o \
-	src/verdict.o \
-	src/request.o \
-	src/policy.o \
-	src/guard.o \
-	src/key.o \
-	src/authenticate.o \
-	src/redact.o \
-	src/adjustment.o \
-	src/usage.o \
-	src/verify.o \
-	src/stats.o \
-	src/notice.o \
-	src/rows.o \
-	src/batch.o \
-	src/maintain.o \
-	src/writer.o \
-	src/launcher.o \
+	src/pure/keytext.o \
+	src/pure/limittext.o \
+	src/pure/ring.o \
+	src/pure/pattern.o \
+	src/pure/addressset.o \
+	src/pure/requestid.o \
+	src/pure/clock.o \
+	src/pure/secret.o \
+	src/engine/waitpoint.o \
+	src/engine/meter.o \
+	src/engine/address.o \
+	src/engine/queue.o \
+	src/types/limits.o \
+	src/types/digest.o \
+	src/tables/catalog.o \
+	src/tables/rulecache.o \
+	src/request/block.o \
+	src/request/lookup.o \
+	src/types/verdict.o \
+	src/request/request.o \
+	src/request/policy.o \
+	src/request/guard.o \
+	src/manage/key.o \
+	src/request/authenticate.o \
+	src/manage/redact.o \
+	src/request/adjustment.o \
+	src/request/usage.o \
+	src/request/verify.o \
+	src/engine/engine.o \
+	src/writer/notice.o \
+	src/tables/rows.o \
+	src/writer/batch.o \
+	src/writer/maintain.o \
+	src/writer/writer.o \
+	src/writer/launcher.o \
 	src/apikeys.o
 
 # The parts of the install script, in the order in which they are joined.
@@ -50,7 +50,7 @@ SQL_PARTS = \
 	src/sql/digest.sql \
 	src/sql/tables.sql \
 	src/sql/guard.sql \
-	src/sql/rules.sql \
+	src/sql/rulecache.sql \
 	src/sql/verdict.sql \
 	src/sql/audit.sql \
 	src/sql/account.sql \
@@ -75,7 +75,7 @@ EXTRA_CLEAN = apikeys--*.sql
 PG_CPPFLAGS = -Isrc
 SHLIB_LINK = -lsodium
 
-# For tests of races: src/waitpoint.h.
+# For tests of races: src/engine/waitpoint.h.
 ifdef WAIT_POINTS
 PG_CPPFLAGS += -DAPIKEYS_WAIT_POINTS
 endif
@@ -121,7 +121,7 @@ PGXS := $(shell $(PG_CONFIG) --pgxs)
 override with_llvm := no
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(wildcard src/*.h src/*/*.h)
 
 apikeys--$(EXTVERSION).sql: $(SQL_PARTS) apikeys.control Makefile
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(SQL_PARTS); } > $@

@@ -2,37 +2,51 @@
  * apikeys.c
  *	  The library: its settings, its hooks, and a map of its files.
  *
- * Pure C, knows nothing of the server:
- *	keytext		the text of a key: shape, checksum, hint, locator
- *	limittext	the text of limits
- *	ring		units used in one trailing window
- *	pattern		domains, origins, addresses, networks
- *	addressset	failures of a few addresses, and the blocks that follow
- *	requestid	the id of a request: a UUIDv7 that finds its row
- *	clock		engine time and the wall clock
- *	secret		libsodium: random secrets, digests, comparison, wiping
+ * pure/: nothing of the server
+ *	keytext			the text of a key: shape, checksum, hint, locator
+ *	limittext		the text of limits
+ *	ring			units used in one trailing window
+ *	pattern			domains, origins, addresses, networks
+ *	addressset		failures of a few addresses, and the blocks that follow
+ *	requestid		the id of a request: a UUIDv7 that finds its row
+ *	clock			engine time and the wall clock
+ *	secret			libsodium: random secrets, digests, comparison, wiping
  *
- * Shared memory, never SPI or catalogs:
- *	meter		counters of keys and accounts: pinned, loaded, asked, evicted
- *	address		the client addresses that fail
- *	queue		events on their way to the writer
- *	waitpoint	places where a test can hold a process
+ * types/: the SQL types limits, digest and verdict
  *
- * The server:
- *	limits		the type limits			digest		the type digest
- *	catalog		the tables by name		rules		plans, tiers, products and blocks, cached
- *	lookup		from key text to rows	verdict		codes, texts and the type verdict
- *	request		arguments				policy		the checks that need no meters
- *	authenticate					all checks but the meters
- *	block		blocked client addresses
- *	guard		used keys stay			key			what the management functions need
- *	adjustment	resets and grants		usage		meters from the tables
- *	verify		the whole protocol of a request
- *	rows		writes rows without SQL	batch		events become rows
- *	notice		what to tell users
- *	writer		the worker that writes	launcher	the worker that starts writers
- *	maintain	partitions, retention, merging
- *	stats		the operator's view		redact		no key text in the server's log
+ * engine/: shared memory, never SPI or catalogs
+ *	meter			counters of keys and accounts: pinned, loaded, evicted
+ *	address			the client addresses that fail
+ *	queue			events on their way to the writer
+ *	waitpoint		places where a test can hold a process
+ *	engine			whether all that is there, and its figures
+ *
+ * tables/: rows without SQL
+ *	catalog			tables, columns and indexes by name; scans
+ *	rows			inserts and updates
+ *	rulecache		plans, tiers, products and blocks by hand, cached
+ *
+ * request/: what decides about a request
+ *	request			its arguments
+ *	lookup			from key text to rows
+ *	policy			the checks that need no meters
+ *	block			blocked client addresses
+ *	guard			used keys stay
+ *	adjustment		resets and grants
+ *	usage			meters from the tables
+ *	authenticate	all checks but the meters
+ *	verify			the whole protocol of a request
+ *
+ * writer/: the background workers
+ *	launcher		the worker that starts writers
+ *	writer			the worker that writes
+ *	batch			events become rows
+ *	maintain		partitions, retention, merging
+ *	notice			what to tell users
+ *
+ * manage/: what the management functions need of C
+ *	key				new key texts and their digests
+ *	redact			no key text in the server's log
  *
  * Each module declares its settings in its header; they are defined here.
  */
@@ -46,21 +60,22 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
-#include "address.h"
-#include "batch.h"
-#include "block.h"
-#include "clock.h"
-#include "key.h"
-#include "launcher.h"
-#include "maintain.h"
-#include "meter.h"
-#include "notice.h"
-#include "queue.h"
-#include "redact.h"
-#include "secret.h"
-#include "verdict.h"
-#include "verify.h"
-#include "writer.h"
+#include "engine/address.h"
+#include "engine/engine.h"
+#include "engine/meter.h"
+#include "engine/queue.h"
+#include "manage/key.h"
+#include "manage/redact.h"
+#include "pure/clock.h"
+#include "pure/secret.h"
+#include "request/block.h"
+#include "request/verify.h"
+#include "types/verdict.h"
+#include "writer/batch.h"
+#include "writer/launcher.h"
+#include "writer/maintain.h"
+#include "writer/notice.h"
+#include "writer/writer.h"
 
 PG_MODULE_MAGIC;
 
@@ -69,45 +84,32 @@ PGDLLEXPORT void _PG_init(void);
 static shmem_request_hook_type next_shmem_request = NULL;
 static shmem_startup_hook_type next_shmem_startup = NULL;
 
-/* Defines the settings that size shared memory: only while the server starts. */
+/*
+ * Defines the settings that size shared memory: only while the server starts.
+ */
 static void
 defineStartSettings(void)
 {
-	DefineCustomIntVariable("apikeys.meter_memory",
-							"Shared memory for the meters of keys and accounts.",
-							"Some 2 kB each; subjects that do not fit are loaded from the tables when they come.",
-							&MeterMemory,
-							64 * 1024, 256, MAX_KILOBYTES,
-							PGC_POSTMASTER,
-							GUC_UNIT_KB,
-							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"apikeys.meter_memory", "Shared memory for the meters of keys and accounts.",
+		"Some 2 kB each; subjects that do not fit are loaded from the tables when they come.",
+		&MeterMemory, 64 * 1024, 256, MAX_KILOBYTES, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 
-	DefineCustomIntVariable("apikeys.address_memory",
-							"Shared memory for the client addresses that fail.",
-							"Some 600 bytes each; an address that has no place takes that of the one with the fewest failures.",
-							&AddressMemory,
-							4 * 1024, 64, MAX_KILOBYTES,
-							PGC_POSTMASTER,
-							GUC_UNIT_KB,
-							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"apikeys.address_memory", "Shared memory for the client addresses that fail.",
+		"Some 600 bytes each; an address that has no place takes that of the one with the "
+		"fewest failures.",
+		&AddressMemory, 4 * 1024, 64, MAX_KILOBYTES, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 
-	DefineCustomIntVariable("apikeys.queue_size",
-							"Shared memory for the events that wait to be written, for each database.",
-							NULL,
-							&QueueSize,
-							8 * 1024, 64, 1024 * 1024,
-							PGC_POSTMASTER,
-							GUC_UNIT_KB,
-							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"apikeys.queue_size",
+		"Shared memory for the events that wait to be written, for each database.", NULL,
+		&QueueSize, 8 * 1024, 64, 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.max_databases",
 							"How many databases of the server can verify keys at the same time.",
-							NULL,
-							&QueueMaxDatabases,
-							4, 1, LAUNCHER_DATABASES_MAX,
-							PGC_POSTMASTER,
-							0,
-							NULL, NULL, NULL);
+							NULL, &QueueMaxDatabases, 4, 1, LAUNCHER_DATABASES_MAX, PGC_POSTMASTER,
+							0, NULL, NULL, NULL);
 }
 
 /* Defines the settings of verify and the writer. */
@@ -115,133 +117,77 @@ static void
 defineEngineSettings(void)
 {
 	static const struct config_enum_entry overload_rules[] = {
-		{"deny", OVERLOAD_DENY, false}, {"allow", OVERLOAD_ALLOW, false}, {NULL, 0, false}
-	};
-	static const struct config_enum_entry address_rules[] = {
-		{"full", ADDRESS_FULL, false}, {"network", ADDRESS_NETWORK, false}, {"none", ADDRESS_NONE, false}, {NULL, 0, false}
-	};
+		{"deny", OVERLOAD_DENY, false}, {"allow", OVERLOAD_ALLOW, false}, {NULL, 0, false}};
+	static const struct config_enum_entry address_rules[] = {{"full", ADDRESS_FULL, false},
+															 {"network", ADDRESS_NETWORK, false},
+															 {"none", ADDRESS_NONE, false},
+															 {NULL, 0, false}};
 
-	DefineCustomBoolVariable("apikeys.writer_enabled",
-							 "Writes queued events to the tables.",
+	DefineCustomBoolVariable("apikeys.writer_enabled", "Writes queued events to the tables.",
 							 "Off: no writer runs, and requests are denied when the queue is full.",
-							 &WriterEnabled,
-							 true,
-							 PGC_SIGHUP,
-							 0,
-							 NULL, NULL, NULL);
+							 &WriterEnabled, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
-	DefineCustomIntVariable("apikeys.flush_interval",
-							"Time between two batches of the writer.",
-							NULL,
-							&WriterFlushInterval,
-							200, 1, 60 * 1000,
-							PGC_SIGHUP,
-							GUC_UNIT_MS,
+	DefineCustomIntVariable("apikeys.flush_interval", "Time between two batches of the writer.",
+							NULL, &WriterFlushInterval, 200, 1, 60 * 1000, PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
-	DefineCustomBoolVariable("apikeys.log_requests",
-							 "Writes a row into the request log for each request.",
-							 "Usage is counted either way.",
-							 &BatchLogRequests,
-							 true,
-							 PGC_SIGHUP,
-							 0,
-							 NULL, NULL, NULL);
+	DefineCustomBoolVariable(
+		"apikeys.log_requests", "Writes a row into the request log for each request.",
+		"Usage is counted either way.", &EngineLogRequests, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomEnumVariable("apikeys.log_address",
 							 "How client addresses are logged: full, network (/24 or /48) or none.",
-							 NULL,
-							 &BatchLogAddress,
-							 ADDRESS_FULL, address_rules,
-							 PGC_SIGHUP,
-							 0,
+							 NULL, &BatchLogAddress, ADDRESS_FULL, address_rules, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.log_retention",
-							"Days for which the request log is kept; 0: for ever.",
-							NULL,
-							&MaintainRetention,
-							0, 0, 36500,
-							PGC_SIGHUP,
-							0,
-							NULL, NULL, NULL);
+							"Days for which the request log is kept; 0: for ever.", NULL,
+							&MaintainRetention, 0, 0, 36500, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.notice_retention",
 							"Days for which notices are kept that were announced; 0: for ever.",
-							NULL,
-							&NoticeRetention,
-							30, 0, 36500,
-							PGC_SIGHUP,
-							0,
-							NULL, NULL, NULL);
+							NULL, &NoticeRetention, 30, 0, 36500, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
-	DefineCustomEnumVariable("apikeys.on_overload",
-							 "What becomes of requests that cannot be recorded: deny, or allow without a record.",
-							 "The first use of a key is always recorded or denied.",
-							 &VerifyOnOverload,
-							 OVERLOAD_DENY, overload_rules,
-							 PGC_SIGHUP,
-							 0,
-							 NULL, NULL, NULL);
+	DefineCustomEnumVariable(
+		"apikeys.on_overload",
+		"What becomes of requests that cannot be recorded: deny, or allow without a record.",
+		"The first use of a key is always recorded or denied.", &VerifyOnOverload, OVERLOAD_DENY,
+		overload_rules, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
-	DefineCustomIntVariable("apikeys.quota_status",
-							"HTTP status of the verdict quota_exceeded.",
-							NULL,
-							&QuotaStatus,
-							401, 400, 499,
-							PGC_SIGHUP,
-							0,
-							NULL, NULL, NULL);
+	DefineCustomIntVariable("apikeys.quota_status", "HTTP status of the verdict quota_exceeded.",
+							NULL, &QuotaStatus, 401, 400, 499, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
-	DefineCustomBoolVariable("apikeys.synchronous_usage",
-							 "Gives a verdict only when its record would survive a crash of the server.",
-							 NULL,
-							 &VerifySynchronous,
-							 false,
-							 PGC_SUSET,
-							 0,
-							 NULL, NULL, NULL);
+	DefineCustomBoolVariable(
+		"apikeys.synchronous_usage",
+		"Gives a verdict only when its record would survive a crash of the server.", NULL,
+		&VerifySynchronous, false, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.queue_timeout",
 							"How long a request may wait in all before its verdict is overloaded.",
-							NULL,
-							&QueueTimeout,
-							5000, 1, 3600 * 1000,
-							PGC_SUSET,
-							GUC_UNIT_MS,
-							NULL, NULL, NULL);
+							NULL, &QueueTimeout, 5000, 1, 3600 * 1000, PGC_SUSET, GUC_UNIT_MS, NULL,
+							NULL, NULL);
 }
 
 /* Defines the settings of blocked addresses. */
 static void
 defineBlockSettings(void)
 {
-	DefineCustomStringVariable("apikeys.ip_failures",
-							   "How many requests without a genuine key block an address, and in which trailing window; off: none.",
-							   "Counted by address of IPv4 or /64 of IPv6.",
-							   &BlockFailures,
-							   "20/10 minutes",
-							   PGC_SIGHUP,
-							   0,
-							   BlockCheckFailures, BlockAssignFailures, NULL);
+	DefineCustomStringVariable(
+		"apikeys.ip_failures",
+		"How many requests without a genuine key block an address, and in which trailing "
+		"window; off: none.",
+		"Counted by address of IPv4 or /64 of IPv6.", &BlockFailures, "20/10 minutes", PGC_SIGHUP,
+		0, BlockCheckFailures, BlockAssignFailures, NULL);
 
 	DefineCustomIntVariable("apikeys.ip_block_duration",
 							"How long an address stays blocked that apikeys.ip_failures blocks.",
-							NULL,
-							&BlockDuration,
-							15 * SECS_PER_MINUTE, 1, 366 * SECS_PER_DAY,
-							PGC_SIGHUP,
-							GUC_UNIT_S,
-							NULL, NULL, NULL);
+							NULL, &BlockDuration, 15 * SECS_PER_MINUTE, 1, 366 * SECS_PER_DAY,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 
-	DefineCustomStringVariable("apikeys.ip_trusted",
-							   "Addresses and networks that are never blocked, separated by commas.",
-							   "Those that many share.",
-							   &BlockTrusted,
-							   "",
-							   PGC_SIGHUP,
-							   GUC_LIST_INPUT,
-							   BlockCheckTrusted, BlockAssignTrusted, NULL);
+	DefineCustomStringVariable(
+		"apikeys.ip_trusted", "Addresses and networks that are never blocked, separated by commas.",
+		"Those that many share.", &BlockTrusted, "", PGC_SIGHUP, GUC_LIST_INPUT, BlockCheckTrusted,
+		BlockAssignTrusted, NULL);
 }
 
 /* Read by the audit log alone, through current_setting(). */
@@ -251,41 +197,25 @@ static char *Actor;
 static void
 defineSettings(void)
 {
-	DefineCustomRealVariable("apikeys.debug_clock_offset",
-							 "Moves the clock of this session, for tests.",
-							 "What one session has moved forward does not move back for the others.",
-							 &ClockDebugOffset,
-							 0, -CLOCK_DEBUG_OFFSET_MAX, CLOCK_DEBUG_OFFSET_MAX,
-							 PGC_SUSET,
-							 GUC_UNIT_S | GUC_NOT_IN_SAMPLE,
-							 NULL, NULL, NULL);
+	DefineCustomRealVariable(
+		"apikeys.debug_clock_offset", "Moves the clock of this session, for tests.",
+		"What one session has moved forward does not move back for the others.", &ClockDebugOffset,
+		0, -CLOCK_DEBUG_OFFSET_MAX, CLOCK_DEBUG_OFFSET_MAX, PGC_SUSET,
+		GUC_UNIT_S | GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 
-	DefineCustomStringVariable("apikeys.actor",
-							   "On whose behalf this session acts, for the audit log.",
-							   "What the application says, unproven; the log has the session's user beside it.",
-							   &Actor,
-							   "",
-							   PGC_USERSET,
-							   0,
-							   NULL, NULL, NULL);
+	DefineCustomStringVariable(
+		"apikeys.actor", "On whose behalf this session acts, for the audit log.",
+		"What the application says, unproven; the log has the session's user beside it.", &Actor,
+		"", PGC_USERSET, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("apikeys.create_accounts",
-							 "Makes an account that create_key does not know.",
-							 NULL,
-							 &KeyCreateAccounts,
-							 true,
-							 PGC_SIGHUP,
-							 0,
-							 NULL, NULL, NULL);
+							 "Makes an account that create_key does not know.", NULL,
+							 &KeyCreateAccounts, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
-	DefineCustomIntVariable("apikeys.expiry_notice",
-							"How long before its expiry a key counts as expiring.",
-							NULL,
-							&KeyExpiryNotice,
-							7 * MINS_PER_HOUR * HOURS_PER_DAY, 0, 366 * MINS_PER_HOUR * HOURS_PER_DAY,
-							PGC_SIGHUP,
-							GUC_UNIT_MIN,
-							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"apikeys.expiry_notice", "How long before its expiry a key counts as expiring.", NULL,
+		&KeyExpiryNotice, 7 * MINS_PER_HOUR * HOURS_PER_DAY, 0, 366 * MINS_PER_HOUR * HOURS_PER_DAY,
+		PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
 }
 
 static void
@@ -314,16 +244,17 @@ void
 _PG_init(void)
 {
 	if (!SecretInit())
-		ereport(ERROR,
-				errcode(ERRCODE_SYSTEM_ERROR),
-				errmsg("could not initialize libsodium"));
+		ereport(ERROR, errcode(ERRCODE_SYSTEM_ERROR), errmsg("could not initialize libsodium"));
 	ClockInit();
 	defineSettings();
 	RedactInit();
 	defineEngineSettings();
 	defineBlockSettings();
 
-	/* The rest is for a preloaded library: loaded later, it cannot have shared memory. */
+	/*
+	 * The rest is for a preloaded library: loaded later, it cannot have shared
+	 * memory.
+	 */
 	if (process_shared_preload_libraries_in_progress)
 	{
 		defineStartSettings();

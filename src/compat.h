@@ -1,11 +1,18 @@
 /*
  * compat.h
- *	  Gives the older servers the newer names; the only file that knows PG_VERSION_NUM.
+ *	  Gives the older servers the newer names; the only file that knows
+ *	  PG_VERSION_NUM.
  */
 #ifndef COMPAT_H
 #define COMPAT_H
 
 #include "postgres.h"
+
+/* Before their names are given other meanings, whoever includes this first. */
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "executor/executor.h"
+#include "storage/lock.h"
 
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -19,12 +26,14 @@
 typedef bool TU_UpdateIndexes;
 #define TU_None false
 #define TU_IS_SUMMARIZING(indexes) false
-#define ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters, summarizing) \
+#define ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters, \
+							  summarizing) \
 	ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters)
 
 /* Soft errors are not known: every input error is raised. */
 #define ereturn(context, dummy_value, ...) \
-	do { \
+	do \
+	{ \
 		(void) (context); \
 		ereport(ERROR, __VA_ARGS__); \
 		return dummy_value; \

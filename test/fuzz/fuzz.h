@@ -9,11 +9,12 @@
 
 /* Stops at a property that does not hold. */
 #define REQUIRE(property) \
-	do { \
+	do \
+	{ \
 		if (!(property)) \
 			__builtin_trap(); \
 	} while (0)
 
-extern int	LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len);
+extern int LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len);
 
 #endif

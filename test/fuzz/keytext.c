@@ -1,20 +1,21 @@
 /*
  * keytext.c
- *	  Fuzzes src/keytext.c: shapes agree with composition, and redaction leaves no key.
+ *	  Fuzzes src/pure/keytext.c: shapes agree with composition, and redaction
+ *	  leaves no key.
  */
 #include "c.h"
 
 #include "fuzz.h"
-#include "keytext.h"
+#include "pure/keytext.h"
 
 /* A text is well formed if, and only if, composing its parts gives it back. */
 static void
 fuzzClassify(const char *text, size_t len)
 {
-	char		composed[KEYTEXT_MAX];
-	size_t		prefix_len;
+	char composed[KEYTEXT_MAX];
+	size_t prefix_len;
 	KeyTextShape shape = KeyTextClassify(text, len, &prefix_len);
-	int			locator;
+	int locator;
 
 	if (shape == KEYTEXT_FOREIGN)
 		return;
@@ -22,8 +23,9 @@ fuzzClassify(const char *text, size_t len)
 	REQUIRE(len == prefix_len + 1 + KEYTEXT_BODY_LEN);
 	locator = KeyTextLocatorDecode(text + prefix_len + 1);
 	if (locator < 0)
-		return;					/* 3 digits beyond 16 bits: never composed */
-	REQUIRE(KeyTextCompose(composed, text, prefix_len, locator, text + prefix_len + 1 + KEYTEXT_LOCATOR_LEN) == len);
+		return; /* 3 digits beyond 16 bits: never composed */
+	REQUIRE(KeyTextCompose(composed, text, prefix_len, locator,
+						   text + prefix_len + 1 + KEYTEXT_LOCATOR_LEN) == len);
 	REQUIRE((memcmp(composed, text, len) == 0) == (shape == KEYTEXT_WELL_FORMED));
 }
 
@@ -34,16 +36,19 @@ fuzzClassify(const char *text, size_t len)
 static void
 fuzzRedact(const uint8 *bytes, size_t len)
 {
-	enum {header_len = 3 + KEYTEXT_SECRET_LEN};
-	char		secret[KEYTEXT_SECRET_LEN];
-	char		key[KEYTEXT_MAX];
-	size_t		key_len;
-	size_t		at;
-	size_t		text_len;
-	size_t		redacted_len;
-	size_t		body;
-	size_t		body_len;
-	char	   *text;
+	enum
+	{
+		header_len = 3 + KEYTEXT_SECRET_LEN
+	};
+	char secret[KEYTEXT_SECRET_LEN];
+	char key[KEYTEXT_MAX];
+	size_t key_len;
+	size_t at;
+	size_t text_len;
+	size_t redacted_len;
+	size_t body;
+	size_t body_len;
+	char *text;
 
 	if (len < header_len)
 		return;

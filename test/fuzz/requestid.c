@@ -1,28 +1,29 @@
 /*
  * requestid.c
- *	  Fuzzes src/requestid.c: what it takes apart, it makes again.
+ *	  Fuzzes src/pure/requestid.c: what it takes apart, it makes again.
  */
 #include "c.h"
 
-#include "requestid.h"
+#include "pure/requestid.h"
 
 /* Stops at a property that does not hold. */
 #define REQUIRE(property) \
-	do { \
+	do \
+	{ \
 		if (!(property)) \
 			__builtin_trap(); \
 	} while (0)
 
-extern int	LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len);
+extern int LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len);
 
 int
 LLVMFuzzerTestOneInput(const uint8 *bytes, size_t len)
 {
-	RequestId	id;
-	RequestId	again;
-	int64		at;
-	int64		key_id;
-	uint32		sequence;
+	RequestId id;
+	RequestId again;
+	int64 at;
+	int64 key_id;
+	uint32 sequence;
 
 	if (len < REQUESTID_LEN)
 		return 0;

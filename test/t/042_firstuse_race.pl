@@ -1,4 +1,4 @@
-# The first use of a key against its deletion, step by step: processes are held at wait points (src/waitpoint.h).
+# The first use of a key against its deletion, step by step: processes are held at wait points (src/engine/waitpoint.h).
 use strict;
 use warnings;
 use IPC::Run;

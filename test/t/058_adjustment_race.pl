@@ -1,4 +1,4 @@
-# Resets and grants that commit while somebody reads what was there before them: whoever reads is held at wait points (src/waitpoint.h).
+# Resets and grants that commit while somebody reads what was there before them: whoever reads is held at wait points (src/engine/waitpoint.h).
 use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;

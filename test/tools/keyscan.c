@@ -2,8 +2,9 @@
  * keyscan.c
  *	  Finds key texts in files of any kind: keyscan PATH...
  *
- * Folders are searched with all below them.  For each key text that is found, a line tells its body, which needs no
- * list of keys to look for: the checksum shows that it is one.  One in 4 billion texts of that shape is none.
+ * Folders are searched with all below them.  For each key text that is found, a
+ * line tells its body, which needs no list of keys to look for: the checksum
+ * shows that it is one.  One in 4 billion texts of that shape is none.
  */
 #include "c.h"
 
@@ -13,16 +14,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "keytext.h"
+#include "pure/keytext.h"
 
-#define OPEN_FOLDERS	16
+#define OPEN_FOLDERS 16
 
 static void
 scanText(const char *path, const char *text, size_t len)
 {
-	size_t		from = 0;
-	size_t		body;
-	size_t		body_len;
+	size_t from = 0;
+	size_t body;
+	size_t body_len;
 
 	while (KeyTextFind(text, len, from, &body, &body_len))
 	{
@@ -32,12 +33,14 @@ scanText(const char *path, const char *text, size_t len)
 	}
 }
 
-/* Scan a file; nftw calls it.  Not 0, which ends the walk: it cannot be read. */
+/*
+ * Scan a file; nftw calls it.  Not 0, which ends the walk: it cannot be read.
+ */
 static int
 scanFile(const char *path, const struct stat *status, int type, struct FTW *place)
 {
-	int			file;
-	char	   *text;
+	int file;
+	char *text;
 
 	if (type == FTW_DNR || type == FTW_NS)
 		return -1;

@@ -4,12 +4,12 @@
  */
 #include "c.h"
 
-#include "addressset.h"
+#include "pure/addressset.h"
 #include "unit.h"
 
-#define SECOND	INT64CONST(1000000000)
-#define MINUTE	(60 * SECOND)
-#define START	(1700000000 * SECOND)
+#define SECOND INT64CONST(1000000000)
+#define MINUTE (60 * SECOND)
+#define START (1700000000 * SECOND)
 
 static const FailureRules rules = {.cap = 20, .window = 600, .duration = 15 * MINUTE};
 static AddressSet set;
@@ -18,7 +18,7 @@ static AddressSet set;
 static AddressSubject
 subjectOf(int n)
 {
-	uint8		bytes[4] = {192, 0, 2, n};
+	uint8 bytes[4] = {192, 0, 2, n};
 	PatternAddress address;
 	AddressSubject subject;
 
@@ -56,7 +56,7 @@ subjects(void)
 	AddressSubject a;
 	AddressSubject b = subjectOf(9);
 	PatternAddress address;
-	uint8		changed[16];
+	uint8 changed[16];
 
 	memset(&a, 0x55, sizeof(a));
 	PatternAddressSet(&address, mapped, 16);
@@ -130,7 +130,7 @@ static void
 fullSet(void)
 {
 	memset(&set, 0, sizeof(set));
-	fail(1, 20, START);			/* blocked until 15 minutes on */
+	fail(1, 20, START); /* blocked until 15 minutes on */
 	fail(2, 20, START + SECOND);
 	fail(3, 19, START);
 	fail(4, 2, START);
@@ -139,19 +139,24 @@ fullSet(void)
 	fail(7, 2, START + 3 * SECOND);
 	fail(8, 3, START);
 
-	/* Many with one failure each push out those with the fewest, the oldest first, and then one another. */
+	/*
+	 * Many with one failure each push out those with the fewest, the oldest
+	 * first, and then one another.
+	 */
 	fail(100, 1, START + 4 * SECOND);
 	CHECK(!isThere(6) && isThere(5) && isThere(100));
 	fail(101, 1, START + 5 * SECOND);
 	CHECK(!isThere(5) && isThere(100));
 	for (int i = 102; i < 250; i++)
 		fail(i, 1, START + 6 * SECOND);
-	CHECK(isThere(1) && isThere(2) && isThere(3) && isThere(4) && isThere(7) && isThere(8) && isThere(249));
+	CHECK(isThere(1) && isThere(2) && isThere(3) && isThere(4) && isThere(7) && isThere(8) &&
+		  isThere(249));
 	CHECK_INT(fail(3, 1, START + 7 * SECOND), ADDRESS_BLOCKED_NOW);
 
 	/* All are blocked: the block that would end first. */
 	for (int i = 4; i <= 8; i++)
-		CHECK_INT(fail(i, 20, START + 8 * SECOND), i == 5 || i == 6 ? ADDRESS_BLOCKED_NOW : ADDRESS_WAS_BLOCKED);
+		CHECK_INT(fail(i, 20, START + 8 * SECOND),
+				  i == 5 || i == 6 ? ADDRESS_BLOCKED_NOW : ADDRESS_WAS_BLOCKED);
 	CHECK(isThere(1) && isThere(2) && isThere(3));
 	fail(200, 1, START + 9 * SECOND);
 	CHECK(!isThere(1) && isThere(2) && isThere(3) && isThere(4));

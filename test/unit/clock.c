@@ -1,12 +1,12 @@
 /*
  * clock.c
- *	  Tests of src/clock.c, on a machine whose clocks are ours.
+ *	  Tests of src/pure/clock.c, on a machine whose clocks are ours.
  */
 #include "c.h"
 
 #include <time.h>
 
-#include "clock.h"
+#include "pure/clock.h"
 #include "unit.h"
 
 static int64 wall;
@@ -16,7 +16,7 @@ static int64 steady;
 int
 clock_gettime(clockid_t clock, struct timespec *time)
 {
-	int64		now = clock == CLOCK_REALTIME ? wall : steady;
+	int64 now = clock == CLOCK_REALTIME ? wall : steady;
 
 	time->tv_sec = now / NS_PER_SECOND;
 	time->tv_nsec = now % NS_PER_SECOND;
@@ -54,7 +54,7 @@ testSteps(void)
 
 	for (size_t i = 0; i < lengthof(steps); i++)
 	{
-		int64		before = ClockNow();
+		int64 before = ClockNow();
 
 		wall += steps[i];
 		CHECK_INT(ClockNow(), before);
@@ -69,20 +69,18 @@ testDebugOffset(void)
 {
 	static const struct
 	{
-		double		seconds;
-		int64		nanoseconds;
-	}			offsets[] = {
-		{1, 1000000000},
-		{-1, -1000000000},
-		{1.001, 1001000000},	/* 1.001 * 1e9 is a little less in binary */
-		{-1.001, -1001000000},
-		{0.000000001, 1},
-		{86400.000001, INT64CONST(86400000001000)},
-		{CLOCK_DEBUG_OFFSET_MAX, INT64CONST(1000000000000000000)},
-		{-CLOCK_DEBUG_OFFSET_MAX, INT64CONST(-1000000000000000000)},
-		{0, 0}
-	};
-	int64		now = ClockNow();
+		double seconds;
+		int64 nanoseconds;
+	} offsets[] = {{1, 1000000000},
+				   {-1, -1000000000},
+				   {1.001, 1001000000}, /* 1.001 * 1e9 is a little less in binary */
+				   {-1.001, -1001000000},
+				   {0.000000001, 1},
+				   {86400.000001, INT64CONST(86400000001000)},
+				   {CLOCK_DEBUG_OFFSET_MAX, INT64CONST(1000000000000000000)},
+				   {-CLOCK_DEBUG_OFFSET_MAX, INT64CONST(-1000000000000000000)},
+				   {0, 0}};
+	int64 now = ClockNow();
 
 	for (size_t i = 0; i < lengthof(offsets); i++)
 	{

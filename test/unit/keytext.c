@@ -1,23 +1,21 @@
 /*
  * keytext.c
- *	  Tests of src/keytext.c.
+ *	  Tests of src/pure/keytext.c.
  */
 #include "c.h"
 
-#include "keytext.h"
+#include "pure/keytext.h"
 #include "unit.h"
 
 /* Published examples of GitHub's rule. */
-static const char *const github[] = {
-	"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",
-	"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",
-	"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"
-};
+static const char *const github[] = {"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",
+									 "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",
+									 "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"};
 
 static KeyTextShape
 classify(const char *text)
 {
-	size_t		prefix_len;
+	size_t prefix_len;
 
 	return KeyTextClassify(text, strlen(text), &prefix_len);
 }
@@ -25,12 +23,27 @@ classify(const char *text)
 static void
 testPrefixes(void)
 {
-	static const char *const valid[] = {
-		"a", "ak", "z9", "sk_live", "a_0", "a_b_c", "abcdefghijklmnopqrstuvwx", "a23456789_123456789_1234"
-	};
-	static const char *const invalid[] = {
-		"", "_", "9a", "_a", "a_", "a__b", "A", "aK", "a-b", "a.b", "a b", "\xc3\xa4", "abcdefghijklmnopqrstuvwxy"
-	};
+	static const char *const valid[] = {"a",
+										"ak",
+										"z9",
+										"sk_live",
+										"a_0",
+										"a_b_c",
+										"abcdefghijklmnopqrstuvwx",
+										"a23456789_123456789_1234"};
+	static const char *const invalid[] = {"",
+										  "_",
+										  "9a",
+										  "_a",
+										  "a_",
+										  "a__b",
+										  "A",
+										  "aK",
+										  "a-b",
+										  "a.b",
+										  "a b",
+										  "\xc3\xa4",
+										  "abcdefghijklmnopqrstuvwxy"};
 
 	for (size_t i = 0; i < lengthof(valid); i++)
 		CHECK_ROW(valid[i], KeyTextPrefixIsValid(valid[i], strlen(valid[i])));
@@ -43,14 +56,17 @@ testGithub(void)
 {
 	for (size_t i = 0; i < lengthof(github); i++)
 	{
-		size_t		prefix_len = 0;
+		size_t prefix_len = 0;
 
 		CHECK_ROW(github[i], KeyTextClassify(github[i], 40, &prefix_len) == KEYTEXT_WELL_FORMED);
 		CHECK_INT(prefix_len, 3);
 	}
 }
 
-/* Each body character changed to each other digit: 36 x 61 texts, none of them well formed. */
+/*
+ * Each body character changed to each other digit: 36 x 61 texts, none of them
+ * well formed.
+ */
 static void
 testSingleChanges(void)
 {
@@ -60,7 +76,7 @@ testSingleChanges(void)
 		{
 			for (const char *digit = KEYTEXT_ALPHABET; *digit; digit++)
 			{
-				char		changed[41];
+				char changed[41];
 
 				memcpy(changed, github[k], sizeof(changed));
 				if (changed[i] == *digit)
@@ -80,7 +96,7 @@ testSwaps(void)
 	{
 		for (size_t i = 4; i < 39; i++)
 		{
-			char		swapped[41];
+			char swapped[41];
 
 			memcpy(swapped, github[k], sizeof(swapped));
 			if (swapped[i] == swapped[i + 1])
@@ -99,29 +115,32 @@ testForeign(void)
 		"",
 		"_",
 		"ak_",
-		"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr", /* no prefix */
-		"_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",	/* an empty one */
+		"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",	 /* no prefix */
+		"_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr", /* an empty one */
 		"Ak_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",
 		"9_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",
 		"ak__AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",
-		"abcdefghijklmnopqrstuvwxy_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",	/* 25 */
+		"abcdefghijklmnopqrstuvwxy_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr", /* 25 */
 		"ak-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",
 		"ak_AAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",	/* 35 */
-		"ak_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",	/* 37 */
+		"ak_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr", /* 37 */
 		"ak_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr ",
 		" ak_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAA0uCPlr",
 		"ak_AAAAAAAAAAAAAA-AAAAAAAAAAAAAAA0uCPlr",
 		"ak_AAAAAAAAAAAAAA_AAAAAAAAAAAAAAA0uCPlr",
-		"ak_AAAAAAAAAAAAAA\xc3\xa4" "AAAAAAAAAAAAAA0uCPlr"
-	};
+		"ak_AAAAAAAAAAAAAA\xc3\xa4"
+		"AAAAAAAAAAAAAA0uCPlr"};
 
 	for (size_t i = 0; i < lengthof(foreign); i++)
 		CHECK_ROW(foreign[i], classify(foreign[i]) == KEYTEXT_FOREIGN);
 	/* A NUL inside is no digit. */
-	CHECK(KeyTextClassify("ak_AAAAAAAAAAAAAA\0AAAAAAAAAAAAAAA0uCPlr", 39, &(size_t) {0}) == KEYTEXT_FOREIGN);
+	CHECK(KeyTextClassify("ak_AAAAAAAAAAAAAA\0AAAAAAAAAAAAAAA0uCPlr", 39, &(size_t){0}) ==
+		  KEYTEXT_FOREIGN);
 }
 
-/* What is composed is well formed and gives back its parts, for every locator. */
+/*
+ * What is composed is well formed and gives back its parts, for every locator.
+ */
 static void
 testRoundTrips(void)
 {
@@ -131,17 +150,16 @@ testRoundTrips(void)
 	for (int locator = 0; locator <= PG_UINT16_MAX; locator++)
 	{
 		const char *prefix = prefixes[locator % lengthof(prefixes)];
-		char		text[KEYTEXT_MAX + 1];
-		size_t		len = KeyTextCompose(text, prefix, strlen(prefix), locator, secret);
-		size_t		prefix_len = 0;
-		bool		same;
+		char text[KEYTEXT_MAX + 1];
+		size_t len = KeyTextCompose(text, prefix, strlen(prefix), locator, secret);
+		size_t prefix_len = 0;
+		bool same;
 
 		text[len] = '\0';
 		same = KeyTextClassify(text, len, &prefix_len) == KEYTEXT_WELL_FORMED &&
-			prefix_len == strlen(prefix) &&
-			memcmp(text, prefix, prefix_len) == 0 &&
-			KeyTextLocatorDecode(text + prefix_len + 1) == locator &&
-			memcmp(text + prefix_len + 1 + KEYTEXT_LOCATOR_LEN, secret, KEYTEXT_SECRET_LEN) == 0;
+			   prefix_len == strlen(prefix) && memcmp(text, prefix, prefix_len) == 0 &&
+			   KeyTextLocatorDecode(text + prefix_len + 1) == locator &&
+			   memcmp(text + prefix_len + 1 + KEYTEXT_LOCATOR_LEN, secret, KEYTEXT_SECRET_LEN) == 0;
 		CHECK_ROW(text, same);
 	}
 }
@@ -149,7 +167,7 @@ testRoundTrips(void)
 static void
 testLocators(void)
 {
-	char		out[KEYTEXT_LOCATOR_LEN];
+	char out[KEYTEXT_LOCATOR_LEN];
 
 	KeyTextLocatorEncode(0, out);
 	CHECK_TEXT(out, sizeof(out), "000");
@@ -170,8 +188,8 @@ testLocators(void)
 static void
 testHints(void)
 {
-	char		out[KEYTEXT_HINT_MAX];
-	size_t		len;
+	char out[KEYTEXT_HINT_MAX];
+	size_t len;
 
 	len = KeyTextHint(out, github[0], 40, 3, true);
 	CHECK_TEXT(out, len, "ghp_\xe2\x80\xa6Lq17");
@@ -179,8 +197,8 @@ testHints(void)
 	CHECK_TEXT(out, len, "ghp_...Lq17");
 }
 
-#define KEY		"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"
-#define HINT	"ghp_...Lq17"
+#define KEY "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"
+#define HINT "ghp_...Lq17"
 
 static void
 testRedaction(void)
@@ -189,7 +207,7 @@ testRedaction(void)
 	{
 		const char *text;
 		const char *redacted;
-	}			rows[] = {
+	} rows[] = {
 		{"", ""},
 		{"no key", "no key"},
 		{KEY, HINT},
@@ -215,13 +233,12 @@ testRedaction(void)
 		{"'ghp_zQWBuTSOoRi4A..'", "'ghp_zQWBuTSOoRi4A..'"},
 		{"ghp_zQWBuTSOoRi4A...", "ghp_......"},
 		{"'ghp_zQWBuTSOoRi4A...' " KEY, "'ghp_......' " HINT},
-		{KEY "...", HINT "..."}
-	};
+		{KEY "...", HINT "..."}};
 
 	for (size_t i = 0; i < lengthof(rows); i++)
 	{
-		char		text[256];
-		size_t		len = strlen(rows[i].text);
+		char text[256];
+		size_t len = strlen(rows[i].text);
 
 		memcpy(text, rows[i].text, len);
 		len = KeyTextRedact(text, len, false);
@@ -233,8 +250,8 @@ testRedaction(void)
 static void
 testRedactionUtf8(void)
 {
-	char		text[] = "<" KEY "><ghp_zQWBuTSOoRi4A...>";
-	size_t		len = KeyTextRedact(text, strlen(text), true);
+	char text[] = "<" KEY "><ghp_zQWBuTSOoRi4A...>";
+	size_t len = KeyTextRedact(text, strlen(text), true);
 
 	CHECK_TEXT(text, len, "<ghp_\xe2\x80\xa6Lq17><ghp_\xe2\x80\xa6...>");
 }
@@ -243,8 +260,8 @@ static void
 testFind(void)
 {
 	const char *text = "a_b " KEY " c_d";
-	size_t		body = 0;
-	size_t		body_len = 0;
+	size_t body = 0;
+	size_t body_len = 0;
 
 	CHECK(KeyTextFind(text, strlen(text), 0, &body, &body_len));
 	CHECK_INT(body, 8);

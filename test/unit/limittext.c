@@ -1,21 +1,22 @@
 /*
  * limittext.c
- *	  Tests of src/limittext.c.
+ *	  Tests of src/pure/limittext.c.
  */
 #include "c.h"
 
-#include "limittext.h"
+#include "pure/limittext.h"
 #include "unit.h"
 
 /*
- * Check that a text is read as the set with this canonical text, and that this is read as itself.
+ * Check that a text is read as the set with this canonical text, and that this
+ * is read as itself.
  */
 static void
 checkValid(const char *text, const char *canonical)
 {
-	LimitSet	set;
-	char		error[LIMITTEXT_ERROR_MAX];
-	char		out[LIMITTEXT_MAX];
+	LimitSet set;
+	char error[LIMITTEXT_ERROR_MAX];
+	char out[LIMITTEXT_MAX];
 
 	if (!CHECK_ROW(text, LimitTextParse(text, strlen(text), &set, error)))
 		return;
@@ -28,8 +29,8 @@ checkValid(const char *text, const char *canonical)
 static void
 checkInvalid(const char *text, const char *expected)
 {
-	LimitSet	set;
-	char		error[LIMITTEXT_ERROR_MAX];
+	LimitSet set;
+	char error[LIMITTEXT_ERROR_MAX];
 
 	if (CHECK_ROW(text, !LimitTextParse(text, strlen(text), &set, error)))
 		CHECK_TEXT(error, strlen(error), expected);
@@ -41,7 +42,8 @@ testTexts(void)
 	checkValid("", "");
 	checkValid(" \t\r\n", "");
 	checkValid("500000/total, 20000/month , 1000 / day", "1000/day, 20000/month, 500000/total");
-	checkValid("1/week,1/7 hours,1/90 minutes,1/90 seconds", "1/90 seconds, 1/90 minutes, 1/7 hours, 1/week");
+	checkValid("1/week,1/7 hours,1/90 minutes,1/90 seconds",
+			   "1/90 seconds, 1/90 minutes, 1/7 hours, 1/week");
 	checkValid("0/second", "0/second");
 	checkValid("4294967295/366 days", "4294967295/366 days");
 	checkValid("00009007199254740991/total", "9007199254740991/total");
@@ -62,16 +64,23 @@ testTexts(void)
 	checkInvalid("1/0 seconds", "window \"0 seconds\" is not between 1 second and 366 days");
 	checkInvalid("1/367 days", "window \"367 days\" is not between 1 second and 366 days");
 	checkInvalid("1/8785 hours", "window \"8785 hours\" is not between 1 second and 366 days");
-	checkInvalid("1/18446744073709551617 seconds", "window \"184467440737...\" is not between 1 second and 366 days");
-	checkInvalid("4294967296/366 days", "cap of window \"366 days\" is not between 0 and 4294967295");
-	checkInvalid("18446744073709551617/day", "cap of window \"day\" is not between 0 and 4294967295");
-	checkInvalid("9007199254740992/total", "cap of window \"total\" is not between 0 and 9007199254740991");
+	checkInvalid("1/18446744073709551617 seconds",
+				 "window \"184467440737...\" is not between 1 second and 366 days");
+	checkInvalid("4294967296/366 days",
+				 "cap of window \"366 days\" is not between 0 and 4294967295");
+	checkInvalid("18446744073709551617/day",
+				 "cap of window \"day\" is not between 0 and 4294967295");
+	checkInvalid("9007199254740992/total",
+				 "cap of window \"total\" is not between 0 and 9007199254740991");
 	checkInvalid("1/day,1/24 hours", "window \"day\" is given twice");
-	checkInvalid("1/1 seconds,1/2 seconds,1/3 seconds,1/4 seconds,1/5 seconds,1/6 seconds,1/7 seconds,1/8 seconds,1/9 seconds",
-				 "window \"9 seconds\" is the 9th, and 8 are the most");
+	checkInvalid(
+		"1/1 seconds,1/2 seconds,1/3 seconds,1/4 seconds,1/5 seconds,1/6 seconds,1/7 seconds,"
+		"1/8 seconds,1/9 seconds",
+		"window \"9 seconds\" is the 9th, and 8 are the most");
 
 	/* Of the input an error shows 12 characters, and ASCII only. */
-	checkInvalid("ak_0000123456789abcdefghijklmnopqrstuv", "limit \"ak_000012345...\" is not of the form cap/window");
+	checkInvalid("ak_0000123456789abcdefghijklmnopqrstuv",
+				 "limit \"ak_000012345...\" is not of the form cap/window");
 	checkInvalid("1/\xc3\xa4 \x01\x7f", "window \"?? ??\" is not known");
 }
 
@@ -81,12 +90,13 @@ testTexts(void)
 static void
 testLengths(void)
 {
-	LimitSet	set;
-	uint32		window;
-	int64		cap;
-	char		error[LIMITTEXT_ERROR_MAX];
+	LimitSet set;
+	uint32 window;
+	int64 cap;
+	char error[LIMITTEXT_ERROR_MAX];
 
-	CHECK(LimitTextParse("1/days", 5, &set, error) && set.count == 1 && set.limits[0].window == 86400);
+	CHECK(LimitTextParse("1/days", 5, &set, error) && set.count == 1 &&
+		  set.limits[0].window == 86400);
 	CHECK(LimitWindowParse("10 minutes", 9, &window, error) && window == 600);
 	CHECK(LimitCapParse("123", 2, &cap, error) && cap == 12);
 	CHECK(LimitTextParse("1/day", 0, &set, error) && set.count == 0);
@@ -98,14 +108,15 @@ testLengths(void)
 static void
 testWindows(void)
 {
-	char		name[LIMIT_WINDOW_NAME_MAX];
-	char		error[LIMITTEXT_ERROR_MAX];
-	uint32		window;
-	int64		wrong = 0;
+	char name[LIMIT_WINDOW_NAME_MAX];
+	char error[LIMITTEXT_ERROR_MAX];
+	uint32 window;
+	int64 wrong = 0;
 
 	for (uint32 seconds = 1; seconds <= LIMIT_WINDOW_MAX; seconds++)
 	{
-		if (!LimitWindowParse(name, LimitWindowFormat(seconds, name), &window, error) || window != seconds)
+		if (!LimitWindowParse(name, LimitWindowFormat(seconds, name), &window, error) ||
+			window != seconds)
 			wrong++;
 	}
 	CHECK_INT(wrong, 0);
@@ -116,9 +127,9 @@ testWindows(void)
 static void
 testSets(void)
 {
-	LimitSet	set = {0};
-	char		error[LIMITTEXT_ERROR_MAX];
-	char		out[LIMITTEXT_MAX];
+	LimitSet set = {0};
+	char error[LIMITTEXT_ERROR_MAX];
+	char out[LIMITTEXT_MAX];
 
 	CHECK(LimitSetAdd(&set, 2, 60, error));
 	CHECK(LimitSetAdd(&set, 3, LIMIT_WINDOW_TOTAL, error));

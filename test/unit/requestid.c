@@ -1,37 +1,39 @@
 /*
  * requestid.c
- *	  Tests of src/requestid.c.
+ *	  Tests of src/pure/requestid.c.
  */
 #include "c.h"
 
-#include "requestid.h"
+#include "pure/requestid.h"
 #include "unit.h"
 
-#define KEY_MAX			((INT64CONST(1) << REQUESTID_KEY_BITS) - 1)
-#define SEQUENCE_MAX	((1 << REQUESTID_SEQUENCE_BITS) - 1)
-#define AT_MAX			((INT64CONST(1) << 48) * 1000 - 1)
+#define KEY_MAX ((INT64CONST(1) << REQUESTID_KEY_BITS) - 1)
+#define SEQUENCE_MAX ((1 << REQUESTID_SEQUENCE_BITS) - 1)
+#define AT_MAX ((INT64CONST(1) << 48) * 1000 - 1)
 
 static bool
 decodes(const RequestId *id)
 {
-	int64		at;
-	int64		key_id;
-	uint32		sequence;
+	int64 at;
+	int64 key_id;
+	uint32 sequence;
 
 	return RequestIdDecode(id, &at, &key_id, &sequence);
 }
 
-/* The example of RFC 9562, A.6: 2022-02-22 19:22:22 UTC is 017F22E2-79B0-7... */
+/*
+ * The example of RFC 9562, A.6: 2022-02-22 19:22:22 UTC is 017F22E2-79B0-7...
+ */
 static void
 testLayout(void)
 {
 	static const uint8 expected[REQUESTID_LEN] = {
-		0x01, 0x7F, 0x22, 0xE2, 0x79, 0xB0,
-		0x7F, 0x9E,				/* version 7; 999 microseconds: 1111100111; sequence: 10 ... */
-		0x80, 0x00, 0x00, 0x00, 0x00, 0x00,
-		0x03, 0xFE				/* variant 10; key 1; ... 111111110 */
+		0x01, 0x7F, 0x22, 0xE2,
+		/* version 7; 999 microseconds: 1111100111; sequence: 10 ... */
+		0x79, 0xB0, 0x7F, 0x9E, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03,
+		0xFE /* variant 10; key 1; ... 111111110 */
 	};
-	RequestId	id;
+	RequestId id;
 
 	RequestIdEncode(&id, INT64CONST(1645557742000999), 1, 0x5FE);
 	CHECK(memcmp(id.bytes, expected, REQUESTID_LEN) == 0);
@@ -47,23 +49,26 @@ testRoundTrips(void)
 		for (size_t k = 0; k < lengthof(keys); k++)
 			for (uint32 sequence = 0; sequence <= SEQUENCE_MAX; sequence++)
 			{
-				RequestId	id;
-				int64		at = -1;
-				int64		key_id = -1;
-				uint32		sequence_back = 0;
+				RequestId id;
+				int64 at = -1;
+				int64 key_id = -1;
+				uint32 sequence_back = 0;
 
 				RequestIdEncode(&id, ats[i], keys[k], sequence);
-				CHECK(RequestIdDecode(&id, &at, &key_id, &sequence_back) &&
-					  at == ats[i] && key_id == keys[k] && sequence_back == sequence);
+				CHECK(RequestIdDecode(&id, &at, &key_id, &sequence_back) && at == ats[i] &&
+					  key_id == keys[k] && sequence_back == sequence);
 			}
 }
 
-/* A counter that goes on beyond the bits of the sequence starts anew, and touches nothing else. */
+/*
+ * A counter that goes on beyond the bits of the sequence starts anew, and
+ * touches nothing else.
+ */
 static void
 testSequenceWraps(void)
 {
-	RequestId	id;
-	RequestId	wrapped;
+	RequestId id;
+	RequestId wrapped;
 
 	RequestIdEncode(&id, 5, 7, 3);
 	RequestIdEncode(&wrapped, 5, 7, 3 + SEQUENCE_MAX + 1);
@@ -75,8 +80,8 @@ testSequenceWraps(void)
 static void
 testOrder(void)
 {
-	RequestId	earlier;
-	RequestId	later;
+	RequestId earlier;
+	RequestId later;
 
 	for (int64 at = 0; at < 3000; at++)
 	{
@@ -90,8 +95,8 @@ testOrder(void)
 static void
 testRefusals(void)
 {
-	RequestId	good;
-	RequestId	id;
+	RequestId good;
+	RequestId id;
 
 	RequestIdEncode(&good, INT64CONST(1790000000123000), 1, 0);
 	for (int version = 0; version < 16; version++)

@@ -1,52 +1,56 @@
 /*
  * ring.c
- *	  The ring against an oracle that keeps every recorded unit with its nanosecond.
+ *	  The ring against an oracle that keeps every recorded unit with its
+ *	  nanosecond.
  *
- * The oracle knows no buckets.  It holds the ring to three bounds on what counts at an instant T, the greatest so far:
- * at least what was recorded in [T-W, T], at most what was recorded in (T-W-w, T], and exactly what the release rule
- * of ring.c's head comment says.  Each admission is checked against the cap over its trailing window, each wait by
- * looking at a copy of the ring one nanosecond before its end, and at its end.
+ * The oracle knows no buckets.  It holds the ring to three bounds on what
+ * counts at an instant T, the greatest so far: at least what was recorded in
+ * [T-W, T], at most what was recorded in (T-W-w, T], and exactly what the
+ * release rule of ring.c's head comment says.  Each admission is checked
+ * against the cap over its trailing window, each wait by looking at a copy of
+ * the ring one nanosecond before its end, and at its end.
  */
 #include "c.h"
 
 #include "common/pg_prng.h"
 
-#include "ring.h"
+#include "pure/ring.h"
 #include "unit.h"
 
-#define OPERATIONS			1000000
-#define EPISODE_OPERATIONS	1000	/* with one window and one cap */
-#define SECOND				INT64CONST(1000000000)
-#define DAY					(86400 * SECOND)
-#define YEAR				(365 * DAY)
-#define LATEST				(190 * YEAR)
+#define OPERATIONS 1000000
+#define EPISODE_OPERATIONS 1000 /* with one window and one cap */
+#define SECOND INT64CONST(1000000000)
+#define DAY (86400 * SECOND)
+#define YEAR (365 * DAY)
+#define LATEST (190 * YEAR)
 
 /* Units and when they were recorded. */
 typedef struct Record
 {
-	int64		at;
-	int64		release;
-	uint64		units;
+	int64 at;
+	int64 release;
+	uint64 units;
 } Record;
 
 typedef struct Oracle
 {
-	int64		window;			/* nanoseconds */
-	int64		lateness;		/* the greatest allowed */
-	int64		now;			/* the greatest so far */
-	int			first;			/* earlier records are of no more interest */
-	int			count;
-	Record		records[EPISODE_OPERATIONS];	/* by at */
+	int64 window;	/* nanoseconds */
+	int64 lateness; /* the greatest allowed */
+	int64 now;		/* the greatest so far */
+	int first;		/* earlier records are of no more interest */
+	int count;
+	Record records[EPISODE_OPERATIONS]; /* by at */
 } Oracle;
 
 static Oracle oracle;
 static pg_prng_state prng;
-static const char *broken;		/* what first did not hold in this episode */
+static const char *broken; /* what first did not hold in this episode */
 
-#define STRING(x)		#x
-#define LINE(x)			STRING(x)
+#define STRING(x) #x
+#define LINE(x) STRING(x)
 #define HOLDS(condition) \
-	do { \
+	do \
+	{ \
 		if (!(condition) && broken == NULL) \
 			broken = "line " LINE(__LINE__) ": " #condition; \
 	} while (0)
@@ -85,7 +89,7 @@ oracleAdvance(int64 now)
 static void
 oracleRecord(int64 at, uint64 units)
 {
-	int			i = oracle.count++;
+	int i = oracle.count++;
 
 	at = Min(at, oracle.now);
 	for (; i > oracle.first && oracle.records[i - 1].at > at; i--)
@@ -99,7 +103,7 @@ oracleRecord(int64 at, uint64 units)
 static uint64
 oracleSince(int64 instant)
 {
-	uint64		units = 0;
+	uint64 units = 0;
 
 	for (int i = oracle.count; i > oracle.first && oracle.records[i - 1].at >= instant; i--)
 		units += oracle.records[i - 1].units;
@@ -110,7 +114,7 @@ oracleSince(int64 instant)
 static uint64
 oracleUsed(void)
 {
-	uint64		units = 0;
+	uint64 units = 0;
 
 	for (int i = oracle.first; i < oracle.count; i++)
 		if (oracle.records[i].release > oracle.now)
@@ -122,11 +126,11 @@ oracleUsed(void)
 static void
 oracleKeepLatest(uint64 units)
 {
-	uint64		used = oracleUsed();
+	uint64 used = oracleUsed();
 
 	for (int i = oracle.first; i < oracle.count && used > units; i++)
 	{
-		uint64		forgotten = Min(oracle.records[i].units, used - units);
+		uint64 forgotten = Min(oracle.records[i].units, used - units);
 
 		if (oracle.records[i].release <= oracle.now)
 			continue;
@@ -135,11 +139,14 @@ oracleKeepLatest(uint64 units)
 	}
 }
 
-/* Returns the first instant at which no more than at_most units count, if that is not so now. */
+/*
+ * Returns the first instant at which no more than at_most units count, if that
+ * is not so now.
+ */
 static int64
 oracleFree(uint64 at_most)
 {
-	uint64		units = oracleUsed();
+	uint64 units = oracleUsed();
 
 	for (int i = oracle.first; i < oracle.count; i++)
 	{
@@ -155,7 +162,7 @@ oracleFree(uint64 at_most)
 static uint64
 usedAt(const Ring *ring, int64 now)
 {
-	Ring		copy = *ring;
+	Ring copy = *ring;
 
 	return RingUsed(&copy, now);
 }
@@ -163,7 +170,7 @@ usedAt(const Ring *ring, int64 now)
 static void
 checkUsed(Ring *ring, int64 now)
 {
-	uint64		used = RingUsed(ring, now);
+	uint64 used = RingUsed(ring, now);
 
 	HOLDS(used >= oracleSince(oracle.now - oracle.window));
 	HOLDS(used <= oracleSince(oracle.now - oracle.window - oracle.lateness + 1));
@@ -173,7 +180,7 @@ checkUsed(Ring *ring, int64 now)
 static void
 checkFreeAfter(Ring *ring, int64 now, uint64 at_most)
 {
-	int64		wait = RingFreeAfter(ring, now, at_most);
+	int64 wait = RingFreeAfter(ring, now, at_most);
 
 	if (RingUsed(ring, now) <= at_most)
 		HOLDS(wait == 0);
@@ -188,8 +195,8 @@ checkFreeAfter(Ring *ring, int64 now, uint64 at_most)
 static void
 checkResetAfter(Ring *ring, int64 now)
 {
-	int64		wait = RingResetAfter(ring, now);
-	uint64		used = RingUsed(ring, now);
+	int64 wait = RingResetAfter(ring, now);
+	uint64 used = RingUsed(ring, now);
 
 	if (used == 0)
 		HOLDS(wait == RING_NEVER);
@@ -202,13 +209,14 @@ checkResetAfter(Ring *ring, int64 now)
 }
 
 /*
- * Returns the next reading of the clock: it stands, creeps, jumps, goes back, and likes the edges of buckets and windows.
- * With a high pace it does little but creep, and the ring gets full.
+ * Returns the next reading of the clock: it stands, creeps, jumps, goes back,
+ * and likes the edges of buckets and windows. With a high pace it does little
+ * but creep, and the ring gets full.
  */
 static int64
 nextNow(Ring *ring, int64 now, uint64 cap, uint64 pace)
 {
-	int64		nudge = below(3) - 1;
+	int64 nudge = below(3) - 1;
 
 	if (below(pace) != 0)
 		return oracle.now + below(oracle.lateness);
@@ -225,18 +233,20 @@ nextNow(Ring *ring, int64 now, uint64 cap, uint64 pace)
 		case 4:
 			return oracle.now + below(oracle.window);
 		case 5:
-			return (floorDivide(oracle.now, oracle.lateness) + 1 + below(3)) * oracle.lateness + nudge;
-		case 6:					/* when some units leave the window, or had to be given back, or are */
+			return (floorDivide(oracle.now, oracle.lateness) + 1 + below(3)) * oracle.lateness +
+				   nudge;
+		case 6: /* when some units leave the window, or had to be given back, or are */
 		case 7:
 			if (oracle.first < oracle.count)
 			{
-				Record	   *record = &oracle.records[oracle.first + below(oracle.count - oracle.first)];
-				int64		edges[] = {record->at + oracle.window, record->at + oracle.window + oracle.lateness, record->release};
+				Record *record = &oracle.records[oracle.first + below(oracle.count - oracle.first)];
+				int64 edges[] = {record->at + oracle.window,
+								 record->at + oracle.window + oracle.lateness, record->release};
 
 				return Max(oracle.now, edges[below(lengthof(edges))] + nudge);
 			}
 			return now;
-		case 8:					/* when a call was told to come back */
+		case 8: /* when a call was told to come back */
 			return oracle.now + RingFreeAfter(ring, oracle.now, below(cap + 1)) - below(2);
 		case 9:
 			return oracle.now + (128 + below(3)) * oracle.lateness + nudge;
@@ -247,27 +257,30 @@ nextNow(Ring *ring, int64 now, uint64 cap, uint64 pace)
 	}
 }
 
-/* A step of an episode at a reading of the clock: a call that wants to be admitted, or units that come back from the tables, or a reset. */
+/*
+ * A step of an episode at a reading of the clock: a call that wants to be
+ * admitted, or units that come back from the tables, or a reset.
+ */
 static void
 step(Ring *ring, int64 now, uint64 cap)
 {
-	uint64		used = RingUsed(ring, now);
+	uint64 used = RingUsed(ring, now);
 
 	if (below(64) == 0)
 	{
-		uint64		units = below(used + 2);
+		uint64 units = below(used + 2);
 
 		RingKeepLatest(ring, units);
 		oracleKeepLatest(units);
 	}
 	else if (below(16) == 0)
 	{
-		uint64		units = below(cap / 4 + 2);
-		int64		at = now - below(oracle.window + 2 * oracle.lateness) + below(oracle.lateness);
+		uint64 units = below(cap / 4 + 2);
+		int64 at = now - below(oracle.window + 2 * oracle.lateness) + below(oracle.lateness);
 
-		if (below(2))			/* stored usage likes round times */
+		if (below(2)) /* stored usage likes round times */
 			at = floorDivide(at, oracle.lateness) * oracle.lateness;
-		if (used + units <= PG_UINT32_MAX)	/* buckets that overflow are tested apart */
+		if (used + units <= PG_UINT32_MAX) /* buckets that overflow are tested apart */
 		{
 			RingLoad(ring, now, at, units);
 			oracleRecord(at, units);
@@ -275,13 +288,14 @@ step(Ring *ring, int64 now, uint64 cap)
 	}
 	else
 	{
-		uint64		cost = 1 + (below(64) == 0 ? below(cap + 1) : below(cap / 128 + 1));
+		uint64 cost = 1 + (below(64) == 0 ? below(cap + 1) : below(cap / 128 + 1));
 
 		if (used + cost <= cap)
 		{
 			RingAdd(ring, now, cost);
 			oracleRecord(oracle.now, cost);
-			HOLDS(oracleSince(oracle.now - oracle.window) <= cap);	/* [T-W, T], hence (T-W, T] too */
+			/* [T-W, T], hence (T-W, T] too */
+			HOLDS(oracleSince(oracle.now - oracle.window) <= cap);
 		}
 		else if (cost <= cap)
 			checkFreeAfter(ring, now, cap - cost);
@@ -296,12 +310,12 @@ runEpisode(uint64 seed)
 	static const uint64 caps[] = {0, 1, 2, 3, 10, 100, 1000, 100000, PG_UINT32_MAX};
 	static const uint64 paces[] = {1, 8, 64, 512};
 	static const int64 starts[] = {0, 1, -1, -30 * YEAR, 56 * YEAR};
-	uint32		window;
-	uint64		cap;
-	uint64		pace;
-	int64		now;
-	int			operations = 0;
-	Ring		ring;
+	uint32 window;
+	uint64 cap;
+	uint64 pace;
+	int64 now;
+	int operations = 0;
+	Ring ring;
 
 	broken = NULL;
 	pg_prng_seed(&prng, seed);
@@ -328,11 +342,11 @@ runEpisode(uint64 seed)
 static void
 testAgainstOracle(void)
 {
-	uint64		seed = 0;
+	uint64 seed = 0;
 
 	for (int done = 0; done < OPERATIONS && broken == NULL; seed++)
 	{
-		char		row[512];
+		char row[512];
 
 		done += runEpisode(seed);
 		snprintf(row, sizeof(row), "seed " UINT64_FORMAT ", %s", seed, broken ? broken : "");
@@ -340,18 +354,21 @@ testAgainstOracle(void)
 	}
 }
 
-/* By hand, and in both directions from 1970: what the head comment says about one unit. */
+/*
+ * By hand, and in both directions from 1970: what the head comment says about
+ * one unit.
+ */
 static void
 testOneUnit(void)
 {
-	const int64 w = 7812500;	/* a 128th of a second */
+	const int64 w = 7812500; /* a 128th of a second */
 	static const int64 starts[] = {0, 7812499, 7812500, -1, -7812500, 1234567890123456789};
 
 	for (size_t i = 0; i < lengthof(starts); i++)
 	{
-		int64		t = starts[i];
-		int64		release = (floorDivide(t, w) + 129) * w;
-		Ring		ring;
+		int64 t = starts[i];
+		int64 release = (floorDivide(t, w) + 129) * w;
+		Ring ring;
 
 		RingInit(&ring, 1, t);
 		CHECK(RingUsed(&ring, t) == 0);
@@ -381,18 +398,18 @@ static void
 testLoad(void)
 {
 	const int64 w = 7812500;
-	const int64 now = 1000 * SECOND;	/* the start of a bucket */
-	Ring		ring;
+	const int64 now = 1000 * SECOND; /* the start of a bucket */
+	Ring ring;
 
 	RingInit(&ring, 1, now);
-	RingLoad(&ring, now, now - 128 * w - 1, 1000);	/* no longer counts */
+	RingLoad(&ring, now, now - 128 * w - 1, 1000); /* no longer counts */
 	RingLoad(&ring, now, -200 * YEAR, 1000);
 	CHECK(RingUsed(&ring, now) == 0);
 
 	RingLoad(&ring, now, now - 128 * w, 1);
 	RingLoad(&ring, now, now - 1, 10);
 	RingLoad(&ring, now, now, 100);
-	RingLoad(&ring, now, now + 200 * w, 1000);	/* taken for now */
+	RingLoad(&ring, now, now + 200 * w, 1000); /* taken for now */
 	CHECK(RingUsed(&ring, now) == 1111);
 	CHECK(RingFreeAfter(&ring, now, 1110) == w);
 	CHECK(RingFreeAfter(&ring, now, 1100) == 128 * w);
@@ -405,7 +422,7 @@ testSaturation(void)
 {
 	const int64 w = 7812500;
 	const uint64 full = PG_UINT32_MAX;
-	Ring		ring;
+	Ring ring;
 
 	RingInit(&ring, 1, 0);
 	for (int i = 0; i < RING_BUCKETS; i++)
@@ -433,7 +450,7 @@ testJumps(void)
 
 	for (int k = 0; k <= 300; k++)
 	{
-		Ring		ring;
+		Ring ring;
 
 		RingInit(&ring, 1, 0);
 		for (int i = 0; i < RING_BUCKETS; i++)

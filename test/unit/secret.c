@@ -1,13 +1,13 @@
 /*
  * secret.c
- *	  Tests of src/secret.c.
+ *	  Tests of src/pure/secret.c.
  */
 #include "c.h"
 
 #include <sodium.h>
 
-#include "keytext.h"
-#include "secret.h"
+#include "pure/keytext.h"
+#include "pure/secret.h"
 #include "unit.h"
 
 static uint64 calls;
@@ -28,18 +28,21 @@ static void
 drawAllBytes(void *out, size_t len)
 {
 	static uint8 next = 0;
-	uint8	   *bytes = out;
+	uint8 *bytes = out;
 
 	for (size_t i = 0; i < len; i++)
 		bytes[i] = next++;
 }
 
-/* Chi-square against equal counts.  With 61 degrees of freedom it is beyond either bound once in a million. */
+/*
+ * Chi-square against equal counts.  With 61 degrees of freedom it is beyond
+ * either bound once in a million.
+ */
 static void
 checkUniform(const uint32 *counts, double expected, const char *what)
 {
-	double		chi_square = 0;
-	char		row[64];
+	double chi_square = 0;
+	char row[64];
 
 	for (int digit = 0; digit < KEYTEXT_BASE; digit++)
 		chi_square += (counts[digit] - expected) * (counts[digit] - expected) / expected;
@@ -47,22 +50,25 @@ checkUniform(const uint32 *counts, double expected, const char *what)
 	CHECK_ROW(row, chi_square > 21.99 && chi_square < 128.53);
 }
 
-/* Each digit is as often as the others, in a million characters of secrets and at each place. */
+/*
+ * Each digit is as often as the others, in a million characters of secrets and
+ * at each place.
+ */
 static void
 testUniformity(void)
 {
-	const int	secrets = 1000000 / KEYTEXT_SECRET_LEN + 1;
-	uint32		counts[KEYTEXT_BASE] = {0};
-	uint32		counts_at[KEYTEXT_SECRET_LEN][KEYTEXT_BASE] = {{0}};
+	const int secrets = 1000000 / KEYTEXT_SECRET_LEN + 1;
+	uint32 counts[KEYTEXT_BASE] = {0};
+	uint32 counts_at[KEYTEXT_SECRET_LEN][KEYTEXT_BASE] = {{0}};
 
 	for (int i = 0; i < secrets; i++)
 	{
-		char		secret[KEYTEXT_SECRET_LEN];
+		char secret[KEYTEXT_SECRET_LEN];
 
 		SecretDrawFrom(drawSeeded, secret, sizeof(secret));
 		for (int place = 0; place < KEYTEXT_SECRET_LEN; place++)
 		{
-			int			digit = strchr(KEYTEXT_ALPHABET, secret[place]) - KEYTEXT_ALPHABET;
+			int digit = strchr(KEYTEXT_ALPHABET, secret[place]) - KEYTEXT_ALPHABET;
 
 			counts[digit]++;
 			counts_at[place][digit]++;
@@ -73,12 +79,15 @@ testUniformity(void)
 		checkUniform(counts_at[place], (double) secrets / KEYTEXT_BASE, "one place");
 }
 
-/* Of 256 different bytes, 248 are used: each digit four times, in the order of the remainders. */
+/*
+ * Of 256 different bytes, 248 are used: each digit four times, in the order of
+ * the remainders.
+ */
 static void
 testRejection(void)
 {
-	char		out[2 * 248];
-	bool		right = true;
+	char out[2 * 248];
+	bool right = true;
 
 	SecretDrawFrom(drawAllBytes, out, sizeof(out));
 	for (size_t i = 0; i < sizeof(out); i++)
@@ -90,7 +99,7 @@ testRejection(void)
 static void
 testFreshBlocks(void)
 {
-	char		out[1];
+	char out[1];
 
 	calls = 0;
 	for (int i = 1; i <= 5; i++)
@@ -103,8 +112,8 @@ testFreshBlocks(void)
 static void
 testDraw(void)
 {
-	char		a[KEYTEXT_SECRET_LEN + 2];
-	char		b[KEYTEXT_SECRET_LEN];
+	char a[KEYTEXT_SECRET_LEN + 2];
+	char b[KEYTEXT_SECRET_LEN];
 
 	memset(a, '#', sizeof(a));
 	SecretDraw(a + 1, KEYTEXT_SECRET_LEN);
@@ -118,11 +127,10 @@ testDraw(void)
 static void
 testDigest(void)
 {
-	static const Digest abc = {{
-		0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41, 0x40, 0xde, 0x5d, 0xae, 0x22, 0x23,
-		0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17, 0x7a, 0x9c, 0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad
-	}};
-	Digest		digest;
+	static const Digest abc = {{0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea, 0x41, 0x41, 0x40,
+								0xde, 0x5d, 0xae, 0x22, 0x23, 0xb0, 0x03, 0x61, 0xa3, 0x96, 0x17,
+								0x7a, 0x9c, 0xb4, 0x10, 0xff, 0x61, 0xf2, 0x00, 0x15, 0xad}};
+	Digest digest;
 
 	SecretDigest(&digest, "abc", 3);
 	CHECK(SecretDigestsEqual(&digest, &abc));
@@ -141,23 +149,22 @@ testLocators(void)
 	static const struct
 	{
 		const char *account;
-		uint16		locator;
-	}			rows[] = {
-		{"alice", 0x2bd8},
-		{"bob", 0x81b6},
-		{"acme", 0x822b},
-		{"M\xc3\xbcller & S\xc3\xb6hne", 0x6d9a},
-		{"", 0xe3b0}
-	};
+		uint16 locator;
+	} rows[] = {{"alice", 0x2bd8},
+				{"bob", 0x81b6},
+				{"acme", 0x822b},
+				{"M\xc3\xbcller & S\xc3\xb6hne", 0x6d9a},
+				{"", 0xe3b0}};
 
 	for (size_t i = 0; i < lengthof(rows); i++)
-		CHECK_ROW(rows[i].account, SecretLocator(rows[i].account, strlen(rows[i].account)) == rows[i].locator);
+		CHECK_ROW(rows[i].account,
+				  SecretLocator(rows[i].account, strlen(rows[i].account)) == rows[i].locator);
 }
 
 static void
 testWipe(void)
 {
-	char		memory[] = "#secret#";
+	char memory[] = "#secret#";
 
 	SecretWipe(memory + 1, 6);
 	CHECK(memcmp(memory, "#\0\0\0\0\0\0#", 8) == 0);

@@ -1,13 +1,14 @@
 /*
  * unit.c
- *	  Checks that are counted.  A program makes its checks and ends with "return UnitReport();".
+ *	  Checks that are counted.  A program makes its checks and ends with
+ *	  "return UnitReport();".
  */
 #include "c.h"
 
 #include "unit.h"
 
-static int	passed;
-static int	failed;
+static int passed;
+static int failed;
 
 /* Count a check, and print where it failed. */
 bool
@@ -27,7 +28,7 @@ UnitCheck(bool ok, const char *file, int line, const char *condition, const char
 bool
 UnitCheckInt(int64 actual, int64 expected, const char *file, int line, const char *what)
 {
-	char		row[128];
+	char row[128];
 
 	snprintf(row, sizeof(row), "got %lld, expected %lld", (long long) actual, (long long) expected);
 	return UnitCheck(actual == expected, file, line, what, row);
@@ -35,12 +36,14 @@ UnitCheckInt(int64 actual, int64 expected, const char *file, int line, const cha
 
 /* Count a check that a text equals a string, and print both if it does not. */
 bool
-UnitCheckText(const char *actual, size_t len, const char *expected, const char *file, int line, const char *what)
+UnitCheckText(const char *actual, size_t len, const char *expected, const char *file, int line,
+			  const char *what)
 {
-	char		row[2048];
+	char row[2048];
 
 	snprintf(row, sizeof(row), "got \"%.*s\", expected \"%s\"", (int) len, actual, expected);
-	return UnitCheck(len == strlen(expected) && memcmp(actual, expected, len) == 0, file, line, what, row);
+	return UnitCheck(len == strlen(expected) && memcmp(actual, expected, len) == 0, file, line,
+					 what, row);
 }
 
 /* Print the counts as the last line, and return the exit status. */

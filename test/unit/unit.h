@@ -7,24 +7,22 @@
 
 #include "c.h"
 
-#define CHECK(condition) \
-	UnitCheck((condition), __FILE__, __LINE__, #condition, NULL)
+#define CHECK(condition) UnitCheck((condition), __FILE__, __LINE__, #condition, NULL)
 
 /* For checks in a loop or over a table: says in which row it failed. */
-#define CHECK_ROW(row, condition) \
-	UnitCheck((condition), __FILE__, __LINE__, #condition, (row))
+#define CHECK_ROW(row, condition) UnitCheck((condition), __FILE__, __LINE__, #condition, (row))
 
-#define CHECK_INT(actual, expected) \
-	UnitCheckInt((actual), (expected), __FILE__, __LINE__, #actual)
+#define CHECK_INT(actual, expected) UnitCheckInt((actual), (expected), __FILE__, __LINE__, #actual)
 
 /* The text of that length equals the string. */
 #define CHECK_TEXT(actual, len, expected) \
 	UnitCheckText((actual), (len), (expected), __FILE__, __LINE__, #actual)
 
 extern bool UnitCheck(bool ok, const char *file, int line, const char *condition, const char *row);
-extern bool UnitCheckInt(int64 actual, int64 expected, const char *file, int line, const char *what);
-extern bool UnitCheckText(const char *actual, size_t len, const char *expected, const char *file, int line,
-						  const char *what);
-extern int	UnitReport(void);
+extern bool
+UnitCheckInt(int64 actual, int64 expected, const char *file, int line, const char *what);
+extern bool UnitCheckText(const char *actual, size_t len, const char *expected, const char *file,
+						  int line, const char *what);
+extern int UnitReport(void);
 
 #endif

@@ -1,0 +1,42 @@
+/*
+ * address.h
+ *	  The client addresses that fail, in shared memory.
+ */
+#ifndef APIKEYS_ADDRESS_H
+#define APIKEYS_ADDRESS_H
+
+#include "postgres.h"
+
+#include "pure/addressset.h"
+
+/* A block of an address of this database, that came by itself. */
+typedef struct AddressBlock
+{
+	PatternAddress network; /* an address of IPv4, a /64 of IPv6 */
+	int64 since;			/* nanoseconds, engine time; so the next */
+	int64 until;
+	uint32 failures; /* that led to it */
+	bool announced;	 /* it is on record */
+} AddressBlock;
+
+typedef struct AddressStatistics
+{
+	int64 addresses_used;
+	int64 addresses_size;
+} AddressStatistics;
+
+extern int AddressMemory; /* setting apikeys.address_memory, kB */
+
+extern void AddressShmemRequest(void);
+extern void AddressShmemInit(void);
+extern bool AddressExists(void);
+
+extern bool AddressIsBlocked(const PatternAddress *address, AddressBlock *block);
+extern AddressOutcome AddressFail(const PatternAddress *address, const FailureRules *rules);
+extern bool AddressNextBlock(uint32 *position, AddressBlock *block);
+extern bool AddressLift(const PatternAddress *network);
+extern uint64 AddressBlocksMade(void);
+extern void AddressSetAnnounced(const AddressBlock *block);
+extern void AddressStatisticsGet(AddressStatistics *statistics);
+
+#endif

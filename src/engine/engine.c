@@ -1,0 +1,156 @@
+/*
+ * engine.c
+ *	  The engine as a whole: whether it is there, its figures, and the calls of
+ *	  an operator: stats, flush and maintain.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xlog.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "engine/address.h"
+#include "engine/engine.h"
+#include "engine/meter.h"
+#include "engine/queue.h"
+#include "pure/clock.h"
+
+PG_FUNCTION_INFO_V1(apikeys_engine_stats);
+PG_FUNCTION_INFO_V1(apikeys_engine_flush);
+PG_FUNCTION_INFO_V1(apikeys_engine_maintain);
+
+typedef enum StatsColumn
+{
+	STATS_QUEUE_BYTES,
+	STATS_QUEUE_SIZE,
+	STATS_OLDEST_EVENT_AGE,
+	STATS_FLUSH_LAG,
+	STATS_EVENTS_WRITTEN,
+	STATS_EVENTS_QUARANTINED,
+	STATS_DENIALS_DROPPED,
+	STATS_REQUESTS_UNRECORDED,
+	STATS_VERDICTS_OVERLOADED,
+	STATS_METERS_USED,
+	STATS_METERS_SIZE,
+	STATS_RINGS_USED,
+	STATS_RINGS_SIZE,
+	STATS_EVICTIONS,
+	STATS_WRITER_PID,
+	STATS_WRITER_STATE,
+	STATS_LAST_ERROR,
+	STATS_ADDRESSES_USED,
+	STATS_ADDRESSES_SIZE,
+	STATS_COLUMNS
+} StatsColumn;
+
+bool EngineLogRequests = true;
+
+/* Raises 55000 if there is no shared memory to meter in. */
+void
+EngineRequirePreload(void)
+{
+	if (!QueueExists())
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("apikeys is not preloaded, so requests cannot be metered"),
+			 errhint("Add apikeys to shared_preload_libraries and restart the server; authenticate "
+					 "works without."),
+			 errhidestmt(true)));
+}
+
+/* Raises 55000 where requests cannot be metered and recorded. */
+void
+EngineRequire(void)
+{
+	EngineRequirePreload();
+	if (RecoveryInProgress())
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("requests cannot be metered on a standby"),
+						errhint("Call verify on the primary; authenticate works here."),
+						errhidestmt(true)));
+}
+
+static Datum
+makeInterval(int64 microseconds)
+{
+	Interval *interval = palloc0(sizeof(Interval));
+
+	interval->time = Max(microseconds, 0);
+	return IntervalPGetDatum(interval);
+}
+
+/*
+ * Returns the figures of this database's queue, of the meters and addresses;
+ * SQL: stats.
+ */
+Datum
+apikeys_engine_stats(PG_FUNCTION_ARGS)
+{
+	static const char *const states[] = {
+		[WRITER_NONE] = "none", [WRITER_RUNNING] = "running", [WRITER_FAILING] = "failing"};
+	QueueStatistics queue;
+	MeterStatistics meter;
+	AddressStatistics address;
+	TupleDesc desc;
+	Datum values[STATS_COLUMNS];
+	bool nulls[STATS_COLUMNS] = {0};
+
+	EngineRequirePreload();
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
+		desc->natts != STATS_COLUMNS)
+		elog(ERROR, "function does not return the columns of stats");
+	QueueStatisticsGet(&queue);
+	MeterStatisticsGet(&meter);
+	AddressStatisticsGet(&address);
+	values[STATS_QUEUE_BYTES] = Int64GetDatum(queue.bytes_used);
+	values[STATS_QUEUE_SIZE] = Int64GetDatum(queue.bytes_size);
+	nulls[STATS_OLDEST_EVENT_AGE] = (queue.bytes_used == 0);
+	values[STATS_OLDEST_EVENT_AGE] = makeInterval(ClockNow() / 1000 - queue.oldest_at);
+	values[STATS_FLUSH_LAG] = makeInterval(queue.lag_us);
+	values[STATS_EVENTS_WRITTEN] = Int64GetDatum(queue.written);
+	values[STATS_EVENTS_QUARANTINED] = Int64GetDatum(queue.quarantined);
+	values[STATS_DENIALS_DROPPED] = Int64GetDatum(queue.dropped);
+	values[STATS_REQUESTS_UNRECORDED] = Int64GetDatum(queue.unrecorded);
+	values[STATS_VERDICTS_OVERLOADED] = Int64GetDatum(queue.overloaded);
+	values[STATS_METERS_USED] = Int64GetDatum(meter.meters_used);
+	values[STATS_METERS_SIZE] = Int64GetDatum(meter.meters_size);
+	values[STATS_RINGS_USED] = Int64GetDatum(meter.rings_used);
+	values[STATS_RINGS_SIZE] = Int64GetDatum(meter.rings_size);
+	values[STATS_EVICTIONS] = Int64GetDatum(meter.evictions);
+	nulls[STATS_WRITER_PID] = (queue.writer_pid == 0);
+	values[STATS_WRITER_PID] = Int32GetDatum(queue.writer_pid);
+	values[STATS_WRITER_STATE] = CStringGetTextDatum(states[queue.writer_state]);
+	nulls[STATS_LAST_ERROR] = (queue.last_error[0] == '\0');
+	values[STATS_LAST_ERROR] = CStringGetTextDatum(queue.last_error);
+	values[STATS_ADDRESSES_USED] = Int64GetDatum(address.addresses_used);
+	values[STATS_ADDRESSES_SIZE] = Int64GetDatum(address.addresses_size);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/* Waits until all events queued so far are in the tables; SQL: flush. */
+Datum
+apikeys_engine_flush(PG_FUNCTION_ARGS)
+{
+	int64 deadline;
+
+	EngineRequire();
+	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
+	QueueAttach();
+	PG_RETURN_BOOL(QueueWaitWritten(deadline));
+}
+
+/* Has the writer care for what is stored, and waits for it; SQL: maintain. */
+Datum
+apikeys_engine_maintain(PG_FUNCTION_ARGS)
+{
+	int64 deadline;
+
+	EngineRequire();
+	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
+	QueueAttach();
+	PG_RETURN_BOOL(QueueWaitMaintained(deadline));
+}

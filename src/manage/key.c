@@ -1,0 +1,271 @@
+/*
+ * key.c
+ *	  What the management functions need from C: new key texts, digests,
+ *	  locators, the wall clock and the words for a key's state.
+ *
+ * The rules for keys are SQL (src/sql/key.sql).  Here stands only what SQL
+ * cannot do: libsodium, the pure parts, the clock that tests may move, and
+ * settings that a session cannot plant.
+ *
+ * Key text lives in buffers on the stack, which are wiped; the one copy that
+ * stays is the value returned.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "manage/key.h"
+#include "pure/clock.h"
+#include "pure/keytext.h"
+#include "pure/pattern.h"
+#include "pure/secret.h"
+#include "types/digest.h"
+
+#define KEY_NUMBER_BITS 37 /* of a key id; the locator stands above them */
+
+bool KeyCreateAccounts;
+int KeyExpiryNotice;
+
+PG_FUNCTION_INFO_V1(apikeys_key_draw);
+PG_FUNCTION_INFO_V1(apikeys_key_digest);
+PG_FUNCTION_INFO_V1(apikeys_key_state);
+PG_FUNCTION_INFO_V1(apikeys_accounts_are_created);
+PG_FUNCTION_INFO_V1(apikeys_clock_wall);
+PG_FUNCTION_INFO_V1(apikeys_domains_check);
+PG_FUNCTION_INFO_V1(apikeys_shard_hash_text);
+PG_FUNCTION_INFO_V1(apikeys_shard_hash_id);
+PG_FUNCTION_INFO_V1(apikeys_shard_hash_account);
+
+/* Compute the locator of an account's name, which is hashed as UTF-8. */
+static uint16
+computeLocator(text *account)
+{
+	char *name = VARDATA_ANY(account);
+	int len = VARSIZE_ANY_EXHDR(account);
+	char *utf8 = pg_server_to_any(name, len, PG_UTF8);
+
+	return SecretLocator(utf8, utf8 == name ? len : strlen(utf8));
+}
+
+/* Read the wall clock as the server counts time. */
+static TimestampTz
+readWallClock(void)
+{
+	return ClockWallNow() / (NS_PER_SECOND / USECS_PER_SEC) -
+		   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+}
+
+/*
+ * Point at the part of a key text that its digest is made of, by the rule's
+ * name; NULL if the text has none.  An unknown rule is an error.
+ */
+static const char *
+findHashedPart(const char *key, size_t len, const char *rule)
+{
+	char separator;
+
+	if (strcmp(rule, "sha256") == 0)
+		return key;
+	else if (strcmp(rule, "sha256_after_bar") == 0)
+		separator = '|';
+	else if (strcmp(rule, "sha256_after_underscore") == 0)
+		separator = '_';
+	else
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown hash rule \"%s\"", rule),
+				 errhint("The rules are sha256, sha256_after_bar and sha256_after_underscore."),
+				 errhidestmt(true)));
+
+	for (const char *p = key + len; p-- > key;)
+	{
+		if (*p == separator)
+			return p + 1;
+	}
+	return NULL;
+}
+
+/* draw_key: make a new key text for an account, with its digest and hint. */
+Datum
+apikeys_key_draw(PG_FUNCTION_ARGS)
+{
+	text *prefix = PG_GETARG_TEXT_PP(0);
+	size_t prefix_len = VARSIZE_ANY_EXHDR(prefix);
+	uint16 locator = computeLocator(PG_GETARG_TEXT_PP(1));
+	char secret[KEYTEXT_SECRET_LEN];
+	char key[KEYTEXT_MAX];
+	char hint[KEYTEXT_HINT_MAX];
+	size_t key_len;
+	size_t hint_len;
+	Digest digest;
+	text *key_value;
+	TupleDesc desc;
+	HeapTuple tuple;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (!KeyTextPrefixIsValid(VARDATA_ANY(prefix), prefix_len))
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid prefix \"%s\"", text_to_cstring(prefix)),
+			 errhint("A prefix is groups of lower-case letters and digits joined by _, a letter "
+					 "first, at most %d characters.",
+					 KEYTEXT_PREFIX_MAX)));
+
+	SecretDraw(secret, sizeof(secret));
+	key_len = KeyTextCompose(key, VARDATA_ANY(prefix), prefix_len, locator, secret);
+	SecretWipe(secret, sizeof(secret));
+	hint_len = KeyTextHint(hint, key, key_len, prefix_len, GetDatabaseEncoding() == PG_UTF8);
+	SecretDigest(&digest, key, key_len);
+	key_value = cstring_to_text_with_len(key, key_len);
+	SecretWipe(key, sizeof(key));
+
+	tuple = heap_form_tuple(BlessTupleDesc(desc),
+							(Datum[]){PointerGetDatum(key_value), DigestPGetDatum(&digest),
+									  PointerGetDatum(cstring_to_text_with_len(hint, hint_len))},
+							(bool[]){false, false, false});
+	SecretWipe(VARDATA(key_value), key_len);
+	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
+}
+
+/* digest_of: the digest of a key text that is to be imported. */
+Datum
+apikeys_key_digest(PG_FUNCTION_ARGS)
+{
+	text *key = PG_GETARG_TEXT_PP(0);
+	const char *key_text = VARDATA_ANY(key);
+	size_t len = VARSIZE_ANY_EXHDR(key);
+	const char *hashed = findHashedPart(key_text, len, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	size_t prefix_len;
+	Digest *digest;
+
+	if (hashed == NULL || hashed == key_text + len || len > KEYTEXT_PRESENTED_MAX)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("this cannot be a key text"),
+			 errdetail("It must have at most %d bytes, and some after the separator that its hash "
+					   "rule names.",
+					   KEYTEXT_PRESENTED_MAX),
+			 errhidestmt(true)));
+	if (KeyTextClassify(key_text, len, &prefix_len) == KEYTEXT_BAD_CHECKSUM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the checksum of the key text is wrong"),
+				 errdetail(
+					 "It looks like a key of apikeys, whose last 6 characters are the checksum of "
+					 "the 30 before."),
+				 errhidestmt(true)));
+
+	digest = palloc(sizeof(Digest));
+	SecretDigest(digest, hashed, key_text + len - hashed);
+	PG_RETURN_POINTER(digest);
+}
+
+/* key_state: one word for the state of a key, in the order of verification. */
+Datum
+apikeys_key_state(PG_FUNCTION_ARGS)
+{
+	const char *state;
+
+	if (PG_GETARG_BOOL(1))
+		state = "suspended";
+	else if (!PG_GETARG_BOOL(0))
+		state = "inactive";
+	else if (PG_ARGISNULL(2))
+		state = "active";
+	else
+	{
+		TimestampTz now = readWallClock();
+		TimestampTz expires_at = PG_GETARG_TIMESTAMPTZ(2);
+
+		if (expires_at <= now)
+			state = "expired";
+		else if (expires_at - now <= KeyExpiryNotice * USECS_PER_MINUTE)
+			state = "expiring";
+		else
+			state = "active";
+	}
+	PG_RETURN_TEXT_P(cstring_to_text(state));
+}
+
+/*
+ * accounts_are_created: the setting, also where the library was not loaded
+ * before.
+ */
+Datum
+apikeys_accounts_are_created(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(KeyCreateAccounts);
+}
+
+/* wall_clock: the time by which keys expire. */
+Datum
+apikeys_clock_wall(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(readWallClock());
+}
+
+/* domains_are_valid: whether each element is a domain or a pattern of one. */
+Datum
+apikeys_domains_check(PG_FUNCTION_ARGS)
+{
+	Datum *domains;
+	bool *nulls;
+	int count;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), TEXTOID, -1, false, TYPALIGN_INT, &domains, &nulls,
+					  &count);
+	for (int i = 0; i < count; i++)
+	{
+		text *domain = nulls[i] ? NULL : DatumGetTextPP(domains[i]);
+
+		if (domain == NULL || !PatternIsValid(VARDATA_ANY(domain), VARSIZE_ANY_EXHDR(domain)))
+			PG_RETURN_BOOL(false);
+	}
+	PG_RETURN_BOOL(true);
+}
+
+/*
+ * shard_hash of a key text: its locator.  Other texts are spread evenly, for
+ * any shard can tell that it does not know them.
+ */
+Datum
+apikeys_shard_hash_text(PG_FUNCTION_ARGS)
+{
+	text *key;
+	size_t len;
+	size_t prefix_len;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_INT32(0);
+	key = PG_GETARG_TEXT_PP(0);
+	len = VARSIZE_ANY_EXHDR(key);
+	if (KeyTextClassify(VARDATA_ANY(key), len, &prefix_len) == KEYTEXT_WELL_FORMED)
+	{
+		int locator = KeyTextLocatorDecode(VARDATA_ANY(key) + prefix_len + 1);
+
+		if (locator >= 0)
+			PG_RETURN_INT32(locator);
+	}
+	PG_RETURN_INT32(SecretLocator(VARDATA_ANY(key), len));
+}
+
+/* shard_hash of a key id: its locator. */
+Datum
+apikeys_shard_hash_id(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32((PG_GETARG_INT64(0) >> KEY_NUMBER_BITS) & PG_UINT16_MAX);
+}
+
+/* shard_hash_of_account: the locator of the account's keys. */
+Datum
+apikeys_shard_hash_account(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(computeLocator(PG_GETARG_TEXT_PP(0)));
+}

@@ -1,0 +1,20 @@
+/*
+ * adjustment.h
+ *	  Resets of usage and grants of units, as the tables have them.
+ */
+#ifndef ADJUSTMENT_H
+#define ADJUSTMENT_H
+
+#include "postgres.h"
+
+#include "utils/snapshot.h"
+
+#include "engine/meter.h"
+#include "tables/catalog.h"
+
+extern CatalogTable AdjustmentTable; /* for who locks it before AdjustmentRead */
+
+extern void
+AdjustmentRead(const MeterSubject *subject, Snapshot snapshot, MeterAdjustments *adjustments);
+
+#endif

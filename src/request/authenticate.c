@@ -1,0 +1,136 @@
+/*
+ * authenticate.c
+ *	  The checks of a request, with nothing metered: authenticate and
+ *	  explain_key.
+ *
+ * They write to no table, so they work on a standby and without shared memory.
+ * authenticate leaves the limits out.  Where there is shared memory it counts
+ * failures like verify: guessing keys by it would else be free.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "pure/clock.h"
+#include "request/block.h"
+#include "request/policy.h"
+#include "request/request.h"
+#include "request/usage.h"
+#include "types/verdict.h"
+
+PG_FUNCTION_INFO_V1(apikeys_key_authenticate);
+PG_FUNCTION_INFO_V1(apikeys_key_explain);
+
+/* Returns the verdict of all checks but the meters; SQL: authenticate. */
+Datum
+apikeys_key_authenticate(PG_FUNCTION_ARGS)
+{
+	Verdict verdict = VERDICT_EMPTY;
+	Request request;
+	Lookup lookup;
+	KeyRow row;
+	Datum result;
+
+	RequestRead(fcinfo, &request);
+	if (!PG_ARGISNULL(REQUEST_KEY))
+		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
+
+	LookupBegin(&lookup);
+	PolicyDecide(&lookup, &request, &row, &verdict);
+	result = VerdictForm(&verdict, fcinfo);
+	LookupEnd(&lookup);
+	return result;
+}
+
+/* Writes one check with its outcome; detail may be NULL. */
+static void
+putCheck(ReturnSetInfo *result, const char *name, bool passes, VerdictCode failure,
+		 const char *detail)
+{
+	Datum values[4] = {CStringGetTextDatum(name), BoolGetDatum(passes),
+					   CStringGetTextDatum(VerdictName(failure)),
+					   detail ? CStringGetTextDatum(detail) : (Datum) 0};
+	bool nulls[4] = {false, false, passes, detail == NULL};
+
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/*
+ * Writes how each limit of the key or its account stands, and whether it leaves
+ * room for the request.
+ */
+static void
+putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
+{
+	bool of_account = (kind == METER_ACCOUNT);
+	const LimitSet *limits = of_account ? &c->row->account_limits : &c->row->limits;
+	UsageReading readings[LIMITS_MAX];
+
+	UsageRead(RelationGetRelid(c->lookup->key), kind,
+			  of_account ? c->row->account_id : c->row->key_id, limits, readings);
+	for (int i = 0; i < limits->count; i++)
+	{
+		const UsageLimit *limit = &limits->limits[i];
+		char window[LIMIT_WINDOW_NAME_MAX];
+		StringInfoData detail;
+
+		LimitWindowFormat(limit->window, window);
+		initStringInfo(&detail);
+		appendStringInfo(&detail, INT64_FORMAT " of " INT64_FORMAT " units used", readings[i].used,
+						 readings[i].cap);
+		if (readings[i].free_at != RING_NEVER)
+			appendStringInfo(&detail, ", some come back at %s",
+							 timestamptz_to_str(ClockTimestamp(readings[i].free_at + 999)));
+		putCheck(result, psprintf("%s limit: %s", of_account ? "account" : "key", window),
+				 readings[i].used + Max(c->request->cost, 1) <= readings[i].cap,
+				 VerdictOfLimit(of_account, limit->window), detail.data);
+	}
+}
+
+/*
+ * Returns a row for each check of a request with a key, known by its id; SQL:
+ * explain_checks.
+ */
+Datum
+apikeys_key_explain(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	PolicyCase policy_case;
+	Request request;
+	Lookup lookup;
+	KeyRow row;
+	StringInfoData block_detail;
+	bool blocked;
+
+	RequestRead(fcinfo, &request);
+	InitMaterializedSRF(fcinfo, 0);
+	LookupBegin(&lookup);
+	if (!LookupById(&lookup, PG_GETARG_INT64(REQUEST_KEY), &row))
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("key " INT64_FORMAT " does not exist", PG_GETARG_INT64(REQUEST_KEY))));
+
+	initStringInfo(&block_detail);
+	blocked = !BlockExplain(request.ip, &block_detail);
+	putCheck(result, "address block", !blocked, VERDICT_IP_BLOCKED,
+			 block_detail.len > 0 ? block_detail.data : NULL);
+	policy_case = (PolicyCase){&lookup, &row, &request};
+	for (const PolicyCheck *check = PolicyChecks; check->name; check++)
+	{
+		StringInfoData detail;
+
+		initStringInfo(&detail);
+		if (check->describe)
+			check->describe(&policy_case, &detail);
+		putCheck(result, check->name, check->passes(&policy_case), check->failure,
+				 detail.len > 0 ? detail.data : NULL);
+	}
+	putLimits(result, &policy_case, METER_ACCOUNT);
+	putLimits(result, &policy_case, METER_KEY);
+	LookupEnd(&lookup);
+	return (Datum) 0;
+}

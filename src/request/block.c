@@ -1,0 +1,380 @@
+/*
+ * block.c
+ *	  Blocked client addresses: by themselves after failures, and by hand.
+ *
+ * An address from which too many texts come that are no keys is blocked by
+ * itself, in shared memory (address.c), for some minutes.  A network that is
+ * blocked by hand has a row in address_block, which rulecache.c keeps in each
+ * backend.  Both are of one database; the settings are of the whole server.
+ * Trusted networks are never blocked, and no failures counted.
+ *
+ * A request on which a block applies goes no further: nothing is looked up,
+ * metered or recorded.
+ *
+ * A verdict writes to no table, so what is blocked by itself is put on record,
+ * in audit_log and notice, by the writer: in a transaction of its own, apart
+ * from its batches.  It is in its table in shared memory that it finds what is
+ * new: blocks need no room in the queue.
+ */
+#include "postgres.h"
+
+#include <sys/socket.h>
+
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+#include "engine/address.h"
+#include "engine/queue.h"
+#include "pure/clock.h"
+#include "pure/limittext.h"
+#include "pure/pattern.h"
+#include "request/block.h"
+#include "tables/rulecache.h"
+
+#define ANNOUNCED_AT_ONCE 64
+#define NETWORK_TEXT_MAX 64
+#define BLANKS " \t\n\r\f\v"
+
+typedef struct Network
+{
+	uint8 bytes[16];
+	uint8 len; /* 4 or 16 */
+	uint8 bits;
+} Network;
+
+typedef struct NetworkList
+{
+	int count;
+	Network networks[FLEXIBLE_ARRAY_MEMBER];
+} NetworkList;
+
+char *BlockFailures;
+int BlockDuration = 15 * 60;
+char *BlockTrusted;
+
+/* What the settings say. */
+static UsageLimit failure_limit; /* cap 0: none */
+static const NetworkList *trusted_networks;
+
+/* The writer's: blocks that the open transaction puts on record. */
+static AddressBlock announced[ANNOUNCED_AT_ONCE];
+static int announced_count;
+static uint64 blocks_seen = 0; /* all of the first so many are on record, or are over */
+static uint64 blocks_found;	   /* the same once the open transaction has committed */
+
+PG_FUNCTION_INFO_V1(apikeys_block_list);
+PG_FUNCTION_INFO_V1(apikeys_block_lift);
+
+/* Reads apikeys.ip_failures: one limit with a window, or nothing. */
+bool
+BlockCheckFailures(char **value, void **extra, GucSource source)
+{
+	LimitSet set = {0};
+	char error[LIMITTEXT_ERROR_MAX];
+	UsageLimit *limit;
+
+	if (pg_strcasecmp(*value, "off") != 0 && !LimitTextParse(*value, strlen(*value), &set, error))
+	{
+		GUC_check_errdetail("%s.", error);
+		return false;
+	}
+	if (set.count > 1 ||
+		(set.count == 1 && (set.limits[0].cap == 0 || set.limits[0].window == LIMIT_WINDOW_TOTAL)))
+	{
+		GUC_check_errdetail(
+			"It must be one limit with a window and a cap of at least 1, such as 20/10 minutes, "
+			"or off.");
+		return false;
+	}
+	limit = guc_malloc(LOG, sizeof(UsageLimit));
+	if (limit == NULL)
+		return false;
+	*limit = set.limits[0];
+	*extra = limit;
+	return true;
+}
+
+void
+BlockAssignFailures(const char *value, void *extra)
+{
+	failure_limit = *(const UsageLimit *) extra;
+}
+
+/* Reads an address or a network; blanks behind it are allowed. */
+static bool
+readNetwork(const char *text, size_t len, Network *network)
+{
+	char copy[NETWORK_TEXT_MAX];
+	int bits;
+
+	while (len > 0 && strchr(BLANKS, text[len - 1]))
+		len--;
+	if (len >= sizeof(copy))
+		return false;
+	memcpy(copy, text, len);
+	copy[len] = '\0';
+	memset(network, 0, sizeof(*network));
+	network->len = strchr(copy, ':') ? 16 : 4;
+	bits = pg_inet_net_pton(network->len == 4 ? PGSQL_AF_INET : PGSQL_AF_INET6, copy,
+							network->bytes, -1);
+	network->bits = bits;
+	return bits >= 0;
+}
+
+/*
+ * Reads apikeys.ip_trusted: addresses and networks separated by commas, or
+ * nothing.
+ */
+bool
+BlockCheckTrusted(char **value, void **extra, GucSource source)
+{
+	const char *at = *value;
+	int commas = 0;
+	NetworkList *list;
+
+	for (const char *c = at; *c; c++)
+		commas += (*c == ',');
+	list = guc_malloc(LOG, offsetof(NetworkList, networks) + (commas + 1) * sizeof(Network));
+	if (list == NULL)
+		return false;
+	list->count = 0;
+	*extra = list;
+	if (at[strspn(at, BLANKS)] == '\0')
+		return true;
+	for (;;)
+	{
+		size_t len;
+
+		at += strspn(at, BLANKS);
+		len = strcspn(at, ",");
+
+		if (!readNetwork(at, len, &list->networks[list->count++]))
+		{
+			GUC_check_errdetail("\"%.*s\" is not an address or a network.",
+								(int) Min(len, NETWORK_TEXT_MAX), at);
+			return false;
+		}
+		if (at[len] == '\0')
+			return true;
+		at += len + 1;
+	}
+}
+
+void
+BlockAssignTrusted(const char *value, void *extra)
+{
+	trusted_networks = extra;
+}
+
+static bool
+isTrusted(const PatternAddress *address)
+{
+	for (int i = 0; i < trusted_networks->count; i++)
+	{
+		const Network *network = &trusted_networks->networks[i];
+
+		if (PatternNetworkContains(network->bytes, network->len, network->bits, address))
+			return true;
+	}
+	return false;
+}
+
+static bool
+blockedByItself(const PatternAddress *address, AddressBlock *block)
+{
+	return failure_limit.cap != 0 && AddressIsBlocked(address, block);
+}
+
+/*
+ * Tells whether requests from an address (NULL: from none) go no further; after
+ * AcceptInvalidationMessages.
+ */
+bool
+BlockApplies(const inet *ip)
+{
+	PatternAddress address;
+
+	if (ip == NULL)
+		return false;
+	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
+	return (blockedByItself(&address, NULL) || RuleCacheBlock(&address) != NULL) &&
+		   !isTrusted(&address);
+}
+
+/*
+ * Counts a text from the address (NULL: from none) that is no key.  False: the
+ * address was blocked meanwhile, by failures in other sessions.
+ */
+bool
+BlockCountFailure(const inet *ip)
+{
+	FailureRules rules = {failure_limit.cap, failure_limit.window, BlockDuration * NS_PER_SECOND};
+	PatternAddress address;
+	AddressOutcome outcome;
+
+	if (ip == NULL || failure_limit.cap == 0)
+		return true;
+	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
+	if (isTrusted(&address))
+		return true;
+	outcome = AddressFail(&address, &rules);
+	if (outcome == ADDRESS_BLOCKED_NOW && !RecoveryInProgress())
+		QueueAskForNotices();
+	return outcome != ADDRESS_WAS_BLOCKED;
+}
+
+/*
+ * Tells whether requests from an address (NULL: from none) go on, and writes
+ * why.
+ */
+bool
+BlockExplain(const inet *ip, StringInfo detail)
+{
+	PatternAddress address;
+	AddressBlock block;
+	const RuleCacheBlocked *by_hand;
+
+	if (ip == NULL)
+	{
+		appendStringInfoString(detail, "the request has no address");
+		return true;
+	}
+	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
+	if (isTrusted(&address))
+	{
+		appendStringInfoString(detail, "the address is trusted");
+		return true;
+	}
+	by_hand = RuleCacheBlock(&address);
+	if (by_hand)
+	{
+		appendStringInfo(
+			detail, "%s is blocked by hand",
+			DatumGetCString(DirectFunctionCall1(cidr_out, InetPGetDatum(by_hand->network))));
+		if (by_hand->until != DT_NOEND)
+			appendStringInfo(detail, " until %s", timestamptz_to_str(by_hand->until));
+		return false;
+	}
+	if (blockedByItself(&address, &block))
+	{
+		appendStringInfo(detail, "blocked after %u failures until %s", block.failures,
+						 timestamptz_to_str(ClockTimestamp(block.until)));
+		return false;
+	}
+	return true;
+}
+
+/* Returns the network of a block as a cidr. */
+static inet *
+formNetwork(const PatternAddress *network)
+{
+	inet *formed = palloc0(sizeof(inet));
+
+	ip_family(formed) = network->len == 4 ? PGSQL_AF_INET : PGSQL_AF_INET6;
+	ip_bits(formed) = network->len == 4 ? 32 : 64;
+	memcpy(ip_addr(formed), network->bytes, network->len);
+	SET_INET_VARSIZE(formed);
+	return formed;
+}
+
+static void
+putBlock(ReturnSetInfo *result, const AddressBlock *block)
+{
+	Datum values[4] = {InetPGetDatum(formNetwork(&block->network)),
+					   TimestampTzGetDatum(ClockTimestamp(block->since)),
+					   TimestampTzGetDatum(ClockTimestamp(block->until)),
+					   Int64GetDatum(block->failures)};
+	bool nulls[4] = {0};
+
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* Lists the addresses that are blocked by themselves; SQL: automatic_blocks. */
+Datum
+apikeys_block_list(PG_FUNCTION_ARGS)
+{
+	uint32 position = 0;
+	AddressBlock block;
+
+	InitMaterializedSRF(fcinfo, 0);
+	while (failure_limit.cap != 0 && AddressNextBlock(&position, &block))
+		putBlock((ReturnSetInfo *) fcinfo->resultinfo, &block);
+	return (Datum) 0;
+}
+
+/*
+ * Lifts the automatic blocks within a network, or of an address, and returns
+ * them; SQL: lift_automatic_blocks.
+ */
+Datum
+apikeys_block_lift(PG_FUNCTION_ARGS)
+{
+	const inet *network = PG_GETARG_INET_PP(0);
+	int bits = ip_addrsize(network) == 16 ? Min(ip_bits(network), 64) : ip_bits(network);
+	uint32 position = 0;
+	AddressBlock block;
+
+	InitMaterializedSRF(fcinfo, 0);
+	while (AddressNextBlock(&position, &block))
+		if (PatternNetworkContains(ip_addr(network), ip_addrsize(network), bits, &block.network) &&
+			AddressLift(&block.network))
+			putBlock((ReturnSetInfo *) fcinfo->resultinfo, &block);
+	return (Datum) 0;
+}
+
+/*
+ * Tells whether there may be blocks that are not on record; to be asked before
+ * each BlockAnnounce.
+ */
+bool
+BlockHasNews(void)
+{
+	announced_count = 0;
+	blocks_found = AddressBlocksMade();
+	return blocks_found != blocks_seen;
+}
+
+/*
+ * Puts blocks of this database on record, in a transaction of the writer;
+ * BlockAnnounced is to be called once it has committed.  True: there are more.
+ */
+bool
+BlockAnnounce(void)
+{
+	Oid types[] = {CIDROID, INT8OID, TIMESTAMPTZOID};
+	uint32 position = 0;
+	bool more = false;
+	AddressBlock block;
+
+	SPI_connect();
+	while (!more && AddressNextBlock(&position, &block))
+	{
+		Datum values[] = {InetPGetDatum(formNetwork(&block.network)), Int64GetDatum(block.failures),
+						  TimestampTzGetDatum(ClockTimestamp(block.until))};
+
+		if (block.announced)
+			continue;
+		SPI_execute_with_args("SELECT apikeys.announce_block($1, $2, $3)", lengthof(types), types,
+							  values, NULL, false, 0);
+		announced[announced_count++] = block;
+		more = (announced_count == ANNOUNCED_AT_ONCE);
+	}
+	SPI_finish();
+	return more;
+}
+
+/* Takes note that what BlockAnnounce has written is committed. */
+void
+BlockAnnounced(bool more)
+{
+	for (int i = 0; i < announced_count; i++)
+		AddressSetAnnounced(&announced[i]);
+	if (!more)
+		blocks_seen = blocks_found;
+}

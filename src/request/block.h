@@ -1,0 +1,32 @@
+/*
+ * block.h
+ *	  Blocked client addresses: by themselves after failures, and by hand.
+ */
+#ifndef APIKEYS_BLOCK_H
+#define APIKEYS_BLOCK_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "utils/guc.h"
+#include "utils/inet.h"
+
+extern char *BlockFailures; /* setting apikeys.ip_failures */
+extern int BlockDuration;	/* setting apikeys.ip_block_duration, seconds */
+extern char *BlockTrusted;	/* setting apikeys.ip_trusted */
+
+extern bool BlockCheckFailures(char **value, void **extra, GucSource source);
+extern void BlockAssignFailures(const char *value, void *extra);
+extern bool BlockCheckTrusted(char **value, void **extra, GucSource source);
+extern void BlockAssignTrusted(const char *value, void *extra);
+
+extern bool BlockApplies(const inet *ip);
+extern bool BlockCountFailure(const inet *ip);
+extern bool BlockExplain(const inet *ip, StringInfo detail);
+
+/* The writer's side. */
+extern bool BlockHasNews(void);
+extern bool BlockAnnounce(void);
+extern void BlockAnnounced(bool more);
+
+#endif

@@ -1,0 +1,72 @@
+/*
+ * lookup.h
+ *	  From the text of a key, or its id, to the rows that decide about it.
+ */
+#ifndef LOOKUP_H
+#define LOOKUP_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "executor/tuptable.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+
+#include "engine/meter.h"
+#include "pure/limittext.h"
+
+/*
+ * A key as it stands: its row and its account's.  Pointers live until
+ * LookupEnd, those to meters longer.
+ */
+typedef struct KeyRow
+{
+	int64 key_id;
+	int64 account_id;
+	bool active;
+	bool account_active;
+	bool suspended;
+	TimestampTz expires_at; /* DT_NOEND: never */
+	text *account_name;
+	text *category;
+	text *suspended_reason;			   /* NULL: not suspended */
+	struct ArrayType *allowed_domains; /* NULL: unrestricted; so the next two */
+	struct ArrayType *allowed_ips;
+	struct ArrayType *scopes;
+	/* where verify notes the key's meter: METER_NONE, or maybe out of date */
+	MeterIndex *meter;
+	MeterIndex *account_meter; /* the same for the account's */
+	LimitSet limits;		   /* effective: its own, or its tier's */
+	LimitSet account_limits;   /* effective: its own, or its plan's */
+} KeyRow;
+
+/*
+ * A look-up in progress: the locks, pins and the snapshot that KeyRow's
+ * pointers need.
+ */
+typedef struct Lookup
+{
+	Snapshot snapshot;
+	Relation key;
+	Relation account;
+	TupleTableSlot *key_slot;
+	TupleTableSlot *account_slot;
+} Lookup;
+
+/* What a key's list of products says of one of them. */
+typedef enum ProductStanding
+{
+	PRODUCT_UNRESTRICTED, /* the list is empty */
+	PRODUCT_ASSIGNED,
+	PRODUCT_NOT_ASSIGNED
+} ProductStanding;
+
+extern Oid LookupKeyRelation(void);
+extern void LookupBegin(Lookup *lookup);
+extern bool LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row);
+extern bool LookupById(Lookup *lookup, int64 key_id, KeyRow *row);
+extern ProductStanding LookupProduct(Lookup *lookup, int64 key_id, const text *product);
+extern bool LookupMadeHere(Lookup *lookup, int64 key_id);
+extern void LookupEnd(Lookup *lookup);
+
+#endif

@@ -1,0 +1,270 @@
+/*
+ * policy.c
+ *	  What a key's row and its account's say of a request, in the order of
+ *	  the checks.
+ *
+ * First of all comes the block of the client's address (block.c), for which no
+ * key is needed, then the look-up.  Each further check is a row of
+ * PolicyChecks: verify stops at the first that fails, explain_key shows them
+ * all.  Limits are not decided here: they need meters.
+ *
+ * Lists on a key (addresses, domains, products): an empty one restricts
+ * nothing; one with entries refuses a request that names nothing to compare.
+ */
+#include "postgres.h"
+
+#include <sys/socket.h>
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "pure/clock.h"
+#include "pure/pattern.h"
+#include "request/block.h"
+#include "request/policy.h"
+
+static bool
+notSuspended(const PolicyCase *c)
+{
+	return !c->row->suspended;
+}
+
+static bool
+keyActive(const PolicyCase *c)
+{
+	return c->row->active;
+}
+
+static bool
+accountActive(const PolicyCase *c)
+{
+	return c->row->account_active;
+}
+
+static bool
+notExpired(const PolicyCase *c)
+{
+	return c->row->expires_at == DT_NOEND || ClockTimestamp(ClockWallNow()) < c->row->expires_at;
+}
+
+/* Tells whether a network of the key's list contains the request's address. */
+static bool
+addressAllowed(const PolicyCase *c)
+{
+	const inet *ip = c->request->ip;
+	PatternAddress address;
+	Datum *networks;
+	int count;
+
+	if (c->row->allowed_ips == NULL)
+		return true;
+	if (ip == NULL)
+		return false;
+	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
+	deconstruct_array(c->row->allowed_ips, CIDROID, -1, false, TYPALIGN_INT, &networks, NULL,
+					  &count);
+	for (int i = 0; i < count; i++)
+	{
+		inet *network = DatumGetInetPP(networks[i]);
+
+		if (PatternNetworkContains(ip_addr(network), ip_addrsize(network), ip_bits(network),
+								   &address))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Tells whether a pattern of the key's list matches the host that the request
+ * comes from.
+ */
+static bool
+domainAllowed(const PolicyCase *c)
+{
+	const text *origin = c->request->origin;
+	const char *host;
+	size_t host_len;
+	Datum *patterns;
+	int count;
+
+	if (c->row->allowed_domains == NULL)
+		return true;
+	if (origin == NULL ||
+		!PatternOriginHost(VARDATA_ANY(origin), VARSIZE_ANY_EXHDR(origin), &host, &host_len))
+		return false;
+	deconstruct_array(c->row->allowed_domains, TEXTOID, -1, false, TYPALIGN_INT, &patterns, NULL,
+					  &count);
+	for (int i = 0; i < count; i++)
+	{
+		text *pattern = DatumGetTextPP(patterns[i]);
+
+		if (PatternMatchesHost(VARDATA_ANY(pattern), VARSIZE_ANY_EXHDR(pattern), host, host_len))
+			return true;
+	}
+	return false;
+}
+
+static bool
+productAllowed(const PolicyCase *c)
+{
+	return LookupProduct(c->lookup, c->row->key_id, c->request->product) != PRODUCT_NOT_ASSIGNED;
+}
+
+/* Tells whether the key has every scope that the request asks for. */
+static bool
+scopesGranted(const PolicyCase *c)
+{
+	Datum *asked;
+	bool *asked_nulls;
+	int asked_count;
+	Datum *granted;
+	int granted_count = 0;
+
+	if (c->request->scopes == NULL)
+		return true;
+	deconstruct_array(c->request->scopes, TEXTOID, -1, false, TYPALIGN_INT, &asked, &asked_nulls,
+					  &asked_count);
+	if (c->row->scopes)
+		deconstruct_array(c->row->scopes, TEXTOID, -1, false, TYPALIGN_INT, &granted, NULL,
+						  &granted_count);
+	for (int i = 0; i < asked_count; i++)
+	{
+		bool found = false;
+
+		for (int j = 0; j < granted_count && !asked_nulls[i] && !found; j++)
+		{
+			text *a = DatumGetTextPP(asked[i]);
+			text *g = DatumGetTextPP(granted[j]);
+
+			found = VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(g) &&
+					memcmp(VARDATA_ANY(a), VARDATA_ANY(g), VARSIZE_ANY_EXHDR(g)) == 0;
+		}
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+static void
+describeSuspension(const PolicyCase *c, StringInfo out)
+{
+	if (c->row->suspended)
+		appendStringInfo(out, "suspended: %s", text_to_cstring(c->row->suspended_reason));
+}
+
+static void
+describeExpiry(const PolicyCase *c, StringInfo out)
+{
+	if (c->row->expires_at == DT_NOEND)
+		appendStringInfoString(out, "never expires");
+	else
+		appendStringInfo(out, "%s %s", notExpired(c) ? "expires at" : "expired at",
+						 timestamptz_to_str(c->row->expires_at));
+}
+
+/* Writes a list of the key and what the request has to set against it. */
+static void
+describeList(StringInfo out, ArrayType *list, const char *unlisted, const char *given)
+{
+	Oid output;
+	bool varlena;
+
+	if (list == NULL)
+	{
+		appendStringInfoString(out, unlisted);
+		return;
+	}
+	getTypeOutputInfo(ARR_ELEMTYPE(list) == CIDROID ? CIDRARRAYOID : TEXTARRAYOID, &output,
+					  &varlena);
+	appendStringInfo(out, "the key has %s, the request %s",
+					 OidOutputFunctionCall(output, PointerGetDatum(list)), given ? given : "none");
+}
+
+static void
+describeAddresses(const PolicyCase *c, StringInfo out)
+{
+	const inet *ip = c->request->ip;
+
+	describeList(out, c->row->allowed_ips, "any address",
+				 ip ? DatumGetCString(DirectFunctionCall1(inet_out, InetPGetDatum(ip))) : NULL);
+}
+
+static void
+describeDomains(const PolicyCase *c, StringInfo out)
+{
+	describeList(out, c->row->allowed_domains, "any domain",
+				 c->request->origin ? text_to_cstring(c->request->origin) : NULL);
+}
+
+static void
+describeProduct(const PolicyCase *c, StringInfo out)
+{
+	const text *product = c->request->product;
+
+	if (LookupProduct(c->lookup, c->row->key_id, product) == PRODUCT_UNRESTRICTED)
+		appendStringInfoString(out, "any product");
+	else if (product)
+		appendStringInfo(out, "the request is for %s", text_to_cstring(product));
+	else
+		appendStringInfoString(out, "the key is assigned to products, the request names none");
+}
+
+static void
+describeScopes(const PolicyCase *c, StringInfo out)
+{
+	Oid output;
+	bool varlena;
+
+	if (c->request->scopes == NULL)
+	{
+		appendStringInfoString(out, "the request asks for none");
+		return;
+	}
+	getTypeOutputInfo(TEXTARRAYOID, &output, &varlena);
+	describeList(out, c->row->scopes, "the key has none",
+				 OidOutputFunctionCall(output, PointerGetDatum(c->request->scopes)));
+}
+
+const PolicyCheck PolicyChecks[] = {
+	{"suspended", VERDICT_SUSPENDED, notSuspended, describeSuspension},
+	{"key active", VERDICT_INACTIVE, keyActive, NULL},
+	{"account active", VERDICT_INACTIVE, accountActive, NULL},
+	{"expiry", VERDICT_EXPIRED, notExpired, describeExpiry},
+	{"address", VERDICT_IP_NOT_ALLOWED, addressAllowed, describeAddresses},
+	{"domain", VERDICT_DOMAIN_NOT_ALLOWED, domainAllowed, describeDomains},
+	{"product", VERDICT_PRODUCT_NOT_ALLOWED, productAllowed, describeProduct},
+	{"scopes", VERDICT_INSUFFICIENT_SCOPE, scopesGranted, describeScopes},
+	{NULL}};
+
+/*
+ * Makes all checks but the meters: the block of the address, the look-up, and
+ * those above.  True: the request names a key, and the row is filled; its
+ * verdict's code is that of the first check that fails, VERDICT_VALID if none
+ * does.
+ */
+bool
+PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
+{
+	PolicyCase policy_case = {lookup, row, request};
+	const PolicyCheck *check = PolicyChecks;
+
+	if (BlockApplies(request->ip))
+	{
+		verdict->code = VERDICT_IP_BLOCKED;
+		return false;
+	}
+	if (request->key == NULL ||
+		!LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row))
+	{
+		verdict->code = BlockCountFailure(request->ip) ? VERDICT_INVALID : VERDICT_IP_BLOCKED;
+		return false;
+	}
+	while (check->name && check->passes(&policy_case))
+		check++;
+	verdict->key_id = row->key_id;
+	verdict->account = row->account_name;
+	verdict->code = check->name ? check->failure : VERDICT_VALID;
+	return true;
+}

@@ -1,0 +1,263 @@
+/*
+ * catalog.c
+ *	  The extension's tables and indexes, resolved by name.
+ *
+ * The C code reads the tables by direct scans: SPI would run with the caller's
+ * rights and settings, and cost many times as much.  A module declares a
+ * static CatalogTable with the names of the columns and indexes it reads;
+ * CatalogOpen fills in OIDs and column numbers when they are first needed and
+ * again after any of these relations has changed (each resolution belongs to
+ * a generation, which a relcache callback ends).  Absence is never
+ * remembered: what is missing raises an error each time.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/namespace.h"
+#include "storage/lmgr.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "tables/catalog.h"
+
+#define RELATIONS_MAX 64
+
+static uint64 current_generation = 1;
+static bool callback_registered = false;
+
+/*
+ * While names are being resolved, any change may concern them; an error leaves
+ * this set, which costs no more than a renewal.
+ */
+static bool resolving = false;
+
+/* Relations resolved in this generation. */
+static Oid relations[RELATIONS_MAX];
+static int relation_count = 0;
+
+/* Ends the generation when one of the resolved relations has changed. */
+static void
+endGeneration(Datum arg, Oid relid)
+{
+	bool ours = (relid == InvalidOid || resolving);
+
+	for (int i = 0; i < relation_count && !ours; i++)
+		ours = (relations[i] == relid);
+	if (ours)
+	{
+		current_generation++;
+		relation_count = 0;
+	}
+}
+
+static void
+rememberRelation(Oid relid)
+{
+	for (int i = 0; i < relation_count; i++)
+		if (relations[i] == relid)
+			return;
+	if (relation_count == RELATIONS_MAX)
+		elog(ERROR, "too many relations");
+	relations[relation_count++] = relid;
+}
+
+/* Returns the schema's OID; where there is none, InvalidOid or an error. */
+Oid
+CatalogSchema(bool missing_ok)
+{
+	Oid schema = get_namespace_oid("apikeys", true);
+
+	if (!OidIsValid(schema) && !missing_ok)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
+						errmsg("extension apikeys is not installed in this database"),
+						errhint("Run CREATE EXTENSION apikeys."), errhidestmt(true)));
+	return schema;
+}
+
+static Oid
+resolveRelation(Oid schema, const char *name)
+{
+	Oid relid = get_relname_relid(name, schema);
+
+	if (!OidIsValid(relid))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation apikeys.%s does not exist", name), errhidestmt(true)));
+	return relid;
+}
+
+/* Fills in OIDs and column numbers, unless they are known and still right. */
+void
+CatalogResolve(CatalogTable *table)
+{
+	Oid schema;
+	uint64 generation;
+
+	if (likely(table->generation == current_generation))
+		return;
+	if (!callback_registered)
+	{
+		CacheRegisterRelcacheCallback(endGeneration, (Datum) 0);
+		callback_registered = true;
+	}
+
+	/*
+	 * Mark the moment before reading: what changes meanwhile ends the
+	 * generation.
+	 */
+	generation = current_generation;
+	resolving = true;
+	schema = CatalogSchema(false);
+	table->oid = resolveRelation(schema, table->name);
+	rememberRelation(table->oid);
+	for (int i = 0; i < CATALOG_INDEXES_MAX && table->indexes[i]; i++)
+	{
+		table->index_oids[i] = resolveRelation(schema, table->indexes[i]);
+		rememberRelation(table->index_oids[i]);
+	}
+	for (int i = 0; i < CATALOG_COLUMNS_MAX && table->columns[i]; i++)
+	{
+		table->attnums[i] = get_attnum(table->oid, table->columns[i]);
+		if (table->attnums[i] == InvalidAttrNumber)
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+							errmsg("column %s of relation apikeys.%s does not exist",
+								   table->columns[i], table->name),
+							errhint("Run ALTER EXTENSION apikeys UPDATE."), errhidestmt(true)));
+	}
+	resolving = false;
+	table->generation = generation;
+}
+
+static bool
+tryLock(Oid relation, CatalogLocks *locks)
+{
+	Assert(locks->count < CATALOG_LOCKS_MAX);
+	if (!ConditionalLockRelationOid(relation, AccessShareLock))
+		return false;
+	locks->relations[locks->count++] = relation;
+	return true;
+}
+
+/* Gives back all locks but the first so many. */
+static void
+unlockTo(CatalogLocks *locks, int count)
+{
+	while (locks->count > count)
+		UnlockRelationOid(locks->relations[--locks->count], AccessShareLock);
+}
+
+/*
+ * Locks the table and its indexes for reading, unless that takes waiting
+ * (false): then none of them is locked.  After it CatalogOpen and
+ * CatalogScanBegin do not wait.
+ */
+bool
+CatalogTryLock(CatalogTable *table, CatalogLocks *locks)
+{
+	int before = locks->count;
+
+	CatalogResolve(table);
+	if (!tryLock(table->oid, locks))
+		return false;
+	for (int i = 0; i < CATALOG_INDEXES_MAX && table->indexes[i]; i++)
+		if (!tryLock(table->index_oids[i], locks))
+		{
+			unlockTo(locks, before);
+			return false;
+		}
+	return true;
+}
+
+/* Gives back what CatalogTryLock has locked; under the same resource owner. */
+void
+CatalogUnlock(CatalogLocks *locks)
+{
+	unlockTo(locks, 0);
+}
+
+/*
+ * Opens and locks the table.  The relation is closed with table_close, which
+ * may give back the lock, too.
+ */
+Relation
+CatalogOpen(CatalogTable *table, LOCKMODE mode)
+{
+	Relation rel;
+
+	CatalogResolve(table);
+	rel = table_open(table->oid, mode);
+
+	/* Taking the lock may have brought news of a change. */
+	CatalogResolve(table);
+	return rel;
+}
+
+/*
+ * Returns a column of the row in the slot, by its position in table->columns.
+ */
+Datum
+CatalogColumn(const CatalogTable *table, TupleTableSlot *slot, int column, bool *isnull)
+{
+	return slot_getattr(slot, table->attnums[column], isnull);
+}
+
+/*
+ * Starts a scan of the index at a position in table->indexes for rows whose
+ * first columns there equal the values, or stand to them as the strategies
+ * say.  The snapshot and the values must outlive it.
+ */
+void
+CatalogScanBegin(CatalogScan *scan, const CatalogTable *table, Relation rel, int index,
+				 Snapshot snapshot, int count, const Datum *values,
+				 const StrategyNumber *strategies)
+{
+	ScanKeyData keys[CATALOG_KEYS_MAX];
+
+	Assert(count <= CATALOG_KEYS_MAX);
+	scan->index = index_open(table->index_oids[index], AccessShareLock);
+	for (int i = 0; i < count; i++)
+	{
+		StrategyNumber strategy = strategies ? strategies[i] : BTEqualStrategyNumber;
+		Oid type = scan->index->rd_opcintype[i];
+		Oid operator= get_opfamily_member(scan->index->rd_opfamily[i], type, type, strategy);
+
+		ScanKeyEntryInitialize(&keys[i], 0, i + 1, strategy, InvalidOid,
+							   scan->index->rd_indcollation[i], get_opcode(operator), values[i]);
+	}
+	scan->scan = index_beginscan(rel, scan->index, snapshot, NULL, count, 0);
+	index_rescan(scan->scan, keys, count, NULL, 0);
+}
+
+/*
+ * Fetches the next row into the slot; false: there are no more.  The TID is
+ * the one that the index holds, not that of the row's version: it stays good
+ * while the row is updated in place.
+ */
+bool
+CatalogScanNext(CatalogScan *scan, TupleTableSlot *slot, ItemPointer tid)
+{
+	ItemPointer next;
+
+	while ((next = index_getnext_tid(scan->scan, ForwardScanDirection)) != NULL)
+	{
+		ItemPointerData root = *next;
+
+		if (index_fetch_heap(scan->scan, slot))
+		{
+			if (tid)
+				*tid = root;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Ends the scan, and gives back the index's lock; the slot keeps its row. */
+void
+CatalogScanEnd(CatalogScan *scan)
+{
+	index_endscan(scan->scan);
+	index_close(scan->index, AccessShareLock);
+}

@@ -1,0 +1,326 @@
+/*
+ * rulecache.c
+ *	  What the C code needs of plans, tiers, products and blocks by hand,
+ *	  cached in the backend.
+ *
+ * They are few and seldom change, and every verdict needs them. The first need
+ * reads the tables whole into a memory context of their own; any change to one
+ * of them drops the lot: triggers on them send a relcache invalidation, which
+ * reaches every backend before its next verdict (LookupBegin accepts
+ * invalidations) and, after a rollback, this one again. A plan or tier that is
+ * not found in the cache has been added since and is looked for by reading
+ * anew; its absence is never cached, so INSERT needs no trigger.
+ *
+ * Of products it is known whether any key has some: where none has, no call
+ * need look into key_product.  That is a cached absence, and so is that no
+ * block covers an address: there INSERT too sends an invalidation, for each
+ * row, since a subscription's worker fires no statement triggers.  (A restore
+ * fires it, to no harm.)  Invalidations are sent before the COMMIT of the
+ * change is acknowledged, so the next call knows.
+ */
+#include "postgres.h"
+
+#include <sys/socket.h>
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "pure/clock.h"
+#include "tables/catalog.h"
+#include "tables/rulecache.h"
+#include "types/limits.h"
+
+typedef struct Rule
+{
+	struct Rule *next;
+	char *name;
+	size_t name_len;
+	char *prefix; /* plans only */
+	size_t prefix_len;
+	LimitSet limits;
+} Rule;
+
+typedef enum RuleColumn
+{
+	RULE_NAME,
+	RULE_LIMITS,
+	RULE_PREFIX /* plans only */
+} RuleColumn;
+
+typedef enum BlockColumn
+{
+	BLOCK_NETWORK,
+	BLOCK_UNTIL
+} BlockColumn;
+
+static CatalogTable tier_table = {"tier", {"name", "limits", NULL}, {NULL}};
+static CatalogTable plan_table = {"plan", {"name", "limits", "key_prefix", NULL}, {NULL}};
+static CatalogTable block_table = {"address_block", {"network", "until", NULL}, {NULL}};
+
+static CatalogTable key_product_table = {"key_product", {NULL}, {"key_product_pkey", NULL}};
+
+/* What is known of key_product. */
+typedef enum ProductsKnown
+{
+	PRODUCTS_UNKNOWN,
+	/*
+	 * and no change has come in since it began; as good as unknown, if an error
+	 * cut it
+	 */
+	PRODUCTS_READING,
+	PRODUCTS_NONE,
+	PRODUCTS_SOME
+} ProductsKnown;
+
+static ProductsKnown products = PRODUCTS_UNKNOWN;
+
+static MemoryContext rules_context = NULL;
+static Rule *tiers;
+static Rule *plans;
+static RuleCacheBlocked *blocks;
+static bool cache_complete = false; /* an error may have cut the reading */
+static bool cache_valid = false;	/* no change has come in since it began */
+
+PG_FUNCTION_INFO_V1(apikeys_rulecache_changed);
+
+static void
+dropCache(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == tier_table.oid || relid == plan_table.oid ||
+		relid == block_table.oid)
+		cache_valid = false;
+	if (relid == InvalidOid || relid == key_product_table.oid)
+		products = PRODUCTS_UNKNOWN;
+}
+
+static void
+registerCallback(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(dropCache, (Datum) 0);
+	registered = true;
+}
+
+/* Makes a plan or tier from the row in the slot. */
+static void
+addRule(CatalogTable *table, TupleTableSlot *slot)
+{
+	Rule **list = (table == &plan_table) ? &plans : &tiers;
+	Rule *rule = palloc0(sizeof(Rule));
+	bool isnull;
+
+	rule->name = TextDatumGetCString(CatalogColumn(table, slot, RULE_NAME, &isnull));
+	rule->name_len = strlen(rule->name);
+	LimitsUnpack(CatalogColumn(table, slot, RULE_LIMITS, &isnull), &rule->limits);
+	if (table == &plan_table)
+	{
+		rule->prefix = TextDatumGetCString(CatalogColumn(table, slot, RULE_PREFIX, &isnull));
+		rule->prefix_len = strlen(rule->prefix);
+	}
+	rule->next = *list;
+	*list = rule;
+}
+
+/* Makes a block from the row in the slot. */
+static void
+addBlock(CatalogTable *table, TupleTableSlot *slot)
+{
+	RuleCacheBlocked *block = palloc(sizeof(RuleCacheBlocked));
+	bool isnull;
+
+	block->network =
+		(const inet *) PG_DETOAST_DATUM_COPY(CatalogColumn(table, slot, BLOCK_NETWORK, &isnull));
+	block->until = DatumGetTimestampTz(CatalogColumn(table, slot, BLOCK_UNTIL, &isnull));
+	if (isnull)
+		block->until = DT_NOEND;
+	block->next = blocks;
+	blocks = block;
+}
+
+/* Reads one of the tables; what is made of its rows is in rules_context. */
+static void
+readTable(CatalogTable *table, void (*add)(CatalogTable *, TupleTableSlot *))
+{
+	Relation rel = CatalogOpen(table, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		MemoryContext caller = MemoryContextSwitchTo(rules_context);
+
+		add(table, slot);
+		MemoryContextSwitchTo(caller);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+}
+
+/* Reads the tables, until no change has come in meanwhile. */
+static void
+readCache(void)
+{
+	registerCallback();
+	if (rules_context == NULL)
+		rules_context =
+			AllocSetContextCreate(TopMemoryContext, "apikeys rules", ALLOCSET_SMALL_SIZES);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		cache_complete = false;
+		MemoryContextReset(rules_context);
+		tiers = plans = NULL;
+		blocks = NULL;
+		CatalogResolve(&tier_table);
+		CatalogResolve(&plan_table);
+		CatalogResolve(&block_table);
+		cache_valid = true; /* before reading: a change from here on unsets it */
+		readTable(&tier_table, addRule);
+		readTable(&plan_table, addRule);
+		readTable(&block_table, addBlock);
+		cache_complete = true;
+	} while (!cache_valid);
+}
+
+static const Rule *
+findIn(const Rule *rule, const char *name, size_t len)
+{
+	while (rule && !(rule->name_len == len && memcmp(rule->name, name, len) == 0))
+		rule = rule->next;
+	return rule;
+}
+
+/* Returns the limits of the tier or plan; it exists, says a foreign key. */
+static void
+findLimits(Rule **list, const text *name, LimitSet *limits)
+{
+	const char *bytes = VARDATA_ANY(name);
+	size_t len = VARSIZE_ANY_EXHDR(name);
+	const Rule *rule = cache_valid && cache_complete ? findIn(*list, bytes, len) : NULL;
+
+	if (unlikely(rule == NULL))
+	{
+		readCache();
+		rule = findIn(*list, bytes, len);
+		if (rule == NULL)
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+							errmsg("tier or plan \"%.*s\" does not exist", (int) len, bytes),
+							errhidestmt(true)));
+	}
+	memcpy(limits, &rule->limits, sizeof(LimitSet));
+}
+
+/* Gives the limits of a tier. */
+void
+RuleCacheTierLimits(const text *tier, LimitSet *limits)
+{
+	findLimits(&tiers, tier, limits);
+}
+
+/* Gives the limits of a plan. */
+void
+RuleCachePlanLimits(const text *plan, LimitSet *limits)
+{
+	findLimits(&plans, plan, limits);
+}
+
+/*
+ * Tells whether some plan uses the prefix.  "No" may be out of date by a plan
+ * just added; its keys are then looked up in vain or in earnest like any
+ * others, with the same verdict.
+ */
+bool
+RuleCachePrefixIsKnown(const char *prefix, size_t len)
+{
+	if (!cache_valid || !cache_complete)
+		readCache();
+	for (const Rule *rule = plans; rule; rule = rule->next)
+		if (rule->prefix_len == len && memcmp(rule->prefix, prefix, len) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Tells whether a row of key_product is visible now; by the index, since the
+ * table may begin with any number of dead rows.
+ */
+static bool
+readProducts(void)
+{
+	Relation rel = CatalogOpen(&key_product_table, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	CatalogScan scan;
+	bool found;
+
+	CatalogScanBegin(&scan, &key_product_table, rel, 0, snapshot, 0, NULL, NULL);
+	found = CatalogScanNext(&scan, slot, NULL);
+	CatalogScanEnd(&scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, NoLock);
+	return found;
+}
+
+/* Tells whether some key may have products; "yes" may be out of date. */
+bool
+RuleCacheProductsExist(void)
+{
+	if (unlikely(products < PRODUCTS_NONE))
+	{
+		bool found;
+
+		registerCallback();
+		CatalogResolve(&key_product_table);
+		products = PRODUCTS_READING; /* before reading: a change from here on unsets it */
+		found = readProducts();
+		if (products != PRODUCTS_READING)
+			return true;
+		products = found ? PRODUCTS_SOME : PRODUCTS_NONE;
+	}
+	return products == PRODUCTS_SOME;
+}
+
+/*
+ * Returns the block by hand that an address is under, NULL if there is none;
+ * good until invalidations are accepted.
+ */
+const RuleCacheBlocked *
+RuleCacheBlock(const PatternAddress *address)
+{
+	if (!cache_valid || !cache_complete)
+		readCache();
+	for (const RuleCacheBlocked *block = blocks; block; block = block->next)
+		if (PatternNetworkContains(ip_addr(block->network), ip_addrsize(block->network),
+								   ip_bits(block->network), address) &&
+			ClockTimestamp(ClockWallNow()) < block->until)
+			return block;
+	return NULL;
+}
+
+/*
+ * Trigger on plan, tier, key_product and address_block: makes every backend
+ * drop what it has cached of them.
+ */
+Datum
+apikeys_rulecache_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("function apikeys.rules_changed was not called by a trigger")));
+	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,219 @@
+/*
+ * verdict.c
+ *	  The answer to a request: its codes, texts and the SQL type
+ *	  apikeys.verdict.
+ *
+ * The texts are published: clients show and compare them.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "datatype/timestamp.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#include "types/verdict.h"
+
+int QuotaStatus = 401;
+
+static const struct
+{
+	const char *name;
+	int status;
+	const char *message; /* NULL: it tells the limit */
+} codes[VERDICT_CODES] = {
+	[VERDICT_VALID] = {"valid", 200, "OK"},
+	[VERDICT_INVALID] = {"invalid", 401, "Invalid API Key"},
+	[VERDICT_SUSPENDED] = {"suspended", 401, "Suspended API Key"},
+	[VERDICT_INACTIVE] = {"inactive", 401, "Inactive API Key"},
+	[VERDICT_EXPIRED] = {"expired", 401, "Expired API Key"},
+	[VERDICT_QUOTA_EXCEEDED] = {"quota_exceeded", 0, NULL},
+	[VERDICT_RATE_LIMITED] = {"rate_limited", 429, NULL},
+	[VERDICT_IP_BLOCKED] = {"ip_blocked", 403, "IP temporarily blocked"},
+	[VERDICT_IP_NOT_ALLOWED] = {"ip_not_allowed", 403,
+								"This API Key may not be used from this IP address"},
+	[VERDICT_DOMAIN_NOT_ALLOWED] = {"domain_not_allowed", 403,
+									"This API Key may not be used from this domain"},
+	[VERDICT_PRODUCT_NOT_ALLOWED] = {"product_not_allowed", 403,
+									 "This API Key may not be used for this product"},
+	[VERDICT_INSUFFICIENT_SCOPE] = {"insufficient_scope", 403,
+									"This API Key lacks a scope that the request needs"},
+	[VERDICT_OVERLOADED] = {"overloaded", 503, "usage cannot be recorded now"}};
+
+/* The columns of apikeys.verdict. */
+typedef enum VerdictColumn
+{
+	COLUMN_ALLOWED,
+	COLUMN_STATUS,
+	COLUMN_CODE,
+	COLUMN_MESSAGE,
+	COLUMN_KEY_ID,
+	COLUMN_ACCOUNT,
+	COLUMN_REQUEST_ID,
+	COLUMN_LIMIT_WINDOW,
+	COLUMN_LIMIT_CAP,
+	COLUMN_REMAINING,
+	COLUMN_RESET_AFTER,
+	COLUMN_RETRY_AFTER
+} VerdictColumn;
+
+/* Returns the code as the SQL type has it. */
+const char *
+VerdictName(VerdictCode code)
+{
+	return codes[code].name;
+}
+
+/* Returns the HTTP status of a code. */
+int
+VerdictStatus(VerdictCode code)
+{
+	return code == VERDICT_QUOTA_EXCEEDED ? QuotaStatus : codes[code].status;
+}
+
+/* The windows whose limits of a key are called quotas. */
+static const char *
+quotaName(uint32 window)
+{
+	switch (window)
+	{
+		case LIMIT_WINDOW_TOTAL:
+			return "total";
+		case 86400:
+			return "daily";
+		case 7 * 86400:
+			return "weekly";
+		case 30 * 86400:
+			return "monthly";
+		default:
+			return NULL;
+	}
+}
+
+/*
+ * Tells how a denial by a limit is called: the key's quotas have a code of
+ * their own.
+ */
+VerdictCode
+VerdictOfLimit(bool of_account, uint32 window)
+{
+	return !of_account && quotaName(window) ? VERDICT_QUOTA_EXCEEDED : VERDICT_RATE_LIMITED;
+}
+
+/* Returns a constant as a text value, which is made once in a process. */
+static Datum
+constantText(text **made, const char *constant)
+{
+	if (unlikely(*made == NULL))
+	{
+		MemoryContext caller = MemoryContextSwitchTo(TopMemoryContext);
+
+		*made = cstring_to_text(constant);
+		MemoryContextSwitchTo(caller);
+	}
+	return PointerGetDatum(*made);
+}
+
+static Datum
+messageText(const Verdict *verdict)
+{
+	static text *made[VERDICT_CODES];
+	char message[128];
+	char window[LIMIT_WINDOW_NAME_MAX];
+
+	if (codes[verdict->code].message)
+		return constantText(&made[verdict->code], codes[verdict->code].message);
+	if (verdict->code == VERDICT_QUOTA_EXCEEDED)
+		snprintf(message, sizeof(message), "Rate limit exceeded: quota %s",
+				 quotaName(verdict->limit.window));
+	else
+	{
+		LimitWindowFormat(verdict->limit.window, window);
+		for (char *c = window; *c; c++)
+			if (*c == ' ')
+				*c = '-';
+		snprintf(message, sizeof(message), "exceeded the %s%s rate limit %s",
+				 verdict->limit.window == LIMIT_WINDOW_TOTAL ? "" : "per-", window,
+				 verdict->of_account ? "on your subscription" : "of this key");
+	}
+	return CStringGetTextDatum(message);
+}
+
+/*
+ * Returns an interval of as many nanoseconds, rounded up to microseconds:
+ * waiting so long is enough.
+ */
+static Datum
+formInterval(int64 nanoseconds, bool *isnull)
+{
+	Interval *interval;
+
+	*isnull = (nanoseconds == VERDICT_NEVER);
+	if (*isnull)
+		return (Datum) 0;
+	interval = palloc0(sizeof(Interval));
+	interval->time = (nanoseconds + 999) / 1000;
+	return IntervalPGetDatum(interval);
+}
+
+/* Gives the verdict's columns; both arrays have VERDICT_COLUMNS places. */
+void
+VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
+{
+	static text *names[VERDICT_CODES];
+	char window[LIMIT_WINDOW_NAME_MAX];
+
+	memset(nulls, true, VERDICT_COLUMNS * sizeof(bool));
+	memset(values, 0, VERDICT_COLUMNS * sizeof(Datum));
+	nulls[COLUMN_ALLOWED] = nulls[COLUMN_STATUS] = nulls[COLUMN_CODE] = nulls[COLUMN_MESSAGE] =
+		false;
+	values[COLUMN_ALLOWED] = BoolGetDatum(verdict->code == VERDICT_VALID);
+	values[COLUMN_STATUS] = Int16GetDatum(VerdictStatus(verdict->code));
+	values[COLUMN_CODE] = constantText(&names[verdict->code], VerdictName(verdict->code));
+	values[COLUMN_MESSAGE] = messageText(verdict);
+	if (verdict->key_id)
+	{
+		nulls[COLUMN_KEY_ID] = nulls[COLUMN_ACCOUNT] = false;
+		values[COLUMN_KEY_ID] = Int64GetDatum(verdict->key_id);
+		values[COLUMN_ACCOUNT] = PointerGetDatum(verdict->account);
+	}
+	if (verdict->recorded)
+	{
+		nulls[COLUMN_REQUEST_ID] = false;
+		values[COLUMN_REQUEST_ID] = UUIDPGetDatum(&verdict->request_id);
+	}
+	if (verdict->limited)
+	{
+		nulls[COLUMN_LIMIT_WINDOW] = nulls[COLUMN_LIMIT_CAP] = nulls[COLUMN_REMAINING] = false;
+		values[COLUMN_LIMIT_WINDOW] = PointerGetDatum(
+			cstring_to_text_with_len(window, LimitWindowFormat(verdict->limit.window, window)));
+		values[COLUMN_LIMIT_CAP] = Int64GetDatum(verdict->limit.cap);
+		values[COLUMN_REMAINING] = Int64GetDatum(verdict->remaining);
+		values[COLUMN_RESET_AFTER] = formInterval(verdict->reset_after, &nulls[COLUMN_RESET_AFTER]);
+		values[COLUMN_RETRY_AFTER] = formInterval(verdict->retry_after, &nulls[COLUMN_RETRY_AFTER]);
+	}
+}
+
+/*
+ * Returns the verdict as a value of the SQL type, for a function that returns
+ * that type.
+ */
+Datum
+VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo)
+{
+	TupleDesc desc = lookup_rowtype_tupdesc(get_func_rettype(fcinfo->flinfo->fn_oid), -1);
+	Datum values[VERDICT_COLUMNS];
+	bool nulls[VERDICT_COLUMNS];
+	HeapTuple tuple;
+
+	if (desc->natts != VERDICT_COLUMNS)
+		elog(ERROR, "function does not return apikeys.verdict");
+	VerdictColumns(verdict, values, nulls);
+	tuple = heap_form_tuple(desc, values, nulls);
+	ReleaseTupleDesc(desc);
+	return HeapTupleGetDatum(tuple);
+}

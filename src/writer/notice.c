@@ -1,0 +1,255 @@
+/*
+ * notice.c
+ *	  Notices: what the application may want to tell its users.
+ *
+ * src/sql/notice.sql has the rules.  Here is what needs C: a transaction that
+ * has added notices wakes the writer when it has committed, and the writer
+ * announces them; and it adds those of limits that are nearly or all used.
+ *
+ * That a limit is, the meter sees when it decides about a request: it remembers
+ * the level that it has told of, and each rise becomes an event behind that of
+ * the request.  A meter that was loaded anew, or whose event was lost or could
+ * not become a notice, tells again; the table notice_mark knows what was told,
+ * and keeps it from being noticed twice.
+ *
+ * NOTIFY takes a lock of the whole cluster when its transaction commits, and
+ * fails when the server's queue of notifications is full because somebody who
+ * listens does not read.  So the writer sends it outside of its batches,
+ * waits for that lock but a moment, and puts off what fails.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "pure/clock.h"
+#include "writer/notice.h"
+
+#define AT_ONCE 1000 /* notices, or keys, in one transaction */
+#define LOCK_TIMEOUT "100ms"
+
+int NoticeRetention = 30;
+
+/*
+ * The open transaction has added notices, or so did a part of it that was
+ * rolled back.
+ */
+static bool added = false;
+
+PG_FUNCTION_INFO_V1(apikeys_notice_wake);
+
+/* At the end of a transaction that has added notices. */
+static void
+wakeWriter(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT && added)
+		QueueAskForNotices();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		added = false;
+}
+
+/*
+ * wake_notices: the writer looks for notices once this transaction has
+ * committed.
+ */
+Datum
+apikeys_notice_wake(PG_FUNCTION_ARGS)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(wakeWriter, NULL);
+	registered = true;
+	added = QueueExists();
+	PG_RETURN_VOID();
+}
+
+/*
+ * Adds a notice that a limit is nearly or all used, unless there was one; SPI
+ * is connected.
+ */
+static void
+addLimit(const Event *event, const MeterMark *mark)
+{
+	static SPIPlanPtr plan = NULL;
+	static Oid types[] = {CHAROID, INT8OID, INT8OID, TEXTOID,		INT8OID,
+						  INT8OID, INT8OID, BOOLOID, TIMESTAMPTZOID};
+	char window[LIMIT_WINDOW_NAME_MAX];
+	Datum values[lengthof(types)];
+	char nulls[lengthof(types) + 1] = "         ";
+
+	LimitWindowFormat(mark->limit.window, window);
+	values[0] = CharGetDatum(mark->of_account ? METER_ACCOUNT : METER_KEY);
+	values[1] = Int64GetDatum(event->account_id);
+	values[2] = Int64GetDatum(event->key_id);
+	values[3] = CStringGetTextDatum(window);
+	values[4] = Int64GetDatum(mark->limit.window);
+	nulls[4] = mark->limit.window == LIMIT_WINDOW_TOTAL ? 'n' : ' ';
+	values[5] = Int64GetDatum(mark->limit.cap);
+	values[6] = Int64GetDatum(mark->used);
+	values[7] = BoolGetDatum(mark->reached);
+	values[8] = TimestampTzGetDatum(ClockTimestamp(event->at * 1000));
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT apikeys.add_limit_notice($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+						   lengthof(types), types);
+		if (plan == NULL)
+			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+	}
+	SPI_execute_plan(plan, values, nulls, false, 0);
+}
+
+/*
+ * Waits but a moment for locks, to the end of the transaction: events come
+ * first.
+ */
+static void
+shortenLockTimeout(void)
+{
+	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* Tells whether events of a batch are of limits. */
+bool
+NoticeHasLimits(const Batch *batch)
+{
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+		if (event->kind == EVENT_LIMITS)
+			return true;
+	return false;
+}
+
+/* Adds the notices of a batch's events, in a transaction of the writer. */
+void
+NoticeAddLimits(const Batch *batch)
+{
+	shortenLockTimeout();
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+	{
+		if (event->kind != EVENT_LIMITS)
+			continue;
+		SPI_connect();
+		for (int i = 0; i < event->mark_count; i++)
+		{
+			MeterMark mark;
+
+			memcpy(&mark, event->texts + i * sizeof(mark), sizeof(mark));
+			addLimit(event, &mark);
+		}
+		SPI_finish();
+	}
+}
+
+/*
+ * Has the meters tell again of the limits in a batch's events, which were not
+ * noticed.  Cannot throw.
+ */
+void
+NoticeForgetLimits(const Batch *batch)
+{
+	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+	{
+		MeterSubject subject;
+
+		if (event->kind != EVENT_LIMITS)
+			continue;
+		MeterSubjectSet(&subject, event->relation, METER_KEY, event->key_id);
+		MeterForgetLevels(&subject);
+		MeterSubjectSet(&subject, event->relation, METER_ACCOUNT, event->account_id);
+		MeterForgetLevels(&subject);
+	}
+}
+
+/*
+ * Returns a column of the row that the last query has given; SPI is connected.
+ */
+static Datum
+resultColumn(int column)
+{
+	bool isnull;
+
+	Assert(SPI_processed == 1);
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, &isnull);
+}
+
+/*
+ * Announces the notices that were not yet, or some of them; true: there may be
+ * more.  In a transaction of the writer.
+ */
+bool
+NoticeAnnounce(void)
+{
+	Oid types[] = {INT4OID};
+	Datum values[] = {Int32GetDatum(AT_ONCE)};
+	int64 announced;
+
+	shortenLockTimeout();
+	SPI_connect();
+	SPI_execute_with_args("SELECT apikeys.announce_notices($1)", lengthof(types), types, values,
+						  NULL, false, 1);
+	announced = DatumGetInt64(resultColumn(1));
+	SPI_finish();
+	return announced == AT_ONCE;
+}
+
+/*
+ * Adds notices for keys that expire soon; true: there may be more, which the
+ * next call looks at.  A step of the care for what is stored.
+ */
+bool
+NoticeFindExpiring(TimestampTz now)
+{
+	static TimestampTz after_expiry = DT_NOBEGIN;
+	static int64 after_id = 0;
+	Oid types[] = {TIMESTAMPTZOID, INT8OID, INT4OID};
+	Datum values[] = {TimestampTzGetDatum(after_expiry), Int64GetDatum(after_id),
+					  Int32GetDatum(AT_ONCE)};
+	bool more;
+
+	/* Where this fails, the next call begins anew. */
+	after_expiry = DT_NOBEGIN;
+	after_id = 0;
+	shortenLockTimeout();
+	SPI_connect();
+	SPI_execute_with_args(
+		"SELECT e.after_expiry, e.after_id, e.seen FROM apikeys.notice_expiring($1, $2, $3) AS e",
+		lengthof(types), types, values, NULL, false, 1);
+	more = DatumGetInt32(resultColumn(3)) == AT_ONCE;
+	if (more)
+	{
+		after_expiry = DatumGetTimestampTz(resultColumn(1));
+		after_id = DatumGetInt64(resultColumn(2));
+	}
+	SPI_finish();
+	return more;
+}
+
+/*
+ * Deletes notices that were announced long ago; true: there may be more.  A
+ * step of the care for what is stored.
+ */
+bool
+NoticeDropOld(TimestampTz now)
+{
+	Oid types[] = {INT4OID, INT4OID};
+	Datum values[] = {Int32GetDatum(NoticeRetention), Int32GetDatum(AT_ONCE)};
+	bool more;
+
+	if (NoticeRetention == 0)
+		return false;
+	shortenLockTimeout();
+	SPI_connect();
+	SPI_execute_with_args("SELECT apikeys.drop_notices($1, $2)", lengthof(types), types, values,
+						  NULL, false, 1);
+	more = DatumGetInt64(resultColumn(1)) == AT_ONCE;
+	SPI_finish();
+	return more;
+}
