@@ -1,7 +1,8 @@
-# apikeys: PGXS build. The version stands in apikeys.control alone.
+# apikeys: PGXS build, in the tree or out of it (make -f PATH/Makefile in a folder of its own).
+# The version stands in apikeys.control alone.
 
 EXTENSION = apikeys
-EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" apikeys.control)
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/apikeys.control)
 
 MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
@@ -70,9 +71,10 @@ SQL_PARTS = \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
-EXTRA_CLEAN = apikeys--*.sql
+# Of .build, what programs are made of; the rest of it belongs to the scripts.
+EXTRA_CLEAN = apikeys--*.sql .build/unit .build/fuzz .build/tools
 
-PG_CPPFLAGS = -Isrc
+PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lsodium
 
 # For tests of races: src/engine/waitpoint.h.
@@ -100,7 +102,7 @@ REGRESS = \
 	privileges \
 	usage \
 	adjustment
-REGRESS_OPTS = --inputdir=. --load-extension=apikeys
+REGRESS_OPTS = --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
 REGRESS_PRELOADED = verify block usage adjustment
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
@@ -113,7 +115,7 @@ ISOLATION = \
 	plan \
 	product \
 	upgrade_request
-ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
+ISOLATION_OPTS = --inputdir=$(srcdir)/test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -121,10 +123,40 @@ PGXS := $(shell $(PG_CONFIG) --pgxs)
 override with_llvm := no
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h src/*/*.h)
+# Out of the tree, what is built is never taken from the tree, where it may be built for another server.
+ifneq ($(srcdir),.)
+override VPATH =
+vpath %.c $(srcdir)
+vpath src/sql/%.sql $(srcdir)
+vpath %.control $(srcdir)
+endif
 
-apikeys--$(EXTVERSION).sql: $(SQL_PARTS) apikeys.control Makefile
-	{ printf '%s\n' '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(SQL_PARTS); } > $@
+OBJ_FOLDERS = $(sort $(dir $(OBJS)))
+$(OBJS): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h) | $(OBJ_FOLDERS)
+$(OBJ_FOLDERS):
+	mkdir -p $@
+
+# What the library exports, where the linker can be told.
+exports = $(srcdir)/src/exports.map
+ifeq ($(PORTNAME),linux)
+SHLIB_LINK += -Wl,--version-script=$(exports)
+$(shlib): $(exports)
+endif
+
+apikeys--$(EXTVERSION).sql: $(SQL_PARTS) $(srcdir)/apikeys.control $(srcdir)/Makefile
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(filter %.sql,$^); } > $@
+
+# README.md names the others as docs/NAME.md, so the folder keeps its shape, which DOCS would not.
+doc_folder = $(DESTDIR)$(docdir)/$(docmoduledir)/apikeys
+install: install-docs
+install-docs:
+	$(MKDIR_P) '$(doc_folder)/docs'
+	$(INSTALL_DATA) $(srcdir)/README.md $(srcdir)/CHANGELOG.md $(srcdir)/LICENSE '$(doc_folder)/'
+	$(INSTALL_DATA) $(wildcard $(srcdir)/docs/*.md) '$(doc_folder)/docs/'
+uninstall: uninstall-docs
+uninstall-docs:
+	rm -rf '$(doc_folder)'
+.PHONY: install-docs uninstall-docs
 
 # The scripts ask for the lists above.
 print-%:
