@@ -158,6 +158,21 @@ uninstall-docs:
 	rm -rf '$(doc_folder)'
 .PHONY: install-docs uninstall-docs
 
+# installcheck names the settings that the running server lacks, instead of failing for want of them.
+installcheck: installcheck-settings
+installcheck-settings:
+	@missing=$$('$(bindir)/psql' -X -A -t -d postgres -c "SELECT setting FROM (VALUES \
+	    ('$(filter $(REGRESS_PRELOADED),$(REGRESS))$(ISOLATION)' <> '' AND current_setting('shared_preload_libraries') !~ 'apikeys', \
+	        'shared_preload_libraries = ''apikeys'''), \
+	    ('$(filter firstuse,$(ISOLATION))' <> '' AND current_setting('max_prepared_transactions') = '0', \
+	        'max_prepared_transactions = 10')) AS v(missing, setting) WHERE missing") && \
+	if [ -n "$$missing" ]; then \
+	    printf '%s\n' 'The tests need this in postgresql.conf, and a restart:' "$$missing" \
+	        'Without it, run: make installcheck ISOLATION= REGRESS="$(REGRESS_UNLOADED)"' >&2; \
+	    exit 1; \
+	fi
+.PHONY: installcheck-settings
+
 # The scripts ask for the lists above.
 print-%:
 	@echo $($*)
