@@ -125,6 +125,7 @@ include $(PGXS)
 
 # Out of the tree, what is built is never taken from the tree, where it may be built for another server.
 ifneq ($(srcdir),.)
+srcdir := $(srcdir)
 override VPATH =
 vpath %.c $(srcdir)
 vpath src/sql/%.sql $(srcdir)
