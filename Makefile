@@ -71,8 +71,8 @@ SQL_PARTS = \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
-# Of .build, what programs are made of; the rest of it belongs to the scripts.
-EXTRA_CLEAN = apikeys--*.sql .build/unit .build/fuzz .build/tools
+# Of .build, what make and lint put there; the rest of it belongs to the scripts.
+EXTRA_CLEAN = apikeys--*.sql .build/unit .build/fuzz .build/tools .build/lint
 
 PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lsodium

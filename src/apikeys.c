@@ -12,7 +12,10 @@
  *	clock			engine time and the wall clock
  *	secret			libsodium: random secrets, digests, comparison, wiping
  *
- * types/: the SQL types limits, digest and verdict
+ * types/: the SQL types
+ *	limits			caps by window
+ *	digest			SHA-256 of a key text
+ *	verdict			the answer to a request
  *
  * engine/: shared memory, never SPI or catalogs
  *	meter			counters of keys and accounts: pinned, loaded, evicted
