@@ -71,6 +71,8 @@ SQL_PARTS = \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
+# From one release to the next.
+DATA = $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/src/sql/apikeys--*--*.sql))
 # Of .build, what make and lint put there; the rest of it belongs to the scripts.
 EXTRA_CLEAN = apikeys--*.sql .build/unit .build/fuzz .build/tools .build/lint
 
