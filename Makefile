@@ -8,6 +8,7 @@ MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
 OBJS = \
 	src/pure/keytext.o \
+	src/pure/hashrule.o \
 	src/pure/limittext.o \
 	src/pure/ring.o \
 	src/pure/pattern.o \
@@ -24,6 +25,7 @@ OBJS = \
 	src/tables/catalog.o \
 	src/tables/rulecache.o \
 	src/request/block.o \
+	src/request/hint.o \
 	src/request/lookup.o \
 	src/types/verdict.o \
 	src/request/request.o \

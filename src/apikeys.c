@@ -9,6 +9,7 @@
  *	pattern			domains, origins, addresses, networks
  *	addressset		failures of a few addresses, and the blocks that follow
  *	requestid		the id of a request: a UUIDv7 that finds its row
+ *	hashrule		what part of a key text its digest is made of
  *	clock			engine time and the wall clock
  *	secret			libsodium: random secrets, digests, comparison, wiping
  *
@@ -32,6 +33,7 @@
  * request/: what decides about a request
  *	request			its arguments
  *	lookup			from key text to rows
+ *	hint			where a backend found rows before
  *	policy			the checks that need no meters
  *	block			blocked client addresses
  *	guard			used keys stay

@@ -42,18 +42,6 @@
 /* what is granted for longer is looked at again by then */
 #define GRANT_US_MAX (INT64CONST(100) * 366 * USECS_PER_DAY)
 
-typedef enum AdjustmentColumn
-{
-	ADJUSTMENT_WINDOW,
-	ADJUSTMENT_UNITS,
-	ADJUSTMENT_UNTIL,
-	ADJUSTMENT_COUNTS_FROM
-} AdjustmentColumn;
-
-CatalogTable AdjustmentTable = {"adjustment",
-								{"limit_window", "units", "until", "counts_from", NULL},
-								{"adjustment_subject_idx", NULL}};
-
 /* Whom this transaction has adjusted; in TopTransactionContext. */
 static MeterSubject *adjusted = NULL;
 static int adjusted_count = 0;
@@ -81,7 +69,8 @@ static void
 addRow(TupleTableSlot *slot, MeterAdjustments *adjustments)
 {
 	bool isnull;
-	text *name = DatumGetTextPP(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_WINDOW, &isnull));
+	text *name =
+		DatumGetTextPP(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_WINDOW, &isnull));
 	MeterAdjustment *adjustment = findWindow(adjustments, name);
 	TimestampTz now = ClockTimestamp(adjustments->now);
 	TimestampTz until;
@@ -89,18 +78,18 @@ addRow(TupleTableSlot *slot, MeterAdjustments *adjustments)
 
 	if (adjustment == NULL)
 		return;
-	until = DatumGetTimestampTz(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_UNTIL, &isnull));
+	until = DatumGetTimestampTz(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_UNTIL, &isnull));
 	if (isnull)
 	{
 		int64 counts_from =
-			DatumGetInt64(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_COUNTS_FROM, &isnull));
+			DatumGetInt64(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_COUNTS_FROM, &isnull));
 
 		adjustment->counts_from = Max(adjustment->counts_from, counts_from);
 		return;
 	}
 	if (until <= now)
 		return;
-	units = DatumGetInt64(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_UNITS, &isnull));
+	units = DatumGetInt64(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_UNITS, &isnull));
 	if (pg_add_s64_overflow(adjustment->granted, units, &units))
 		return;
 	adjustment->granted = units;
@@ -112,12 +101,12 @@ addRow(TupleTableSlot *slot, MeterAdjustments *adjustments)
 void
 AdjustmentRead(const MeterSubject *subject, Snapshot snapshot, MeterAdjustments *adjustments)
 {
-	Relation rel = CatalogOpen(&AdjustmentTable, AccessShareLock);
+	Relation rel = CatalogOpen(&CatalogAdjustment, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	Datum values[2] = {CharGetDatum((char) subject->kind), Int64GetDatum(subject->id)};
 	CatalogScan scan;
 
-	CatalogScanBegin(&scan, &AdjustmentTable, rel, 0, snapshot, 2, values, NULL);
+	CatalogScanBegin(&scan, &CatalogAdjustment, rel, 0, snapshot, 2, values, NULL);
 	while (CatalogScanNext(&scan, slot, NULL))
 	{
 		bool isnull;

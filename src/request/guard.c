@@ -59,18 +59,15 @@
 
 #define SUBJECT_KEY 'k' /* usage_total.subject of a key */
 
-static CatalogTable key_table = {.name = "key", .columns = {"key_id"}};
-static CatalogTable usage_total = {.name = "usage_total", .indexes = {"usage_total_pkey"}};
-
 /*
- * The lock of the whole table; key_table must be resolved.
+ * The lock of the whole table.
  */
 static LOCKTAG
 tableTag(void)
 {
 	LOCKTAG tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, key_table.oid, 0, LOCK_CLASS_TABLE);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, CatalogOid(&CatalogKey), 0, LOCK_CLASS_TABLE);
 	return tag;
 }
 
@@ -99,11 +96,9 @@ keyTag(int64 key_id)
 bool
 GuardFirstUseTryLock(int64 key_id)
 {
-	LOCKTAG table;
+	LOCKTAG table = tableTag();
 	LOCKTAG key = keyTag(key_id);
 
-	CatalogResolve(&key_table);
-	table = tableTag();
 	if (LockHeldByMe(&table, AccessExclusiveLock) || LockHeldByMe(&key, ExclusiveLock))
 		return false;
 	if (LockAcquire(&table, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
@@ -131,7 +126,7 @@ GuardFirstUseUnlock(int64 key_id)
 
 /*
  * Lock a key, or the whole table after many, against its first use to the end
- * of the transaction; key_table must be resolved.
+ * of the transaction.
  *
  * Keys of statements and savepoints that were rolled back count too: the whole
  * table is locked sooner, no worse.
@@ -170,14 +165,14 @@ lockForDelete(int64 key_id)
 static bool
 isUsed(const int64 *key_id)
 {
-	Relation usage = CatalogOpen(&usage_total, AccessShareLock);
+	Relation usage = CatalogOpen(&CatalogUsageTotal, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(usage, NULL);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Datum values[] = {CharGetDatum(SUBJECT_KEY), key_id ? Int64GetDatum(*key_id) : (Datum) 0};
 	CatalogScan scan;
 	bool used;
 
-	CatalogScanBegin(&scan, &usage_total, usage, 0, snapshot, key_id ? 2 : 1, values, NULL);
+	CatalogScanBegin(&scan, &CatalogUsageTotal, usage, 0, snapshot, key_id ? 2 : 1, values, NULL);
 	used = CatalogScanNext(&scan, slot, NULL);
 	CatalogScanEnd(&scan);
 
@@ -198,8 +193,8 @@ isPending(const int64 *key_id)
 	MeterSubject subject;
 
 	if (key_id == NULL)
-		return MeterAnyPending(key_table.oid);
-	MeterSubjectSet(&subject, key_table.oid, METER_KEY, *key_id);
+		return MeterAnyPending(CatalogOid(&CatalogKey));
+	MeterSubjectSet(&subject, CatalogOid(&CatalogKey), METER_KEY, *key_id);
 	return MeterHasPending(&subject);
 }
 
@@ -233,8 +228,8 @@ apikeys_guard_delete(PG_FUNCTION_ARGS)
 	requireTrigger(fcinfo, CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(trigger->tg_event) &&
 							   TRIGGER_FIRED_FOR_ROW(trigger->tg_event) &&
 							   TRIGGER_FIRED_BY_DELETE(trigger->tg_event));
-	CatalogResolve(&key_table);
-	key_id = DatumGetInt64(heap_getattr(trigger->tg_trigtuple, key_table.attnums[0],
+	CatalogResolve(&CatalogKey);
+	key_id = DatumGetInt64(heap_getattr(trigger->tg_trigtuple, CatalogKey.attnums[KEY_KEY_ID],
 										RelationGetDescr(trigger->tg_relation), &isnull));
 
 	lockForDelete(key_id);
@@ -258,8 +253,6 @@ apikeys_guard_truncate(PG_FUNCTION_ARGS)
 
 	requireTrigger(fcinfo, CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(trigger->tg_event) &&
 							   TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event));
-
-	CatalogResolve(&key_table);
 	tag = tableTag();
 	(void) LockAcquire(&tag, AccessExclusiveLock, false, false);
 	if (isPending(NULL) || isUsed(NULL))

@@ -59,25 +59,6 @@
 #define MINUTES (60 * USECS_PER_SEC)
 #define DAYS (86400 * USECS_PER_SEC)
 
-typedef enum TotalColumn
-{
-	TOTAL_UNITS
-} TotalColumn;
-
-static CatalogTable total_table = {"usage_total", {"units", NULL}, {"usage_total_pkey", NULL}};
-
-typedef enum BucketColumn
-{
-	BUCKET_BUCKET,
-	BUCKET_UNITS
-} BucketColumn;
-
-static CatalogTable bucket_table = {
-	"usage_bucket", {"bucket", "units", NULL}, {"usage_bucket_pkey", NULL}};
-
-/* its OID is part of a meter's name */
-static CatalogTable key_table = {"key", {NULL}, {NULL}};
-
 PG_FUNCTION_INFO_V1(apikeys_usage_limits);
 PG_FUNCTION_INFO_V1(apikeys_usage_check);
 PG_FUNCTION_INFO_V1(apikeys_usage_units);
@@ -145,16 +126,18 @@ bucketEnd(TimestampTz start, TimestampTz now)
 static bool
 readTotal(const MeterSubject *subject, Snapshot snapshot, int64 *units)
 {
-	Relation rel = CatalogOpen(&total_table, AccessShareLock);
+	Relation rel = CatalogOpen(&CatalogUsageTotal, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	Datum values[2] = {CharGetDatum((char) subject->kind), Int64GetDatum(subject->id)};
 	CatalogScan scan;
 	bool isnull;
 	bool used;
 
-	CatalogScanBegin(&scan, &total_table, rel, 0, snapshot, 2, values, NULL);
+	CatalogScanBegin(&scan, &CatalogUsageTotal, rel, 0, snapshot, 2, values, NULL);
 	used = CatalogScanNext(&scan, slot, NULL);
-	*units = used ? DatumGetInt64(CatalogColumn(&total_table, slot, TOTAL_UNITS, &isnull)) : 0;
+	*units =
+		used ? DatumGetInt64(CatalogColumn(&CatalogUsageTotal, slot, USAGE_TOTAL_UNITS, &isnull)) :
+			   0;
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, AccessShareLock);
@@ -166,7 +149,7 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loadin
 {
 	static const StrategyNumber strategies[] = {BTEqualStrategyNumber, BTEqualStrategyNumber,
 												BTGreaterStrategyNumber};
-	Relation rel = CatalogOpen(&bucket_table, AccessShareLock);
+	Relation rel = CatalogOpen(&CatalogUsageBucket, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TimestampTz now_us = ClockTimestamp(loading->now);
 	uint32 longest = 0;
@@ -178,13 +161,14 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loadin
 	values[0] = CharGetDatum((char) subject->kind);
 	values[1] = Int64GetDatum(subject->id);
 	values[2] = TimestampTzGetDatum(now_us - longest * USECS_PER_SEC - DAYS);
-	CatalogScanBegin(&scan, &bucket_table, rel, 0, snapshot, 3, values, strategies);
+	CatalogScanBegin(&scan, &CatalogUsageBucket, rel, 0, snapshot, 3, values, strategies);
 	while (CatalogScanNext(&scan, slot, NULL))
 	{
 		bool isnull;
-		TimestampTz start =
-			DatumGetTimestampTz(CatalogColumn(&bucket_table, slot, BUCKET_BUCKET, &isnull));
-		int64 units = DatumGetInt64(CatalogColumn(&bucket_table, slot, BUCKET_UNITS, &isnull));
+		TimestampTz start = DatumGetTimestampTz(
+			CatalogColumn(&CatalogUsageBucket, slot, USAGE_BUCKET_BUCKET, &isnull));
+		int64 units =
+			DatumGetInt64(CatalogColumn(&CatalogUsageBucket, slot, USAGE_BUCKET_UNITS, &isnull));
 		TimestampTz end = bucketEnd(start, now_us);
 
 		for (int i = 0; i < loading->count; i++)
@@ -255,9 +239,9 @@ lockTable(CatalogTable *table, CatalogLocks *locks, int64 deadline)
 static bool
 lockTables(const MeterLoading *loading, CatalogLocks *locks, int64 deadline)
 {
-	return (!loading->whole || lockTable(&total_table, locks, deadline)) &&
-		   (loading->count == 0 || lockTable(&bucket_table, locks, deadline)) &&
-		   lockTable(&AdjustmentTable, locks, deadline);
+	return (!loading->whole || lockTable(&CatalogUsageTotal, locks, deadline)) &&
+		   (loading->count == 0 || lockTable(&CatalogUsageBucket, locks, deadline)) &&
+		   lockTable(&CatalogAdjustment, locks, deadline);
 }
 
 /*
@@ -288,7 +272,7 @@ readAdjustments(const MeterSubject *subject, MeterIndex meter, int64 deadline)
 	MeterAdjustments adjustments;
 	Snapshot snapshot;
 
-	if (!lockTable(&AdjustmentTable, &locks, deadline))
+	if (!lockTable(&CatalogAdjustment, &locks, deadline))
 		return false;
 	MeterAdjustBegin(meter, &adjustments);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -436,8 +420,8 @@ apikeys_usage_limits(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	LimitsUnpack(PG_GETARG_DATUM(2), &limits);
-	CatalogResolve(&key_table);
-	UsageRead(key_table.oid, (MeterKind) PG_GETARG_CHAR(0), PG_GETARG_INT64(1), &limits, readings);
+	UsageRead(CatalogOid(&CatalogKey), (MeterKind) PG_GETARG_CHAR(0), PG_GETARG_INT64(1), &limits,
+			  readings);
 	for (int i = 0; i < limits.count; i++)
 	{
 		const UsageLimit *limit = &limits.limits[i];
@@ -469,9 +453,8 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 	int64 recorded;
 
 	InitMaterializedSRF(fcinfo, 0);
-	CatalogResolve(&key_table);
-	for (MeterIndex meter = 0; MeterNextSettled(key_table.oid, &meter, &subject, &recorded);
-		 meter++)
+	for (MeterIndex meter = 0;
+		 MeterNextSettled(CatalogOid(&CatalogKey), &meter, &subject, &recorded); meter++)
 	{
 		MeterIndex again = meter;
 		MeterSubject subject_again;
@@ -486,7 +469,7 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 		UnregisterSnapshot(snapshot);
 		stored = MeterUnitsSince(stored, adjustments.windows[0].counts_from);
 		if (stored != recorded &&
-			MeterNextSettled(key_table.oid, &again, &subject_again, &recorded_again) &&
+			MeterNextSettled(CatalogOid(&CatalogKey), &again, &subject_again, &recorded_again) &&
 			again == meter && recorded_again == recorded &&
 			memcmp(&subject, &subject_again, sizeof(subject)) == 0)
 		{
@@ -512,8 +495,8 @@ apikeys_usage_units(PG_FUNCTION_ARGS)
 	Snapshot snapshot;
 	int64 units;
 
-	CatalogResolve(&key_table);
-	MeterSubjectSet(&subject, key_table.oid, (MeterKind) PG_GETARG_CHAR(0), PG_GETARG_INT64(1));
+	MeterSubjectSet(&subject, CatalogOid(&CatalogKey), (MeterKind) PG_GETARG_CHAR(0),
+					PG_GETARG_INT64(1));
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	readTotal(&subject, snapshot, &units);
 	UnregisterSnapshot(snapshot);

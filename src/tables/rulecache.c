@@ -48,25 +48,6 @@ typedef struct Rule
 	LimitSet limits;
 } Rule;
 
-typedef enum RuleColumn
-{
-	RULE_NAME,
-	RULE_LIMITS,
-	RULE_PREFIX /* plans only */
-} RuleColumn;
-
-typedef enum BlockColumn
-{
-	BLOCK_NETWORK,
-	BLOCK_UNTIL
-} BlockColumn;
-
-static CatalogTable tier_table = {"tier", {"name", "limits", NULL}, {NULL}};
-static CatalogTable plan_table = {"plan", {"name", "limits", "key_prefix", NULL}, {NULL}};
-static CatalogTable block_table = {"address_block", {"network", "until", NULL}, {NULL}};
-
-static CatalogTable key_product_table = {"key_product", {NULL}, {"key_product_pkey", NULL}};
-
 /* What is known of key_product. */
 typedef enum ProductsKnown
 {
@@ -94,10 +75,10 @@ PG_FUNCTION_INFO_V1(apikeys_rulecache_changed);
 static void
 dropCache(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == tier_table.oid || relid == plan_table.oid ||
-		relid == block_table.oid)
+	if (relid == InvalidOid || relid == CatalogTier.oid || relid == CatalogPlan.oid ||
+		relid == CatalogAddressBlock.oid)
 		cache_valid = false;
-	if (relid == InvalidOid || relid == key_product_table.oid)
+	if (relid == InvalidOid || relid == CatalogKeyProduct.oid)
 		products = PRODUCTS_UNKNOWN;
 }
 
@@ -115,14 +96,14 @@ registerCallback(void)
 static void
 addRule(CatalogTable *table, TupleTableSlot *slot)
 {
-	Rule **list = (table == &plan_table) ? &plans : &tiers;
+	Rule **list = (table == &CatalogPlan) ? &plans : &tiers;
 	Rule *rule = palloc0(sizeof(Rule));
 	bool isnull;
 
 	rule->name = TextDatumGetCString(CatalogColumn(table, slot, RULE_NAME, &isnull));
 	rule->name_len = strlen(rule->name);
 	LimitsUnpack(CatalogColumn(table, slot, RULE_LIMITS, &isnull), &rule->limits);
-	if (table == &plan_table)
+	if (table == &CatalogPlan)
 	{
 		rule->prefix = TextDatumGetCString(CatalogColumn(table, slot, RULE_PREFIX, &isnull));
 		rule->prefix_len = strlen(rule->prefix);
@@ -138,9 +119,9 @@ addBlock(CatalogTable *table, TupleTableSlot *slot)
 	RuleCacheBlocked *block = palloc(sizeof(RuleCacheBlocked));
 	bool isnull;
 
-	block->network =
-		(const inet *) PG_DETOAST_DATUM_COPY(CatalogColumn(table, slot, BLOCK_NETWORK, &isnull));
-	block->until = DatumGetTimestampTz(CatalogColumn(table, slot, BLOCK_UNTIL, &isnull));
+	block->network = (const inet *) PG_DETOAST_DATUM_COPY(
+		CatalogColumn(table, slot, ADDRESS_BLOCK_NETWORK, &isnull));
+	block->until = DatumGetTimestampTz(CatalogColumn(table, slot, ADDRESS_BLOCK_UNTIL, &isnull));
 	if (isnull)
 		block->until = DT_NOEND;
 	block->next = blocks;
@@ -184,13 +165,13 @@ readCache(void)
 		MemoryContextReset(rules_context);
 		tiers = plans = NULL;
 		blocks = NULL;
-		CatalogResolve(&tier_table);
-		CatalogResolve(&plan_table);
-		CatalogResolve(&block_table);
+		CatalogResolve(&CatalogTier);
+		CatalogResolve(&CatalogPlan);
+		CatalogResolve(&CatalogAddressBlock);
 		cache_valid = true; /* before reading: a change from here on unsets it */
-		readTable(&tier_table, addRule);
-		readTable(&plan_table, addRule);
-		readTable(&block_table, addBlock);
+		readTable(&CatalogTier, addRule);
+		readTable(&CatalogPlan, addRule);
+		readTable(&CatalogAddressBlock, addBlock);
 		cache_complete = true;
 	} while (!cache_valid);
 }
@@ -260,13 +241,13 @@ RuleCachePrefixIsKnown(const char *prefix, size_t len)
 static bool
 readProducts(void)
 {
-	Relation rel = CatalogOpen(&key_product_table, AccessShareLock);
+	Relation rel = CatalogOpen(&CatalogKeyProduct, AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	CatalogScan scan;
 	bool found;
 
-	CatalogScanBegin(&scan, &key_product_table, rel, 0, snapshot, 0, NULL, NULL);
+	CatalogScanBegin(&scan, &CatalogKeyProduct, rel, 0, snapshot, 0, NULL, NULL);
 	found = CatalogScanNext(&scan, slot, NULL);
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -284,7 +265,7 @@ RuleCacheProductsExist(void)
 		bool found;
 
 		registerCallback();
-		CatalogResolve(&key_product_table);
+		CatalogResolve(&CatalogKeyProduct);
 		products = PRODUCTS_READING; /* before reading: a change from here on unsets it */
 		found = readProducts();
 		if (products != PRODUCTS_READING)

@@ -99,8 +99,6 @@
 
 int WriterFlushInterval = 200;
 
-static CatalogTable log_table = {"request_log", {NULL}, {NULL}};
-
 static volatile sig_atomic_t stop_requested = false;
 
 /*
@@ -192,7 +190,7 @@ flushBatch(void)
 static void
 actAsOwner(void)
 {
-	Relation rel = CatalogOpen(&log_table, AccessShareLock);
+	Relation rel = CatalogOpenBare(&CatalogRequestLog, AccessShareLock);
 	Oid user;
 	int context;
 
