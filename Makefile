@@ -36,7 +36,11 @@ OBJS = \
 	src/manage/redact.o \
 	src/request/adjustment.o \
 	src/request/usage.o \
+	src/request/metering.o \
+	src/request/limitstatus.o \
+	src/request/call.o \
 	src/request/verify.o \
+	src/request/complete.o \
 	src/engine/engine.o \
 	src/writer/notice.o \
 	src/tables/rows.o \

@@ -38,9 +38,13 @@
  *	block			blocked client addresses
  *	guard			used keys stay
  *	adjustment		resets and grants
- *	usage			meters from the tables
+ *	usage			usage as the tables have it
+ *	metering		meters of a call, loaded from the tables
+ *	limitstatus		how much of limits is used
  *	authenticate	all checks but the meters
+ *	call			deadline and waits of a call
  *	verify			the whole protocol of a request
+ *	complete		how a request ended
  *
  * writer/: the background workers
  *	launcher		the worker that starts writers
@@ -74,6 +78,7 @@
 #include "pure/clock.h"
 #include "pure/secret.h"
 #include "request/block.h"
+#include "request/call.h"
 #include "request/verify.h"
 #include "types/verdict.h"
 #include "writer/batch.h"
@@ -121,7 +126,7 @@ defineStartSettings(void)
 static void
 defineEngineSettings(void)
 {
-	static const struct config_enum_entry overload_rules[] = {
+	static const struct config_enum_entry on_overload[] = {
 		{"deny", OVERLOAD_DENY, false}, {"allow", OVERLOAD_ALLOW, false}, {NULL, 0, false}};
 	static const struct config_enum_entry address_rules[] = {{"full", ADDRESS_FULL, false},
 															 {"network", ADDRESS_NETWORK, false},
@@ -157,7 +162,7 @@ defineEngineSettings(void)
 		"apikeys.on_overload",
 		"What becomes of requests that cannot be recorded: deny, or allow without a record.",
 		"The first use of a key is always recorded or denied.", &VerifyOnOverload, OVERLOAD_DENY,
-		overload_rules, PGC_SIGHUP, 0, NULL, NULL, NULL);
+		on_overload, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.quota_status", "HTTP status of the verdict quota_exceeded.",
 							NULL, &QuotaStatus, 401, 400, 499, PGC_SIGHUP, 0, NULL, NULL, NULL);
@@ -165,7 +170,7 @@ defineEngineSettings(void)
 	DefineCustomBoolVariable(
 		"apikeys.synchronous_usage",
 		"Gives a verdict only when its record would survive a crash of the server.", NULL,
-		&VerifySynchronous, false, PGC_SUSET, 0, NULL, NULL, NULL);
+		&CallSynchronous, false, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.queue_timeout",
 							"How long a request may wait in all before its verdict is overloaded.",

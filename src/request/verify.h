@@ -1,19 +1,18 @@
 /*
  * verify.h
- *	  Settings of verify, and what it needs.
+ *	  Settings of verify.
  */
 #ifndef VERIFY_H
 #define VERIFY_H
 
 #include "postgres.h"
 
-typedef enum OverloadRule
+typedef enum OnOverload
 {
 	OVERLOAD_DENY,
 	OVERLOAD_ALLOW
-} OverloadRule;
+} OnOverload;
 
-extern bool VerifySynchronous; /* setting apikeys.synchronous_usage */
-extern int VerifyOnOverload;   /* setting apikeys.on_overload, an OverloadRule */
+extern int VerifyOnOverload; /* setting apikeys.on_overload, an OnOverload */
 
 #endif
