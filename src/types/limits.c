@@ -230,67 +230,6 @@ apikeys_limits_hash_extended(PG_FUNCTION_ARGS)
 	PG_RETURN_UINT64(hash);
 }
 
-PG_FUNCTION_INFO_V1(apikeys_limits_cmp);
-PG_FUNCTION_INFO_V1(apikeys_limits_lt);
-PG_FUNCTION_INFO_V1(apikeys_limits_le);
-PG_FUNCTION_INFO_V1(apikeys_limits_ge);
-PG_FUNCTION_INFO_V1(apikeys_limits_gt);
-
-/*
- * Compare the two arguments limit by limit, window before cap.  An order for
- * sorting, of no other meaning.
- */
-static int
-compareArguments(FunctionCallInfo fcinfo)
-{
-	LimitSet a;
-	LimitSet b;
-
-	LimitsUnpack(PG_GETARG_DATUM(0), &a);
-	LimitsUnpack(PG_GETARG_DATUM(1), &b);
-	for (int i = 0; i < Min(a.count, b.count); i++)
-	{
-		const UsageLimit *x = &a.limits[i];
-		const UsageLimit *y = &b.limits[i];
-
-		if (x->window != y->window)
-			return x->window < y->window ? -1 : 1;
-		if (x->cap != y->cap)
-			return x->cap < y->cap ? -1 : 1;
-	}
-	return a.count - b.count;
-}
-
-Datum
-apikeys_limits_cmp(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(compareArguments(fcinfo));
-}
-
-Datum
-apikeys_limits_lt(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) < 0);
-}
-
-Datum
-apikeys_limits_le(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) <= 0);
-}
-
-Datum
-apikeys_limits_ge(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) >= 0);
-}
-
-Datum
-apikeys_limits_gt(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) > 0);
-}
-
 PG_FUNCTION_INFO_V1(apikeys_limits_cap);
 PG_FUNCTION_INFO_V1(apikeys_limits_items);
 
