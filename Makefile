@@ -39,6 +39,7 @@ OBJS = \
 	src/request/metering.o \
 	src/request/limitstatus.o \
 	src/request/call.o \
+	src/request/record.o \
 	src/request/verify.o \
 	src/request/complete.o \
 	src/engine/engine.o \

@@ -43,6 +43,7 @@
  *	limitstatus		how much of limits is used
  *	authenticate	all checks but the meters
  *	call			deadline and waits of a call
+ *	record			a request is metered and recorded
  *	verify			the whole protocol of a request
  *	complete		how a request ended
  *
@@ -79,7 +80,7 @@
 #include "pure/secret.h"
 #include "request/block.h"
 #include "request/call.h"
-#include "request/verify.h"
+#include "request/record.h"
 #include "types/verdict.h"
 #include "writer/batch.h"
 #include "writer/launcher.h"
@@ -161,7 +162,7 @@ defineEngineSettings(void)
 	DefineCustomEnumVariable(
 		"apikeys.on_overload",
 		"What becomes of requests that cannot be recorded: deny, or allow without a record.",
-		"The first use of a key is always recorded or denied.", &VerifyOnOverload, OVERLOAD_DENY,
+		"The first use of a key is always recorded or denied.", &RecordOnOverload, OVERLOAD_DENY,
 		on_overload, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.quota_status", "HTTP status of the verdict quota_exceeded.",

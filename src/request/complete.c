@@ -87,7 +87,7 @@ readArguments(FunctionCallInfo fcinfo, Event *event)
 						errmsg("credits must not be greater than %lld", (long long) CREDITS_MAX)));
 }
 
-/* Takes the key's id from the request's; false: verify cannot have made that. */
+/* Reads the key's id in the request's; false: verify never made such an id. */
 static bool
 readRequestId(const pg_uuid_t *id, Event *event)
 {
