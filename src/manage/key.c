@@ -3,7 +3,7 @@
  *	  What the management functions need from C: new key texts, digests,
  *	  locators, the wall clock and the words for a key's state.
  *
- * The rules for keys are SQL (src/sql/key.sql).  Here stands only what SQL
+ * The rest of key management is SQL (src/sql/key.sql).  Here is only what SQL
  * cannot do: libsodium, the pure parts, the clock that tests may move, and
  * settings that a session cannot plant.
  *
@@ -28,7 +28,7 @@
 #include "pure/secret.h"
 #include "types/digest.h"
 
-#define KEY_NUMBER_BITS 37 /* of a key id; the locator stands above them */
+#define KEY_NUMBER_BITS 37 /* of a key id; the locator is above them */
 
 bool KeyCreateAccounts;
 int KeyExpiryNotice;
@@ -45,7 +45,7 @@ PG_FUNCTION_INFO_V1(apikeys_shard_hash_text);
 PG_FUNCTION_INFO_V1(apikeys_shard_hash_id);
 PG_FUNCTION_INFO_V1(apikeys_shard_hash_account);
 
-/* Compute the locator of an account's name, which is hashed as UTF-8. */
+/* Computes the locator of an account's name, which is hashed as UTF-8. */
 static uint16
 computeLocator(text *account)
 {
@@ -56,7 +56,7 @@ computeLocator(text *account)
 	return SecretLocator(utf8, utf8 == name ? len : strlen(utf8));
 }
 
-/* Read the wall clock as the server counts time. */
+/* Reads the wall clock as the server counts time. */
 static TimestampTz
 readWallClock(void)
 {
@@ -64,7 +64,7 @@ readWallClock(void)
 		   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 }
 
-/* List the names of the hash rules, for a hint. */
+/* Lists the names of the hash rules, for a hint. */
 static char *
 listHashRules(void)
 {
@@ -80,7 +80,7 @@ listHashRules(void)
 	return list.data;
 }
 
-/* Find a hash rule by its name (NULL: none); raises 22023 if it is unknown. */
+/* Finds a hash rule by its name (NULL: none); raises 22023 if it is unknown. */
 static const HashRule *
 requireHashRule(text *name)
 {

@@ -5,7 +5,7 @@
  *
  * They write to no table, so they work on a standby and without shared memory.
  * authenticate leaves the limits out.  Where there is shared memory it counts
- * failures like verify: guessing keys by it would else be free.
+ * failures as verify does, so that nobody can guess keys by it.
  */
 #include "postgres.h"
 

@@ -5,13 +5,13 @@
  *
  * A key is used from the moment any request has named it, and its row in
  * usage_total says so.  A foreign key cannot guard that: only the writer writes
- * usage_total, later than the request, and no lock of anybody may stall it.  So
- * triggers look there instead.  They are ENABLE ALWAYS, in C and call no SPI:
- * neither session_replication_role nor any other setting, snapshot or privilege
- * of the caller has a say in what they see.
+ * usage_total, later than the request, and no lock of another session may delay
+ * the writer.  So triggers look there instead.  They are ENABLE ALWAYS, in C
+ * and without SPI: what they see does not depend on session_replication_role or
+ * any other setting, on the caller's snapshot or privileges.
  *
- * Only the first use can race with a deletion, and the two exclude each other
- * by heavyweight locks (advisory, but of classes that SQL cannot name: its own
+ * Only the first use can race with a deletion.  The two exclude each other by
+ * heavyweight locks: advisory ones, but of classes that SQL cannot use (its own
  * are 1 and 2):
  *
  *						whole table (class 3)		key (class 4)
@@ -20,15 +20,15 @@
  *	many, TRUNCATE		AccessExclusive				-
  *
  * The first use takes its locks before it reads the key's row for the last
- * time, and lets go when its row in usage_total is committed; a deletion takes
- * them before it looks there, and keeps them to the end of its transaction.
- * Whoever comes second sees what the first has done.  Being ordinary locks of
- * the transaction, those of a deletion follow it through savepoints, PREPARE
- * TRANSACTION and a crash.  A key that has been used needs no lock any more.
+ * time, and releases them when its row in usage_total is committed.  A deletion
+ * takes them before it looks there, and keeps them to the end of its
+ * transaction.  The second of the two sees what the first has done.  The locks
+ * of a deletion are ordinary locks of the transaction: they survive savepoints,
+ * PREPARE TRANSACTION and a crash.  A key that has been used needs no lock.
  *
  * Order: the key's tuple (which the executor locks before the trigger), its
- * lock, the whole table's.  A first use takes the other two the other way
- * round, but never waits for either, so no cycle goes through it.
+ * lock, the lock of the whole table.  A first use takes the latter two in the
+ * opposite order, but waits for neither, so it cannot be part of a deadlock.
  */
 #include "postgres.h"
 
@@ -59,9 +59,7 @@
 
 #define SUBJECT_KEY 'k' /* usage_total.subject of a key */
 
-/*
- * The lock of the whole table.
- */
+/* The lock of the whole table. */
 static LOCKTAG
 tableTag(void)
 {
@@ -71,9 +69,7 @@ tableTag(void)
 	return tag;
 }
 
-/*
- * The lock of a key.
- */
+/* The lock of a key. */
 static LOCKTAG
 keyTag(int64 key_id)
 {
@@ -85,13 +81,13 @@ keyTag(int64 key_id)
 }
 
 /*
- * Lock a key against deletion for its first use; false if somebody is about to
+ * Locks a key against deletion for its first use; false if somebody is about to
  * delete it, our own transaction included: its locks would not hinder us, and
  * what deletes the row may be the very command that we are called from.
  *
  * Never waits, so that a first use is no victim of the deadlock detector and
  * keeps its own deadline: try again until then, reading the key anew each time.
- * The locks go at GuardFirstUseUnlock, or at the end of the transaction.
+ * The locks end with GuardFirstUseUnlock, or with the transaction.
  */
 bool
 GuardFirstUseTryLock(int64 key_id)
@@ -111,9 +107,7 @@ GuardFirstUseTryLock(int64 key_id)
 	return true;
 }
 
-/*
- * Let go what GuardFirstUseTryLock has locked; under the same resource owner.
- */
+/* Releases the locks of GuardFirstUseTryLock; under the same resource owner. */
 void
 GuardFirstUseUnlock(int64 key_id)
 {
@@ -125,11 +119,11 @@ GuardFirstUseUnlock(int64 key_id)
 }
 
 /*
- * Lock a key, or the whole table after many, against its first use to the end
+ * Locks a key, or the whole table after many, against its first use to the end
  * of the transaction.
  *
- * Keys of statements and savepoints that were rolled back count too: the whole
- * table is locked sooner, no worse.
+ * Keys of statements and savepoints that were rolled back count, too: at worst
+ * the whole table is locked sooner.
  */
 static void
 lockForDelete(int64 key_id)
@@ -159,7 +153,7 @@ lockForDelete(int64 key_id)
 }
 
 /*
- * Tell whether a key (NULL: any) has a row in usage_total, of those committed
+ * Tells whether a key (NULL: any) has a row in usage_total, of those committed
  * by now and our own.
  */
 static bool
@@ -183,7 +177,7 @@ isUsed(const int64 *key_id)
 }
 
 /*
- * Tell whether events of a key (NULL: any) wait to be written.  To be asked
+ * Tells whether events of a key (NULL: any) wait to be written.  To be asked
  * before isUsed: what waits no more then has been committed, and a snapshot
  * taken later sees it.
  */
@@ -202,9 +196,7 @@ PG_FUNCTION_INFO_V1(apikeys_guard_delete);
 PG_FUNCTION_INFO_V1(apikeys_guard_truncate);
 PG_FUNCTION_INFO_V1(apikeys_guard_change);
 
-/*
- * Stop a function that is not called as the trigger it is.
- */
+/* Stops a function that is not called as the trigger it is. */
 static void
 requireTrigger(FunctionCallInfo fcinfo, bool fits)
 {
@@ -215,9 +207,7 @@ requireTrigger(FunctionCallInfo fcinfo, bool fits)
 						errhidestmt(true)));
 }
 
-/*
- * BEFORE DELETE of each row of key: refuse a key that has been used.
- */
+/* BEFORE DELETE of each row of key: refuse a key that has been used. */
 Datum
 apikeys_guard_delete(PG_FUNCTION_ARGS)
 {
@@ -242,9 +232,7 @@ apikeys_guard_delete(PG_FUNCTION_ARGS)
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
-/*
- * BEFORE TRUNCATE of key: refuse if any key has been used.
- */
+/* BEFORE TRUNCATE of key: refuse if any key has been used. */
 Datum
 apikeys_guard_truncate(PG_FUNCTION_ARGS)
 {

@@ -210,9 +210,7 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 			RuleCacheTierLimits(DatumGetTextPP(value), &row->limits);
 	}
 
-	/*
-	 * A foreign key says that the account is there; the snapshot is the same.
-	 */
+	/* A foreign key makes sure that it exists; the snapshot is the same. */
 	account_hint = fetchAccount(lookup, row->account_id);
 	if (account_hint == NULL)
 		elog(ERROR, "account " INT64_FORMAT " of key " INT64_FORMAT " is missing", row->account_id,
@@ -362,10 +360,10 @@ LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
  * Tells what the key's list of products says of one of them (NULL: none was
  * named).
  */
-ProductStanding
+ProductMatch
 LookupProduct(Lookup *lookup, int64 key_id, const text *product)
 {
-	ProductStanding standing = PRODUCT_UNRESTRICTED;
+	ProductMatch match = PRODUCT_UNRESTRICTED;
 	Datum value = Int64GetDatum(key_id);
 	Relation rel;
 	TupleTableSlot *slot;
@@ -376,28 +374,28 @@ LookupProduct(Lookup *lookup, int64 key_id, const text *product)
 	rel = CatalogOpen(&CatalogKeyProduct, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
 	CatalogScanBegin(&scan, &CatalogKeyProduct, rel, 0, lookup->snapshot, 1, &value, NULL);
-	while (standing != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
+	while (match != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
 	{
 		bool isnull;
 		text *assigned =
 			DatumGetTextPP(CatalogColumn(&CatalogKeyProduct, slot, KEY_PRODUCT_PRODUCT, &isnull));
 
-		standing = PRODUCT_NOT_ASSIGNED;
+		match = PRODUCT_NOT_ASSIGNED;
 		if (product && VARSIZE_ANY_EXHDR(assigned) == VARSIZE_ANY_EXHDR(product) &&
 			memcmp(VARDATA_ANY(assigned), VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product)) == 0)
-			standing = PRODUCT_ASSIGNED;
+			match = PRODUCT_ASSIGNED;
 	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);
-	return standing;
+	return match;
 }
 
 /*
- * Tells whether the key that was found was made by this session's own
- * transaction, which is still open: nobody else can see it, and a rollback
- * would take it away.  (A key that this transaction has only changed is seen
- * by the same snapshot as of the transaction's begin.)
+ * Tells whether the key that was found was made by this session's own open
+ * transaction: no other session can see it, and a rollback would remove it.  (A
+ * key that this transaction has only changed is also seen by the snapshot with
+ * the command id of the transaction's begin.)
  */
 bool
 LookupMadeHere(Lookup *lookup, int64 key_id)

@@ -3,20 +3,21 @@
  *	  What the C code needs of plans, tiers, products and blocks by hand,
  *	  cached in the backend.
  *
- * They are few and seldom change, and every verdict needs them. The first need
- * reads the tables whole into a memory context of their own; any change to one
- * of them drops the lot: triggers on them send a relcache invalidation, which
- * reaches every backend before its next verdict (LookupBegin accepts
- * invalidations) and, after a rollback, this one again. A plan or tier that is
- * not found in the cache has been added since and is looked for by reading
- * anew; its absence is never cached, so INSERT needs no trigger.
+ * They are few and seldom change, and every verdict needs them.  The tables are
+ * read whole when they are first needed, into a memory context of their own.
+ * Any change to one of them drops all that is cached: triggers on the tables
+ * send a relcache invalidation, which reaches every backend before its next
+ * verdict (LookupBegin accepts invalidations) and, after a rollback, the
+ * session's own again.  A plan or tier that is not in the cache has been added
+ * since, and the tables are read again; its absence is never cached, so INSERT
+ * needs no trigger.
  *
- * Of products it is known whether any key has some: where none has, no call
- * need look into key_product.  That is a cached absence, and so is that no
- * block covers an address: there INSERT too sends an invalidation, for each
- * row, since a subscription's worker fires no statement triggers.  (A restore
- * fires it, to no harm.)  Invalidations are sent before the COMMIT of the
- * change is acknowledged, so the next call knows.
+ * Of products the cache knows whether any key has some: if none has, no call
+ * need read key_product.  That is a cached absence, and so is the absence of a
+ * block on an address.  So INSERT into these tables sends an invalidation, too,
+ * for each row, since a subscription's worker fires no statement triggers.  (A
+ * restore fires the trigger, which does no harm.)  Invalidations are sent
+ * before the COMMIT of the change is acknowledged, so the next call sees it.
  */
 #include "postgres.h"
 
@@ -52,11 +53,7 @@ typedef struct Rule
 typedef enum ProductsKnown
 {
 	PRODUCTS_UNKNOWN,
-	/*
-	 * and no change has come in since it began; as good as unknown, if an error
-	 * cut it
-	 */
-	PRODUCTS_READING,
+	PRODUCTS_READING, /* no change since it began; unknown if an error ended it */
 	PRODUCTS_NONE,
 	PRODUCTS_SOME
 } ProductsKnown;
@@ -219,9 +216,9 @@ RuleCachePlanLimits(const text *plan, LimitSet *limits)
 }
 
 /*
- * Tells whether some plan uses the prefix.  "No" may be out of date by a plan
- * just added; its keys are then looked up in vain or in earnest like any
- * others, with the same verdict.
+ * Tells whether some plan uses the prefix.  "No" may be wrong for a plan just
+ * added; then texts with its prefix are looked up like others, with the same
+ * verdict.
  */
 bool
 RuleCachePrefixIsKnown(const char *prefix, size_t len)

@@ -452,7 +452,7 @@ announceStep(void *unused)
 	if (!OidIsValid(get_extension_oid("apikeys", true)))
 		return false;
 	actAsOwner();
-	return BlockAnnounce();
+	return BlockRecord();
 }
 
 /* Puts on record which addresses were blocked; what fails is put off. */
@@ -467,7 +467,7 @@ announceBlocks(int64 now)
 		return;
 	if (runTransaction(announceStep, NULL, &more, error, &sqlstate))
 	{
-		BlockAnnounced(more);
+		BlockRecorded(more);
 		announce_failures = 0;
 	}
 	else
