@@ -45,7 +45,9 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "engine/directory.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "engine/waitpoint.h"
 #include "pure/clock.h"
 #include "request/adjustment.h"
@@ -214,29 +216,27 @@ load(const MeterSubject *subject, MeterLoading *loading)
  * is over.  Can be cancelled.
  */
 static bool
-napBeforeRetry(long *nap_ms, int64 deadline)
+napBeforeRetry(WaitReason reason, long *nap_ms, int64 deadline)
 {
 	long left = ClockMillisecondsUntil(deadline);
 
 	CHECK_FOR_INTERRUPTS();
 	if (left <= 0)
 		return false;
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(*nap_ms, left),
-					 PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
+	WaitNap(reason, Min(*nap_ms, left));
 	*nap_ms = Min(2 * *nap_ms, NAP_MAX_MS);
 	return true;
 }
 
 /*
- * Makes the writer settle what keeps meters from eviction, and gives it a
- * moment; false: the time is over.
+ * Makes the writer write the events that keep meters from eviction, and gives
+ * it a moment; false: the time is over.
  */
 static bool
 waitForRoom(long *nap_ms, int64 deadline)
 {
-	QueueWakeWriter();
-	return napBeforeRetry(nap_ms, deadline);
+	DirectoryWakeWriter();
+	return napBeforeRetry(WAIT_METER_ROOM, nap_ms, deadline);
 }
 
 /* Locks a table for reading; false: not in time.  Can be cancelled. */
@@ -246,7 +246,7 @@ lockTable(CatalogTable *table, CatalogLocks *locks, int64 deadline)
 	long nap_ms = 1;
 
 	while (!CatalogTryLock(table, locks))
-		if (!napBeforeRetry(&nap_ms, deadline))
+		if (!napBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline))
 			return false;
 	return true;
 }
@@ -322,7 +322,7 @@ UsageMeter(const MeterSubject *subject, const LimitSet *limits, int64 deadline)
 			case METER_READY:
 				return meter;
 			case METER_TO_LOAD:
-				QueueWakeWriter();
+				DirectoryWakeWriter();
 				if (MeterLoadBegin(meter, limits, deadline, &loading))
 				{
 					if (!loadMeter(subject, &loading, deadline))
@@ -357,10 +357,10 @@ readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageR
 	MeterIndex meter;
 
 	MeterSubjectSet(&subject, relation, kind, id);
-	if (!QueueExists() || RecoveryInProgress() || !MeterExists(&subject))
+	if (!DirectoryExists() || RecoveryInProgress() || !MeterExists(&subject))
 		return false;
 	UsageBegin();
-	QueueAttach();
+	DirectoryAttach();
 	while (!done && (meter = UsageMeter(&subject, limits, deadline)) != METER_NONE)
 	{
 		int64 now = ClockNow();
@@ -470,8 +470,7 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 
 	InitMaterializedSRF(fcinfo, 0);
 	CatalogResolve(&key_table);
-	for (MeterIndex meter = 0; MeterNextSettled(key_table.oid, &meter, &subject, &recorded);
-		 meter++)
+	for (MeterIndex meter = 0; MeterNextIdle(key_table.oid, &meter, &subject, &recorded); meter++)
 	{
 		MeterIndex again = meter;
 		MeterSubject subject_again;
@@ -486,7 +485,7 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 		UnregisterSnapshot(snapshot);
 		stored = MeterUnitsSince(stored, adjustments.windows[0].counts_from);
 		if (stored != recorded &&
-			MeterNextSettled(key_table.oid, &again, &subject_again, &recorded_again) &&
+			MeterNextIdle(key_table.oid, &again, &subject_again, &recorded_again) &&
 			again == meter && recorded_again == recorded &&
 			memcmp(&subject, &subject_again, sizeof(subject)) == 0)
 		{

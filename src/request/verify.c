@@ -49,9 +49,11 @@
 #include "utils/rel.h"
 #include "utils/uuid.h"
 
+#include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/meter.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "engine/waitpoint.h"
 #include "pure/clock.h"
 #include "pure/pattern.h"
@@ -74,7 +76,7 @@
 #define MANY_LOOKUPS 100
 /* of one verify_many; beyond that it waits for them in between */
 #define MANY_FIRST_USES 64
-#define GUARD_NAP_US 1000 /* between two attempts to lock a key that somebody deletes */
+#define GUARD_NAP_MS 1 /* between two attempts to lock a key that somebody deletes */
 
 /* How a request that named a key was recorded. */
 typedef enum Recorded
@@ -199,27 +201,27 @@ setOverloaded(Verdict *verdict)
  * there is no room, the next request does.  Cannot throw.
  */
 static void
-appendMarks(const MeterRequest *metering, const Event *request, const MeterDecision *decision)
+appendRises(const MeterRequest *metering, const Event *request, const MeterDecision *decision)
 {
 	union
 	{
 		Event event;
-		char space[MAXALIGN(offsetof(Event, texts) + sizeof(decision->marks))];
+		char space[MAXALIGN(offsetof(Event, texts) + sizeof(decision->rises))];
 	} buffer;
 	Event *event = &buffer.event;
-	size_t marks_size = decision->mark_count * sizeof(MeterMark);
+	size_t rises_size = decision->rise_count * sizeof(MeterRise);
 
 	memset(&buffer, 0, sizeof(buffer));
-	event->kind = EVENT_LIMITS;
-	event->size = MAXALIGN(offsetof(Event, texts) + marks_size);
+	event->kind = EVENT_RISES;
+	event->size = MAXALIGN(offsetof(Event, texts) + rises_size);
 	event->at = request->at;
 	event->key_id = request->key_id;
 	event->account_id = request->account_id;
 	event->relation = request->relation;
 	event->key_meter = event->account_meter = METER_NONE;
-	event->mark_count = decision->mark_count;
-	memcpy(event->texts, decision->marks, marks_size);
-	if (QueueReserve(event->size, QUEUE_NO_WAIT))
+	event->rise_count = decision->rise_count;
+	memcpy(event->texts, decision->rises, rises_size);
+	if (QueueReserve(event->size, DEADLINE_NOW))
 		(void) QueueAppend(event);
 	else
 	{
@@ -269,8 +271,8 @@ admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
 			position = QueueAppend(event);
 			verdict->recorded = true;
 			memcpy(&verdict->request_id, &event->request_id, sizeof(verdict->request_id));
-			if (unlikely(decision.mark_count > 0))
-				appendMarks(metering, event, &decision);
+			if (unlikely(decision.rise_count > 0))
+				appendRises(metering, event, &decision);
 			if (urgent)
 				verdict->durable_at = call->durable_at = position;
 		}
@@ -324,7 +326,7 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 	MeterSubjectSet(&metering.key_subject, relation, METER_KEY, row->key_id);
 	makeEvent(&buffer.event, request, row);
 	MeterPrefetchRings(metering.account);
-	QueueAttach();
+	DirectoryAttach();
 	if (call->late && VerifySynchronous)
 	{
 		setOverloaded(verdict);
@@ -338,7 +340,7 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 		 * Only a first use, and who would be admitted, waits for a writer and
 		 * for room.
 		 */
-		int64 deadline = first_use_locked || admissible ? call->deadline : QUEUE_NO_WAIT;
+		int64 deadline = first_use_locked || admissible ? call->deadline : DEADLINE_NOW;
 		bool room;
 		bool served;
 		bool queued;
@@ -347,8 +349,8 @@ record(const Lookup *lookup, const Request *request, const KeyRow *row, bool fir
 			!pinMeters(&metering, row, call->deadline))
 			break;
 		tried = true;
-		served = QueueIsServed(deadline);
-		room = QueueReserve(buffer.event.size, served ? deadline : QUEUE_NO_WAIT);
+		served = DirectoryIsServed(deadline);
+		room = QueueReserve(buffer.event.size, served ? deadline : DEADLINE_NOW);
 		if (!(room && served) &&
 			(first_use_locked || (admissible && VerifyOnOverload == OVERLOAD_DENY)))
 			break;
@@ -390,7 +392,7 @@ lockFirstUse(int64 key_id, Call *call)
 		CHECK_FOR_INTERRUPTS();
 		if (!awaitDurable(call) || ClockMillisecondsUntil(call->deadline) == 0)
 			return false;
-		pg_usleep(GUARD_NAP_US);
+		WaitNap(WAIT_FIRST_USE, GUARD_NAP_MS);
 	}
 	call->first_uses[call->first_use_count++] = key_id;
 	return true;
@@ -439,7 +441,7 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 static void
 settleVerdict(Verdict *verdict)
 {
-	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, QUEUE_NO_WAIT))
+	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, DEADLINE_NOW))
 		setOverloaded(verdict);
 	if (verdict->code == VERDICT_OVERLOADED)
 		QueueCount(QUEUE_OVERLOADED, 1);
@@ -661,11 +663,11 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 	if (!RequestIdDecode(&event->request_id, &requested_at, &event->key_id, &sequence) ||
 		requested_at > ClockNow() / 1000 + CLOCKS_APART_US)
 		PG_RETURN_BOOL(false);
-	QueueAttach();
+	DirectoryAttach();
 	if (!EngineLogRequests && !(findAccount(event->key_id, &event->account_id) &&
 								keyIsUsed(event->key_id, call.deadline)))
 		PG_RETURN_BOOL(false);
-	if (!QueueIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
+	if (!DirectoryIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
 		PG_RETURN_BOOL(false);
 	event->at = ClockNow() / 1000;
 	HOLD_INTERRUPTS();
