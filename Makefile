@@ -17,9 +17,13 @@ OBJS = \
 	src/pure/clock.o \
 	src/pure/secret.o \
 	src/engine/waitpoint.o \
+	src/engine/wait.o \
 	src/engine/meter.o \
+	src/engine/meterpool.o \
+	src/engine/meterload.o \
 	src/engine/address.o \
 	src/engine/queue.o \
+	src/engine/directory.o \
 	src/types/limits.o \
 	src/types/digest.o \
 	src/tables/catalog.o \

@@ -19,11 +19,16 @@
  *	verdict			the answer to a request
  *
  * engine/: shared memory, never SPI or catalogs
- *	meter			counters of keys and accounts: pinned, loaded, evicted
+ *	meter			counters of keys and accounts: admit, read, retire
+ *	meterpool		their shared memory, hash, pins and eviction
+ *	meterload		their states, loading, resets and grants
  *	address			the client addresses that fail
- *	queue			events on their way to the writer
+ *	event.h			what goes from a backend to the writer
+ *	queue			events on their way: a ring of bytes
+ *	directory		which database has which queue and writer
+ *	wait			waits, each with a wait event of its own
  *	waitpoint		places where a test can hold a process
- *	engine			whether all that is there, and its figures
+ *	engine			whether requests can be metered; stats, flush, maintain
  *
  * tables/: rows without SQL
  *	catalog			tables, columns and indexes by name; scans
@@ -71,9 +76,11 @@
 #include "utils/timestamp.h"
 
 #include "engine/address.h"
+#include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/meter.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "manage/key.h"
 #include "manage/redact.h"
 #include "pure/clock.h"
@@ -119,8 +126,8 @@ defineStartSettings(void)
 
 	DefineCustomIntVariable("apikeys.max_databases",
 							"How many databases of the server can verify keys at the same time.",
-							NULL, &QueueMaxDatabases, 4, 1, LAUNCHER_DATABASES_MAX, PGC_POSTMASTER,
-							0, NULL, NULL, NULL);
+							NULL, &DirectoryMaxDatabases, 4, 1, LAUNCHER_DATABASES_MAX,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
 /* Defines the settings of verify and the writer. */
@@ -236,7 +243,7 @@ requestShmem(void)
 		next_shmem_request();
 	MeterShmemRequest();
 	AddressShmemRequest();
-	QueueShmemRequest();
+	DirectoryShmemRequest();
 }
 
 static void
@@ -247,8 +254,9 @@ startShmem(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	MeterShmemInit();
 	AddressShmemInit();
-	QueueShmemInit();
+	DirectoryShmemInit();
 	LWLockRelease(AddinShmemInitLock);
+	WaitInit();
 }
 
 void

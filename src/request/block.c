@@ -30,7 +30,7 @@
 
 #include "compat.h"
 #include "engine/address.h"
-#include "engine/queue.h"
+#include "engine/directory.h"
 #include "pure/clock.h"
 #include "pure/limittext.h"
 #include "pure/pattern.h"
@@ -225,7 +225,7 @@ BlockCountFailure(const inet *ip)
 		return true;
 	outcome = AddressFail(&address, &rules);
 	if (outcome == ADDRESS_BLOCKED_NOW && !RecoveryInProgress())
-		QueueAskForNotices();
+		DirectoryAskForNotices();
 	return outcome != ADDRESS_WAS_BLOCKED;
 }
 
@@ -358,7 +358,7 @@ BlockRecord(void)
 		Datum values[] = {InetPGetDatum(formNetwork(&block.network)), Int64GetDatum(block.failures),
 						  TimestampTzGetDatum(ClockTimestamp(block.until))};
 
-		if (block.announced)
+		if (block.recorded)
 			continue;
 		SPI_execute_with_args("SELECT apikeys.announce_block($1, $2, $3)", lengthof(types), types,
 							  values, NULL, false, 0);
@@ -374,7 +374,7 @@ void
 BlockRecorded(bool more)
 {
 	for (int i = 0; i < recorded_count; i++)
-		AddressSetAnnounced(&recorded[i]);
+		AddressRecorded(&recorded[i]);
 	if (!more)
 		blocks_seen = blocks_found;
 }

@@ -14,13 +14,14 @@
 
 #include "engine/engine.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "engine/waitpoint.h"
 #include "pure/clock.h"
 #include "request/call.h"
 #include "request/guard.h"
 #include "request/metering.h"
 
-#define GUARD_NAP_US 1000 /* between two attempts to lock a key that is being deleted */
+#define GUARD_NAP_MS 1 /* between two attempts to lock a key that is being deleted */
 
 bool CallSynchronous = false;
 
@@ -73,7 +74,7 @@ CallLockFirstUse(Call *call, int64 key_id)
 		CHECK_FOR_INTERRUPTS();
 		if (!CallAwaitDurable(call) || ClockMillisecondsUntil(call->deadline) == 0)
 			return false;
-		pg_usleep(GUARD_NAP_US);
+		WaitNap(WAIT_FIRST_USE, GUARD_NAP_MS);
 	}
 	call->first_uses[call->first_use_count++] = key_id;
 	return true;

@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "utils/uuid.h"
 
+#include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/queue.h"
 #include "pure/clock.h"
@@ -126,11 +127,11 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 	readArguments(fcinfo, event);
 	if (!readRequestId(PG_GETARG_UUID_P(0), event))
 		PG_RETURN_BOOL(false);
-	QueueAttach();
+	DirectoryAttach();
 	if (!EngineLogRequests && !(findAccount(event->key_id, &event->account_id) &&
 								keyIsUsed(event->key_id, call.deadline)))
 		PG_RETURN_BOOL(false);
-	if (!QueueIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
+	if (!DirectoryIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
 		PG_RETURN_BOOL(false);
 	event->at = ClockNow() / 1000;
 	HOLD_INTERRUPTS();

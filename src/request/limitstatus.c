@@ -19,6 +19,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "engine/directory.h"
 #include "engine/queue.h"
 #include "pure/clock.h"
 #include "request/adjustment.h"
@@ -45,10 +46,10 @@ readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, LimitS
 	MeterIndex meter;
 
 	MeterSubjectSet(&subject, relation, kind, id);
-	if (!QueueExists() || RecoveryInProgress() || !MeterExists(&subject))
+	if (!DirectoryExists() || RecoveryInProgress() || !MeterExists(&subject))
 		return false;
 	MeteringBegin();
-	QueueAttach();
+	DirectoryAttach();
 	while (!done && (meter = MeteringPin(&subject, limits, deadline)) != METER_NONE)
 	{
 		int64 now = ClockNow();
@@ -159,7 +160,7 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 	int64 recorded;
 
 	InitMaterializedSRF(fcinfo, 0);
-	for (MeterIndex meter = 0; MeterNextSettled(relation, &meter, &subject, &recorded); meter++)
+	for (MeterIndex meter = 0; MeterNextIdle(relation, &meter, &subject, &recorded); meter++)
 	{
 		MeterIndex again = meter;
 		MeterSubject subject_again;
@@ -174,7 +175,7 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 		UnregisterSnapshot(snapshot);
 		stored = MeterUnitsSince(stored, adjustments.windows[0].counts_from);
 		if (stored != recorded &&
-			MeterNextSettled(relation, &again, &subject_again, &recorded_again) && again == meter &&
+			MeterNextIdle(relation, &again, &subject_again, &recorded_again) && again == meter &&
 			recorded_again == recorded && memcmp(&subject, &subject_again, sizeof(subject)) == 0)
 		{
 			Datum values[5] = {CharGetDatum((char) subject.kind), Int64GetDatum(subject.id),

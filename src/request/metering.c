@@ -21,11 +21,11 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
 #include "utils/snapmgr.h"
-#include "utils/wait_event.h"
 
+#include "engine/directory.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "engine/waitpoint.h"
 #include "pure/clock.h"
 #include "request/adjustment.h"
@@ -85,16 +85,14 @@ MeteringBegin(void)
  * is over.  Can be cancelled.
  */
 static bool
-napBeforeRetry(long *nap_ms, int64 deadline)
+napBeforeRetry(WaitReason reason, long *nap_ms, int64 deadline)
 {
 	long left = ClockMillisecondsUntil(deadline);
 
 	CHECK_FOR_INTERRUPTS();
 	if (left <= 0)
 		return false;
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(*nap_ms, left),
-					 PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
+	WaitNap(reason, Min(*nap_ms, left));
 	*nap_ms = Min(2 * *nap_ms, NAP_MAX_MS);
 	return true;
 }
@@ -106,8 +104,8 @@ napBeforeRetry(long *nap_ms, int64 deadline)
 static bool
 waitForRoom(long *nap_ms, int64 deadline)
 {
-	QueueWakeWriter();
-	return napBeforeRetry(nap_ms, deadline);
+	DirectoryWakeWriter();
+	return napBeforeRetry(WAIT_METER_ROOM, nap_ms, deadline);
 }
 
 /* Locks a table for reading; false: not in time.  Can be cancelled. */
@@ -117,7 +115,7 @@ lockTable(CatalogTable *table, CatalogLocks *locks, int64 deadline)
 	long nap_ms = 1;
 
 	while (!CatalogTryLock(table, locks))
-		if (!napBeforeRetry(&nap_ms, deadline))
+		if (!napBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline))
 			return false;
 	return true;
 }
@@ -193,7 +191,7 @@ MeteringPin(const MeterSubject *subject, const LimitSet *limits, int64 deadline)
 			case METER_READY:
 				return meter;
 			case METER_TO_LOAD:
-				QueueWakeWriter();
+				DirectoryWakeWriter();
 				if (MeterLoadBegin(meter, limits, deadline, &loading))
 				{
 					if (!loadMeter(subject, &loading, deadline))

@@ -19,14 +19,14 @@
 #include "utils/inet.h"
 #include "utils/rel.h"
 
+#include "engine/directory.h"
 #include "engine/meter.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "pure/clock.h"
 #include "pure/pattern.h"
 #include "request/metering.h"
 #include "request/record.h"
-
-StaticAssertDecl(RING_NEVER == VERDICT_NEVER, "a verdict takes over the times of the meters");
 
 /* A request that named a key, on its way through steps 2, 3 and 5. */
 typedef struct Recording
@@ -105,27 +105,27 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
  * there is no room for it, the next request will.  Cannot throw.
  */
 static void
-appendMarks(const MeterRequest *metering, const Event *request, const MeterDecision *decision)
+appendRises(const MeterRequest *metering, const Event *request, const MeterDecision *decision)
 {
 	union
 	{
 		Event event;
-		char space[MAXALIGN(offsetof(Event, texts) + sizeof(decision->marks))];
+		char space[MAXALIGN(offsetof(Event, texts) + sizeof(decision->rises))];
 	} buffer;
 	Event *event = &buffer.event;
-	size_t marks_size = decision->mark_count * sizeof(MeterMark);
+	size_t rises_size = decision->rise_count * sizeof(MeterRise);
 
 	memset(&buffer, 0, sizeof(buffer));
-	event->kind = EVENT_LIMITS;
-	event->size = MAXALIGN(offsetof(Event, texts) + marks_size);
+	event->kind = EVENT_RISES;
+	event->size = MAXALIGN(offsetof(Event, texts) + rises_size);
 	event->at = request->at;
 	event->key_id = request->key_id;
 	event->account_id = request->account_id;
 	event->relation = request->relation;
 	event->key_meter = event->account_meter = METER_NONE;
-	event->mark_count = decision->mark_count;
-	memcpy(event->texts, decision->marks, marks_size);
-	if (QueueReserve(event->size, QUEUE_NO_WAIT))
+	event->rise_count = decision->rise_count;
+	memcpy(event->texts, decision->rises, rises_size);
+	if (QueueReserve(event->size, DEADLINE_NOW))
 		(void) QueueAppend(event);
 	else
 	{
@@ -168,8 +168,8 @@ appendEvent(Recording *recording, MeterOutcome outcome, const MeterDecision *dec
 	position = QueueAppend(event);
 	verdict->recorded = true;
 	memcpy(&verdict->request_id, &event->request_id, sizeof(verdict->request_id));
-	if (unlikely(decision->mark_count > 0))
-		appendMarks(metering, event, decision);
+	if (unlikely(decision->rise_count > 0))
+		appendRises(metering, event, decision);
 	if (event->urgent)
 		verdict->durable_at = recording->call->durable_at = position;
 }
@@ -198,9 +198,9 @@ admit(Recording *recording)
 static Room
 reserveRoom(const Recording *recording, int64 deadline)
 {
-	bool served = QueueIsServed(deadline);
+	bool served = DirectoryIsServed(deadline);
 
-	if (!QueueReserve(recording->event->size, served ? deadline : QUEUE_NO_WAIT))
+	if (!QueueReserve(recording->event->size, served ? deadline : DEADLINE_NOW))
 		return ROOM_NONE;
 	return served ? ROOM_SERVED : ROOM_UNSERVED;
 }
@@ -241,7 +241,7 @@ attempt(Recording *recording, bool wait)
 
 	if (!takeMeters(recording))
 		return RECORDED_LATE;
-	room = reserveRoom(recording, wait ? recording->call->deadline : QUEUE_NO_WAIT);
+	room = reserveRoom(recording, wait ? recording->call->deadline : DEADLINE_NOW);
 	if (room != ROOM_SERVED && wait &&
 		(metering->first_use_locked || RecordOnOverload == OVERLOAD_DENY))
 		return RECORDED_LATE;
@@ -315,7 +315,7 @@ RecordRequest(const Lookup *lookup, const Request *request, const KeyRow *row,
 	MeterSubjectSet(&metering->key_subject, relation, METER_KEY, row->key_id);
 	makeEvent(&buffer.event, request, row);
 	MeterPrefetchRings(metering->account);
-	QueueAttach();
+	DirectoryAttach();
 	if (call->late && CallSynchronous)
 		return RECORDED_LATE;
 

@@ -31,6 +31,7 @@
 #include "utils/lsyscache.h"
 
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "request/call.h"
 #include "request/lookup.h"
 #include "request/policy.h"
@@ -95,7 +96,7 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 static void
 finishVerdict(Verdict *verdict)
 {
-	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, QUEUE_NO_WAIT))
+	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, DEADLINE_NOW))
 		setOverloaded(verdict);
 	if (verdict->code == VERDICT_OVERLOADED)
 		QueueCount(QUEUE_OVERLOADED, 1);

@@ -780,7 +780,7 @@ BatchWrite(const Batch *batch)
 	requests = palloc0_array(BatchRequest, events);
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 	{
-		if (event->kind == EVENT_LIMITS)
+		if (event->kind == EVENT_RISES)
 			continue;
 		else if (batch->quarantine_reason)
 			quarantine(&work, event, batch->quarantine_reason);
@@ -823,10 +823,10 @@ BatchSettle(const Batch *batch)
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 	{
 		if (event->key_meter != METER_NONE)
-			MeterSettle(event->key_meter, event->urgent);
+			MeterRetire(event->key_meter, event->urgent);
 		if (event->account_meter != METER_NONE)
-			MeterSettle(event->account_meter, false);
-		if (event->kind != EVENT_LIMITS)
+			MeterRetire(event->account_meter, false);
+		if (event->kind != EVENT_RISES)
 			events++;
 	}
 	return events;
