@@ -27,82 +27,33 @@ CREATE TYPE apikeys.limits (
 COMMENT ON TYPE apikeys.limits IS
 'Up to 8 limits, e.g. ''1000/day, 20000/month, 500000/total'': at most so many units in any trailing window. A window is second, minute, hour, day, week, month (30 days), total (without end), or N seconds, minutes, hours or days, from 1 second to 366 days. Caps are at most 4294967295, of total 9007199254740991; 0 denies all. The empty text has no limit.';
 
--- Equality, hashing and sorting.
+-- Equality and hashing. There is no order: of two sets of limits, neither is the lower one.
 
 CREATE FUNCTION apikeys.limits_eq(apikeys.limits, apikeys.limits) RETURNS boolean
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_eq';
 CREATE FUNCTION apikeys.limits_ne(apikeys.limits, apikeys.limits) RETURNS boolean
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_ne';
-CREATE FUNCTION apikeys.limits_lt(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_lt';
-CREATE FUNCTION apikeys.limits_le(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_le';
-CREATE FUNCTION apikeys.limits_ge(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_ge';
-CREATE FUNCTION apikeys.limits_gt(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_gt';
-CREATE FUNCTION apikeys.limits_cmp(apikeys.limits, apikeys.limits) RETURNS int
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_cmp';
 CREATE FUNCTION apikeys.limits_hash(apikeys.limits) RETURNS int
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_hash';
 CREATE FUNCTION apikeys.limits_hash_extended(apikeys.limits, bigint) RETURNS bigint
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_hash_extended';
 COMMENT ON FUNCTION apikeys.limits_eq(apikeys.limits, apikeys.limits) IS 'Implementation of the operator =.';
 COMMENT ON FUNCTION apikeys.limits_ne(apikeys.limits, apikeys.limits) IS 'Implementation of the operator <>.';
-COMMENT ON FUNCTION apikeys.limits_lt(apikeys.limits, apikeys.limits) IS 'Implementation of the operator <.';
-COMMENT ON FUNCTION apikeys.limits_le(apikeys.limits, apikeys.limits) IS 'Implementation of the operator <=.';
-COMMENT ON FUNCTION apikeys.limits_ge(apikeys.limits, apikeys.limits) IS 'Implementation of the operator >=.';
-COMMENT ON FUNCTION apikeys.limits_gt(apikeys.limits, apikeys.limits) IS 'Implementation of the operator >.';
-COMMENT ON FUNCTION apikeys.limits_cmp(apikeys.limits, apikeys.limits) IS 'Order of limits for sorting.';
 COMMENT ON FUNCTION apikeys.limits_hash(apikeys.limits) IS 'Hash of limits.';
 COMMENT ON FUNCTION apikeys.limits_hash_extended(apikeys.limits, bigint) IS 'Hash of limits, 64 bits with a seed.';
 
 CREATE OPERATOR apikeys.= (
     LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys.limits_eq,
     COMMUTATOR = OPERATOR(apikeys.=), NEGATOR = OPERATOR(apikeys.<>),
-    RESTRICT = pg_catalog.eqsel, JOIN = pg_catalog.eqjoinsel, HASHES, MERGES
+    RESTRICT = pg_catalog.eqsel, JOIN = pg_catalog.eqjoinsel, HASHES
 );
 CREATE OPERATOR apikeys.<> (
     LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys.limits_ne,
     COMMUTATOR = OPERATOR(apikeys.<>), NEGATOR = OPERATOR(apikeys.=),
     RESTRICT = pg_catalog.neqsel, JOIN = pg_catalog.neqjoinsel
 );
-CREATE OPERATOR apikeys.< (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys.limits_lt,
-    COMMUTATOR = OPERATOR(apikeys.>), NEGATOR = OPERATOR(apikeys.>=),
-    RESTRICT = pg_catalog.scalarltsel, JOIN = pg_catalog.scalarltjoinsel
-);
-CREATE OPERATOR apikeys.<= (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys.limits_le,
-    COMMUTATOR = OPERATOR(apikeys.>=), NEGATOR = OPERATOR(apikeys.>),
-    RESTRICT = pg_catalog.scalarlesel, JOIN = pg_catalog.scalarlejoinsel
-);
-CREATE OPERATOR apikeys.>= (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys.limits_ge,
-    COMMUTATOR = OPERATOR(apikeys.<=), NEGATOR = OPERATOR(apikeys.<),
-    RESTRICT = pg_catalog.scalargesel, JOIN = pg_catalog.scalargejoinsel
-);
-CREATE OPERATOR apikeys.> (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys.limits_gt,
-    COMMUTATOR = OPERATOR(apikeys.<), NEGATOR = OPERATOR(apikeys.<=),
-    RESTRICT = pg_catalog.scalargtsel, JOIN = pg_catalog.scalargtjoinsel
-);
 COMMENT ON OPERATOR apikeys.= (apikeys.limits, apikeys.limits) IS 'Same limits.';
 COMMENT ON OPERATOR apikeys.<> (apikeys.limits, apikeys.limits) IS 'Not the same limits.';
-COMMENT ON OPERATOR apikeys.< (apikeys.limits, apikeys.limits) IS 'Sorts before; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.<= (apikeys.limits, apikeys.limits) IS 'Sorts before or is the same; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.>= (apikeys.limits, apikeys.limits) IS 'Sorts after or is the same; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.> (apikeys.limits, apikeys.limits) IS 'Sorts after; says nothing about which limits are stricter.';
-
-CREATE OPERATOR CLASS apikeys.limits_btree_ops DEFAULT FOR TYPE apikeys.limits USING btree AS
-    OPERATOR 1 apikeys.<,
-    OPERATOR 2 apikeys.<=,
-    OPERATOR 3 apikeys.=,
-    OPERATOR 4 apikeys.>=,
-    OPERATOR 5 apikeys.>,
-    FUNCTION 1 apikeys.limits_cmp(apikeys.limits, apikeys.limits),
-    FUNCTION 4 pg_catalog.btequalimage(oid);
-COMMENT ON OPERATOR CLASS apikeys.limits_btree_ops USING btree IS 'Sorting and grouping of limits.';
 
 CREATE OPERATOR CLASS apikeys.limits_hash_ops DEFAULT FOR TYPE apikeys.limits USING hash AS
     OPERATOR 1 apikeys.=,

@@ -83,7 +83,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz), apikeys.key_used(bigint, apikeys.limits), apikeys.wall_clock()
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.automatic_blocks() TO apikeys_admin, apikeys_auditor;
-GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]), apikeys.has_text(text) TO apikeys_manager, apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]), apikeys.has_text(text), apikeys.hash_rule_is_known(text) TO apikeys_manager, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]),
     apikeys.longest_lifetime(interval[]), apikeys.lifetime_is_offered(interval, interval[]) TO apikeys_admin;
 
