@@ -2,17 +2,17 @@
 # what pg_upgrade makes of it.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
 sub start_server
 {
     my ($name) = @_;
-    my $node = PostgreSQL::Test::Cluster->new($name);
-    $node->init;
-    $node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'");
-    $node->start;
+    my $node = server($name);
     $node->safe_psql('postgres', 'CREATE DATABASE service');
     return $node;
 }

@@ -1,15 +1,15 @@
 # Keys made, switched on and extended by many sessions at once: never one too many, whatever the isolation level; and what needs a reload.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
 my $sessions = 50;
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', "max_connections = 60\nlog_line_prefix = 'state=%e '");
-$node->start;
+my $node = server('main', "shared_preload_libraries = ''\nmax_connections = 60\nlog_line_prefix = 'state=%e '");
 $node->safe_psql('postgres', q{
     CREATE EXTENSION apikeys;
     CREATE VIEW live AS SELECT a.name, count(*) FILTER (WHERE k.active AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())) AS keys
@@ -31,11 +31,6 @@ sub in_all_sessions
     my $log = substr(slurp_file($node->logfile), $from);
     my %states = map { $_ => 1 } grep { $_ ne '40001' } $log =~ /^state=(\w+) ERROR:/mg;
     return join ' ', sort keys %states;
-}
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
 }
 
 # The first key of all, by all at once: one plan, one account, and an alias for each key.

@@ -1,17 +1,17 @@
 # No key text reaches the server log, by whatever way; its hint stands there instead.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use Encode qw(encode);
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(extra => [ '--encoding', 'UTF8', '--locale', 'C' ]);
 # All that can be logged, to all destinations that there are.
-$node->append_conf('postgresql.conf', <<'EOF');
-shared_preload_libraries = 'apikeys'
+my $node = server('main', <<'EOF', extra => [ '--encoding', 'UTF8', '--locale', 'C' ]);
 logging_collector = on
 log_destination = 'stderr,csvlog,jsonlog'
 log_statement = all
@@ -21,7 +21,6 @@ log_min_error_statement = info
 log_error_verbosity = verbose
 log_parameter_max_length_on_error = -1
 EOF
-$node->start;
 $node->safe_psql('postgres', <<'EOF');
 CREATE EXTENSION apikeys;
 CREATE TABLE word (word text CHECK (length(word) < 30));
@@ -51,12 +50,7 @@ sub read_logs
     my @parts;
     foreach my $i (0 .. $#logs)
     {
-        for (my $tries = 0; $tries < 1800; $tries++)
-        {
-            $parts[$i] = slurp_file($logs[$i], $offsets[$i]);
-            last if index($parts[$i], $mark) >= 0;
-            select(undef, undef, undef, 0.1);
-        }
+        wait_until(sub { $parts[$i] = slurp_file($logs[$i], $offsets[$i]); return index($parts[$i], $mark) >= 0; }) or BAIL_OUT("$logs[$i] has no mark");
     }
     return @parts;
 }

@@ -2,14 +2,14 @@
 # others, tables are rewritten and cut, pages leave the buffers for other pages: each look-up finds what the tables have.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\nshared_buffers = 512kB\nautovacuum = off");
-$node->start;
+my $node = server('main', "shared_buffers = 512kB\nautovacuum = off");
 $node->safe_psql('postgres', q{
     CREATE EXTENSION apikeys;
     INSERT INTO apikeys.plan (name) VALUES ('default');

@@ -7,23 +7,15 @@ use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 use Trace;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', <<'EOF');
-shared_preload_libraries = 'apikeys'
+my $node = server('main', <<'EOF');
 max_connections = 30
 restart_after_crash = on
 apikeys.flush_interval = 20ms
 EOF
-$node->start;
 trace_install($node);
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
 
 # Requests at all the speeds that these limits are made for, by a clock that jumps, and a count of all units of one key.
 my @aliases = qw(burst rate day month total);

@@ -1,19 +1,18 @@
 # A full queue: who is over a limit hears so at once, and nobody is admitted for that.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', <<'EOF');
-shared_preload_libraries = 'apikeys'
+my $node = server('main', <<'EOF');
 apikeys.queue_size = 64kB
 apikeys.queue_timeout = 5min
 statement_timeout = 60s
 EOF
-$node->start;
 $node->safe_psql('postgres', q{
     CREATE EXTENSION apikeys;
     INSERT INTO apikeys.plan (name) VALUES ('default');
@@ -21,11 +20,6 @@ $node->safe_psql('postgres', q{
     INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias, limits)
     SELECT n, 1, sha256(convert_to(alias, 'UTF8'))::apikeys.digest, '', '', alias, limits::apikeys.limits
     FROM (VALUES (1, 'used up', '2/hour'), (2, 'half', '2/hour'), (3, 'free', ''), (4, 'unused', '0/hour')) AS k(n, alias, limits)});
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
 
 is(value(q{SELECT string_agg(code, ' ' ORDER BY n) FROM apikeys.verify_many('{used up,used up,half,free}')}), 'valid valid valid valid', 'three keys are used');
 $node->append_conf('postgresql.conf', 'apikeys.writer_enabled = off');

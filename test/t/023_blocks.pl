@@ -7,16 +7,11 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 my $node = engine_node('main', 'apikeys.address_memory = 256kB');
 $node->safe_psql('postgres', 'CREATE DATABASE other');
 engine_install($node, 'other');
-
-sub value
-{
-    my ($query, $database) = @_;
-    return $node->safe_psql($database // 'postgres', $query);
-}
 
 # The verdict on a good key from an address.
 sub code_from
@@ -65,7 +60,7 @@ value('CREATE UNLOGGED TABLE answer (code text)');
 my $locker = typist();
 type($locker, 'BEGIN; REINDEX INDEX apikeys.key_digest_key');
 my $guesses = IPC::Run::start([ 'pgbench', '-n', '-c', 25, '-t', 1, '-f', $script, $node->connstr('postgres') ], '>', \my $out, '2>', \my $err,
-    IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+    patience());
 until_true($node, q{SELECT count(*) = 25 FROM pg_locks WHERE NOT granted AND relation = 'apikeys.key_digest_key'::regclass}, 'many sessions guess from one address');
 type($locker, 'ROLLBACK');
 ok(IPC::Run::finish($guesses), 'and get an answer');

@@ -9,6 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 my $clock = PostgreSQL::Test::Utils::tempdir() . '/clock';
 my %faked = (LD_PRELOAD => '/usr/$LIB/faketime/libfaketime.so.1', FAKETIME_TIMESTAMP_FILE => $clock, FAKETIME_NO_CACHE => 1, FAKETIME_DONT_FAKE_MONOTONIC => 1);
@@ -29,11 +30,6 @@ sub under_clock
     my ($start) = @_;
     local @ENV{ keys %faked } = values %faked;
     return $start->();
-}
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
 }
 
 sub wall_clock_ok
@@ -98,16 +94,18 @@ is(value("SET apikeys.debug_clock_offset = $wait; " . $denied =~ s/, ceil.*\)\)/
 value(q{UPDATE apikeys.key SET limits = '600/hour' WHERE alias = 'key-3'; UPDATE apikeys.key SET limits = '1/hour' WHERE alias = 'key-4'});
 my $script = PostgreSQL::Test::Utils::tempdir() . '/load';
 append_to_file($script, q{SELECT code FROM apikeys.verify('key-3'), LATERAL (SELECT FROM apikeys.verify('key-4')) AS other;});
-my $load = IPC::Run::start([ 'pgbench', '-n', '-c', 8, '-j', 2, '-t', 200, '-f', $script, $node->connstr('postgres') ], '>', \my $out, '2>', \my $err);
 my $steps = 0;
-while ($load->pumpable)
+do
 {
-    set_wall_clock((3600, -3600, 86400, -86400)[ $steps++ % 4 ]);
-    $load->pump_nb;
-    select undef, undef, undef, 0.02;
-}
-ok($load->finish, 'to and fro: no call fails') or diag($err);
-cmp_ok($steps, '>', 8, 'to and fro: the clock was set often');
+    my $load = IPC::Run::start([ 'pgbench', '-n', '-c', 8, '-j', 2, '-t', 200, '-f', $script, $node->connstr('postgres') ], '>', \my $out, '2>', \my $err, patience());
+    while ($load->pumpable)
+    {
+        set_wall_clock((3600, -3600, 86400, -86400)[ $steps++ % 4 ]);
+        $load->pump_nb;
+        select undef, undef, undef, 0.02;
+    }
+    ok($load->finish, 'to and fro: no call fails') or diag($err);
+} until $steps > 8;
 set_wall_clock(0);
 ledger_ok($node, 'to and fro');
 is(value(q{SELECT admitted FROM apikeys.usage_total JOIN apikeys.key ON subject = 'k' AND subject_id = key_id WHERE alias = 'key-3'}), '600', 'to and fro: exactly the cap');

@@ -7,13 +7,9 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 my $node = engine_node('main', "max_connections = 60\napikeys.synchronous_usage = on");
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
 
 # The memory of a process that is its own, in kB. The C library gives back what is free when it likes: a few hundred kB say nothing.
 sub own_memory

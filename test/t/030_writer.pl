@@ -10,35 +10,36 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 use Engine;
+use Server;
 
 my $node = engine_node('main', "apikeys.queue_size = 64kB\napikeys.queue_timeout = 60s");
 
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
-
 my $logged = 'SELECT count(*) FROM apikeys.request_log';
 
-# Runs a statement again and again while pgbench runs; each request that pgbench saw admitted must be in the log, once.
-# Returns how many writers the statement met.
+# Runs a statement again and again while pgbench runs, until it has met so many writers and was run so many times; each request that
+# pgbench saw admitted must be in the log, once. Returns how many writers the statement has met.
 sub attack
 {
-    my ($what, $statement, $pause_ms, @load) = @_;
+    my ($what, $statement, $pause_ms, $writers, $times, @load) = @_;
     value('SELECT apikeys.flush()');
     my $before = value($logged);
+    my ($admitted, $attacks) = (0, 0);
     my %pids;
-    my $load = load_start($node, 'postgres', @load);
-    while ($load->{run}->pumpable)
-    {
-        my $pid = value($statement);
-        $pids{$pid} = 1 if $pid;
-        usleep($pause_ms * 1000);
-        $load->{run}->pump_nb if $load->{run}->pumpable;
-    }
-    my ($admitted, $well) = load_finish($load);
-    ok($well, "$what: no request failed") or diag($load->{err});
-    cmp_ok($admitted, '>', 100, "$what: there was load");
+    ok(wait_until(sub {
+        my $load = load_start($node, 'postgres', @load);
+        while ($load->{run}->pumpable)
+        {
+            my $pid = value($statement);
+            $pids{$pid} = 1 if $pid;
+            $attacks++;
+            usleep($pause_ms * 1000);
+            $load->{run}->pump_nb if $load->{run}->pumpable;
+        }
+        my ($count, $well) = load_finish($load);
+        $admitted += $count;
+        ok($well, "$what: no request failed") or diag($load->{err});
+        return !$well || keys %pids >= $writers && $attacks >= $times;
+    }), "$what: often enough");
     ledger_ok($node, $what);
     is(value($logged) - $before, $admitted, "$what: each admitted request is recorded");
     return scalar keys %pids;
@@ -46,11 +47,11 @@ sub attack
 
 my $terminate = 'SELECT writer_pid FROM apikeys.stats() WHERE pg_terminate_backend(writer_pid)';
 my $cancel = 'SELECT writer_pid FROM apikeys.stats() WHERE pg_cancel_backend(writer_pid)';
-cmp_ok(attack('terminated under load', $terminate, 100, '-c', '4', '-T', '7'), '>', 1, 'there were several writers');
-cmp_ok(attack('terminated between sessions', $terminate, 20, '-C', '-c', '2', '-t', '150'), '>', 3, 'there were many writers');
+attack('terminated under load', $terminate, 100, 4, 4, '-c', '4', '-t', '5000');
+attack('terminated between sessions', $terminate, 20, 4, 4, '-C', '-c', '2', '-t', '150');
 my $session = $node->background_psql('postgres');
 $session->query_safe('SELECT apikeys.flush()');
-is(attack('cancelled', $cancel, 5, '-c', '2', '-T', '2'), 1, 'one writer went through it all');
+is(attack('cancelled', $cancel, 5, 1, 40, '-c', '2', '-t', '2000'), 1, 'one writer went through it all');
 $session->quit;
 
 # The launcher goes, then the writer: both come back.
@@ -74,14 +75,11 @@ ledger_ok($node, 'writer killed');
 
 # A writer that makes the server crash whenever it starts: with the switch off the server stays up, and requests go on.
 my $crashes = 0;
-foreach (1 .. 600)
-{
-    last if $crashes == 3;
+ok(wait_until(sub {
     my (undef, $out) = $node->psql('postgres', q{SELECT apikeys.verify('key-1') IS NULL; SELECT writer_pid FROM apikeys.stats()});
     $crashes += kill 'KILL', $1 if ($out // '') =~ /^(\d+)$/m;
-    usleep(100_000);
-}
-is($crashes, 3, 'the writer crashes again and again');
+    return $crashes == 3;
+}), 'the writer crashes again and again');
 $node->append_conf('postgresql.conf', 'apikeys.writer_enabled = off');
 $node->stop('immediate');
 $node->start;
@@ -206,12 +204,7 @@ $session = $node->background_psql('postgres');
 $session->query_safe('BEGIN; LOCK TABLE pg_catalog.pg_extension, apikeys.usage_bucket');
 my $from = -s $node->logfile;
 value(q{SET apikeys.queue_timeout = '100ms'; SELECT apikeys.maintain()});
-foreach (1 .. 600)
-{
-    last if slurp_file($node->logfile, $from) =~ /maintenance was put off: canceling statement due to lock timeout/;
-    usleep(100_000);
-}
-like(slurp_file($node->logfile, $from), qr/maintenance was put off/, 'catalog locked: maintenance is put off');
+until_logged(qr/maintenance was put off: canceling statement due to lock timeout/, $from, 'catalog locked: maintenance is put off');
 $session->query_safe('COMMIT');
 is(writer_pid($node), $writer, 'catalog locked: the writer goes on');
 
@@ -270,12 +263,7 @@ my $log = -s $node->logfile;
 $node->safe_psql('postgres', 'ALTER TABLE apikeys.usage_total ADD CONSTRAINT nothing_more CHECK (false) NOT VALID');
 is(verdict_code($node, 'key-4'), 'valid', 'usage cannot be written: a request is queued');
 until_true($node, q{SELECT writer_state = 'failing' FROM apikeys.stats()}, 'the writer fails');
-foreach (1 .. 300)
-{
-    last if (() = slurp_file($node->logfile, $log) =~ /could not write a batch/g) >= 3;
-    usleep(100_000);
-}
-cmp_ok(scalar(() = slurp_file($node->logfile, $log) =~ /could not write a batch/g), '>=', 3, 'it says so each time that it has paused');
+until_logged(qr/could not write a batch/, $log, 'it says so each time that it has paused', 3);
 $node->safe_psql('postgres', 'ALTER TABLE apikeys.usage_total DROP CONSTRAINT nothing_more');
 ledger_ok($node, 'usage can be written again');
 

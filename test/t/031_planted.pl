@@ -8,22 +8,19 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
-my $node = engine_node('main', "max_prepared_transactions = 5\napikeys.log_retention = 1000");
+my $node = engine_node('main', "max_prepared_transactions = 5\napikeys.log_retention = 1000\n" . noon());
 $node->safe_psql('postgres', "SET allow_in_place_tablespaces = on; CREATE TABLESPACE elsewhere LOCATION ''");
 $node->safe_psql('postgres', $_) foreach 'CREATE ROLE mallory', 'CREATE DATABASE planted';
 engine_install($node, 'planted');
 $node->safe_psql('planted', 'SELECT apikeys.flush()');
+ask($node, 'planted');
 
 # The test's own sessions shake off what is planted.
 $ENV{PGOPTIONS} = join ' ', map { "-c $_" } 'search_path=public', 'role=none', 'lock_timeout=0', 'statement_timeout=0', 'exit_on_error=off',
     'idle_in_transaction_session_timeout=0', 'default_transaction_read_only=off', 'default_transaction_isolation=read\ committed',
     'DateStyle=ISO', 'TimeZone=UTC', 'client_min_messages=warning';
-
-sub value
-{
-    return $node->safe_psql('planted', $_[0]);
-}
 
 # Functions, operators, types and tables in front of pg_catalog and of ours: whoever meets them ends in an error.
 value(q{
@@ -113,7 +110,8 @@ like(value('SELECT reason FROM apikeys.quarantine'), qr/violates check constrain
 $node->safe_psql('postgres', 'ALTER DATABASE planted RESET search_path');
 
 # A partition of somebody else, with a trigger of theirs: the writer leaves it alone, and keeps what it cannot write.
-my $today = value(q{SELECT to_char(now() AT TIME ZONE 'UTC', '"apikeys.request_log_"YYYYMMDD')});
+my $today = 'apikeys.request_log_' . today();
+my $bounds = value("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = '$today'::regclass");
 value(qq{
     CREATE FUNCTION trap.trigger() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN RAISE LOG 'trap%', 'ped'; RETURN NEW; END \$\$;
     GRANT CREATE ON SCHEMA apikeys TO mallory;
@@ -163,9 +161,11 @@ is(value('SELECT writer_state, events_quarantined FROM apikeys.stats()'), 'runni
 sub waits_while
 {
     my ($what, $error, $plant, $mend) = @_;
+    my $from = -s $node->logfile;
     value($plant);
     value("SELECT apikeys.verify('key-3', '$what') FROM generate_series(1, 5)");
-    until_true($node, "SELECT writer_state = 'failing' AND last_error = '$error' FROM apikeys.stats()", "$what: the writer waits", 'planted');
+    until_logged(qr/could not write a batch of \d+ bytes: \Q$error\E\n/, $from, "$what: the writer says why it waits");
+    is(value('SELECT writer_state FROM apikeys.stats()'), 'failing', "$what: and waits");
     value($mend);
     ledger_ok($node, $what, 'planted');
     is(value("SELECT count(*) FROM apikeys.request_log WHERE endpoint = '$what'"), '5', "$what: nothing was lost");
@@ -184,14 +184,14 @@ waits_while('partition of another, known before', "$today has another owner than
     qq{ALTER TABLE $today OWNER TO mallory}, qq{ALTER TABLE $today OWNER TO postgres});
 waits_while('partition detached', "$today is not a partition of the request log, but has the name of one that is needed",
     qq{ALTER TABLE apikeys.request_log DETACH PARTITION $today},
-    qq{ALTER TABLE apikeys.request_log ATTACH PARTITION $today FOR VALUES FROM (date_trunc('day', now(), 'UTC')) TO (date_trunc('day', now(), 'UTC') + interval '1 day')});
+    qq{ALTER TABLE apikeys.request_log ATTACH PARTITION $today $bounds});
 like(slurp_file($node->logfile), qr/could not write a batch of \d+ bytes: apikeys.request_log has no partition for @{[ substr($today, -8) =~ s{(....)(..)(..)}{$1-$2-$3}r ]} /,
     'partition detached: at first it was thought to be there');
 waits_while('partition that is partitioned', "$today is not an ordinary table",
     qq{ALTER TABLE apikeys.request_log DETACH PARTITION $today; ALTER TABLE $today RENAME TO aside;
-       CREATE TABLE $today PARTITION OF apikeys.request_log FOR VALUES FROM (date_trunc('day', now(), 'UTC')) TO (date_trunc('day', now(), 'UTC') + interval '1 day') PARTITION BY RANGE (at)},
+       CREATE TABLE $today PARTITION OF apikeys.request_log $bounds PARTITION BY RANGE (at)},
     qq{DROP TABLE $today; ALTER TABLE apikeys.aside RENAME TO @{[ substr $today, 8 ]};
-       ALTER TABLE apikeys.request_log ATTACH PARTITION $today FOR VALUES FROM (date_trunc('day', now(), 'UTC')) TO (date_trunc('day', now(), 'UTC') + interval '1 day')});
+       ALTER TABLE apikeys.request_log ATTACH PARTITION $today $bounds});
 
 # Expressions run as the owner, who is nobody special, and cannot become anybody else.
 value(q{

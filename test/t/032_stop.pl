@@ -1,4 +1,4 @@
-# The server is stopped at full rate, in every way. Each client keeps a journal of the verdicts it got; what was acknowledged
+# The server is stopped at full rate, in every way, and no wait keeps it from that: pg_ctl would give up before apikeys.queue_timeout. Each client keeps a journal of the verdicts it got; what was acknowledged
 # is recorded as the contract of that way of stopping says, and nothing is there twice.
 use strict;
 use warnings;
@@ -8,11 +8,11 @@ use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time usleep);
 use Engine;
+use Server;
 
 my $clients = 4;
-my $node = engine_node('main', 'fsync = on');
+my $node = engine_node('main', "fsync = on\napikeys.queue_timeout = 1h");
 $node->safe_psql('postgres', 'CREATE TABLE journal (request_id uuid)');
 my $round = 0;
 
@@ -66,33 +66,27 @@ sub stop_under_load
     my $since = $node->safe_psql('postgres', 'SELECT max(at) FROM apikeys.request_log');
     my $load = clients_start(%options);
     until_true($node, "SELECT count(*) > 500 FROM apikeys.request_log WHERE at > '$since'", "$mode: there is load");
-    my $stopping_at = time;
     $node->stop($mode);
-    my $took = time - $stopping_at;
     my $acknowledged = clients_finish($load);
     $node->start;
     my @compared = compare($since, $acknowledged);
-    cmp_ok($compared[0], '>', 500, "$mode: requests were acknowledged") if !$options{calls};
+    cmp_ok($compared[0], '>', 500 - $clients, "$mode: requests were acknowledged");
     cmp_ok($compared[2], '<=', $clients, "$mode: what is recorded was acknowledged, but for the call that each client was in");
     ledger_ok($node, $mode);
-    return ($compared[1], $took);
+    return $compared[1];
 }
 
 foreach my $n (1 .. 3)
 {
-    my ($missing, $took) = stop_under_load('fast');
-    is($missing, '0', 'fast: nothing acknowledged is missing');
-    cmp_ok($took, '<', 10, 'fast: it took less than 10 s');
+    is(stop_under_load('fast'), '0', 'fast: nothing acknowledged is missing');
 }
 
 # A smart stop waits for the sessions, which end by themselves; what they left in the queue is written after that.
-my ($missing, $took) = stop_under_load('smart', calls => 3000);
-is($missing, '0', 'smart: nothing acknowledged is missing');
+is(stop_under_load('smart', calls => 3000), '0', 'smart: nothing acknowledged is missing');
 
 foreach my $n (1 .. 2)
 {
-    ($missing) = stop_under_load('immediate', synchronous => 1);
-    is($missing, '0', 'immediate, synchronous: nothing acknowledged is missing');
+    is(stop_under_load('immediate', synchronous => 1), '0', 'immediate, synchronous: nothing acknowledged is missing');
 }
 
 # Asynchronous: what was queued may be lost, but no first use.
@@ -108,16 +102,12 @@ like($err, qr/has been used/, 'immediate: and keeps its key');
 # A stop that comes while the writer pauses between attempts: who held the table is gone with it, and all is written.
 my $before = $node->safe_psql('postgres', 'SELECT count(*) FROM apikeys.request_log');
 my $log = -s $node->logfile;
-my $locker = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'LOCK TABLE apikeys.request_log; SELECT pg_sleep(100)' ],
+my $locker = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'LOCK TABLE apikeys.request_log; SELECT pg_sleep(10000)' ],
     '<', \undef, '>', \my $locked, '2>', \my $ended);
 until_true($node, 'SELECT count(*) > 0 FROM pg_locks WHERE mode = $$AccessExclusiveLock$$ AND relation = $$apikeys.request_log$$::regclass',
     'the log is locked');
 $node->safe_psql('postgres', q{SELECT count(apikeys.verify('key-1')) FROM generate_series(1, 20000)});
-foreach (1 .. 300)
-{
-    last if (() = slurp_file($node->logfile, $log) =~ /could not write a batch/g) >= 7;    # the pauses are seconds by now
-    usleep(100_000);
-}
+until_logged(qr/could not write a batch/, $log, 'the pauses are seconds by now', 7);
 $node->stop('fast');
 IPC::Run::finish($locker);
 $node->start;

@@ -8,6 +8,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 my $node = engine_node('main', "apikeys.max_databases = 2\napikeys.flush_interval = 500ms");
 $node->safe_psql('postgres', 'SELECT apikeys.flush()');

@@ -7,6 +7,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 my $primary = engine_node('primary');
 $primary->safe_psql('postgres', q{
@@ -23,11 +24,7 @@ $primary->safe_psql('postgres', q{
     SELECT apikeys.suspend_key(apikeys.find_key('caller', 'key-2'), 'test');
     SELECT apikeys.flush()});
 $primary->wait_for_catchup($standby);
-
-sub value
-{
-    return $standby->safe_psql('postgres', $_[0]);
-}
+ask($standby);
 
 is(value(q{SELECT code FROM apikeys.authenticate('key-1')}), 'valid', 'standby: a key is authenticated');
 is(value(q{SELECT code FROM apikeys.authenticate('key-2')}), 'suspended', 'standby: with what has been replayed');

@@ -9,6 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 my $disk = PostgreSQL::Test::Utils::tempdir_short() . '/disk';
 mkdir $disk;
@@ -16,23 +17,17 @@ my @namespace = ('unshare', '--user', '--map-current-user', '--keep-caps', '--mo
 IPC::Run::run([ @namespace, 'true' ], '>', '/dev/null', '2>', \my $err)
     or plan skip_all => 'a mount namespace of one\'s own is needed, and not allowed here';
 
-my $node = engine_node('main', 'apikeys.queue_size = 8MB');
+my $node = engine_node('main', "apikeys.queue_size = 8MB\n" . noon());
 $node->stop;
 # From here on the server lives in the namespace: pg_ctl starts it there; what stops and reads it works by its files.
 IPC::Run::run([ @namespace, 'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, 'start' ], '>', '/dev/null', '2>&1')
     or BAIL_OUT('the server does not start in the namespace');
 $node->_update_pid(1);
 
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
-
 # Today's log and a hog share the disk.
 value("CREATE TABLESPACE disk LOCATION '$disk'");
 value(q{SELECT apikeys.flush()});
-my $today = value(q{SELECT to_char(now() AT TIME ZONE 'UTC', '"apikeys.request_log_"YYYYMMDD')});
-value("ALTER TABLE $today SET TABLESPACE disk");
+value("ALTER TABLE apikeys.request_log_@{[ today() ]} SET TABLESPACE disk");
 value('CREATE TABLE hog (filler text) TABLESPACE disk; ALTER TABLE hog ALTER filler SET STORAGE PLAIN');
 my $before = value('SELECT count(*) FROM apikeys.request_log');
 my (undef, undef, $full) = $node->psql('postgres', q{DO $$ BEGIN LOOP INSERT INTO hog VALUES (repeat('x', 4000)); COMMIT; END LOOP; END $$});

@@ -7,6 +7,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 # Room for the launcher and two more. Starts and ends of workers are in the log.
 my $node = engine_node('main', "max_worker_processes = 3\nmax_logical_replication_workers = 0\nlog_min_messages = debug1");

@@ -8,13 +8,9 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
-my $node = engine_node('main');
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
+my $node = engine_node('main', noon());
 
 # A request that is on record, not completed yet.
 sub request
@@ -79,7 +75,7 @@ is(value('SELECT events_quarantined, verdicts_overloaded FROM apikeys.stats()'),
 ledger_ok($node, 'changes');
 
 # The partition for now is gone: it is said what is to be done, and nothing is lost.
-my $today = value(q{SELECT to_char(now() AT TIME ZONE 'UTC', '"request_log_"YYYYMMDD')});
+my $today = 'request_log_' . today();
 my $bound = value("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = 'apikeys.$today'::regclass");
 is(value("SELECT relreplident FROM pg_class WHERE oid = 'apikeys.$today'::regclass"), 'f', 'who replicates the log can follow completions');
 value("ALTER TABLE apikeys.request_log DETACH PARTITION apikeys.$today");

@@ -1,21 +1,20 @@
 # The first use of a key against its deletion, and what becomes of a first use that is interrupted, refused or one of many.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', <<'EOC');
-shared_preload_libraries = 'apikeys'
+my $node = server('main', <<'EOC');
 max_connections = 60
 max_prepared_transactions = 5
 apikeys.queue_size = '64kB'
 apikeys.queue_timeout = '120s'
 EOC
-$node->start;
 $node->safe_psql('postgres', <<'EOC');
 CREATE EXTENSION apikeys;
 CREATE TABLE told (n int, code text, request_id uuid);
@@ -44,35 +43,6 @@ CREATE VIEW wrong AS
         FROM (SELECT key_id, count(*) FROM apikeys.request_log GROUP BY 1) AS l FULL JOIN (SELECT * FROM apikeys.usage_total WHERE subject = 'k') AS u ON subject_id = key_id
         WHERE count IS DISTINCT FROM admitted + denied;
 EOC
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
-
-# Starts a session that runs SQL; end() waits for it and returns what it printed, errors as their SQLSTATE.
-sub begin
-{
-    my ($sql) = @_;
-    my $session = { out => '', err => '' };
-    my $file = PostgreSQL::Test::Utils::tempdir() . '/sql';
-    append_to_file($file, $sql);
-    $session->{run} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'VERBOSITY=sqlstate', '-d', $node->connstr('postgres'), '-f', $file ],
-        '>', \$session->{out}, '2>', \$session->{err}, IPC::Run::timeout(180));
-    return $session;
-}
-
-sub end
-{
-    my ($session) = @_;
-    $session->{run}->finish;
-    return join ' ', split /\n/, $session->{out} . join '', $session->{err} =~ /(?:ERROR|FATAL): +(\w+)/g;
-}
-
-sub result
-{
-    return end(begin(@_));
-}
 
 # Runs scripts of pgbench, each in so many sessions at once; returns the SQLSTATEs of its errors.
 sub bench
@@ -166,7 +136,7 @@ is(value("SELECT string_agg(DISTINCT code, ' ') || count(*) FROM apikeys.verify_
 is(value("SELECT string_agg(DISTINCT drop_key(n), ' ') FROM generate_series($n - 149, $n) AS n"), 'in use', 'are uses');
 make_keys(150);
 stop_writing();
-is(result("SET apikeys.queue_timeout = '500ms'; SELECT string_agg(DISTINCT code, ' ') || count(*) FROM apikeys.verify_many(ARRAY(SELECT 'k' || n FROM generate_series($n - 149, $n) AS n))"),
+is(result("SET apikeys.queue_timeout = '3s'; SELECT string_agg(DISTINCT code, ' ') || count(*) FROM apikeys.verify_many(ARRAY(SELECT 'k' || n FROM generate_series($n - 149, $n) AS n))"),
     'overloaded150', 'and none is told before it is durable');
 is(value('SELECT count(*) FROM guard_locks'), '0', 'no lock is left');
 go_on_writing();
@@ -182,12 +152,13 @@ is(result(qq{
     SELECT drop_key($k - 1)}), '0 in use', 'a block');
 is(result("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT verify($k - 2); ROLLBACK; SELECT count(*) FROM guard_locks; SELECT drop_key($k - 2)"), 'valid 0 in use', 'a transaction');
 
-# Interrupted while the use is queued: no lock stays, the use does.
+# Interrupted while the use is queued: no lock stays, the use does. A session that has used another key before is quick to queue it.
+my $warm = 'DO $$ BEGIN PERFORM verify(1); END $$';
 foreach my $case (
-    [ 'timed out', "SET statement_timeout = '100ms'; SELECT verify(%d)", '57014' ],
-    [ 'timed out in a block', "SET statement_timeout = '100ms'; DO \$\$ BEGIN PERFORM verify(%d); EXCEPTION WHEN query_canceled THEN NULL; END \$\$; SELECT count(*) FROM guard_locks", '0' ],
-    [ 'timed out under a savepoint', "BEGIN; SAVEPOINT s; SET statement_timeout = '100ms'; SELECT verify(%d); ROLLBACK TO s; SELECT count(*) FROM guard_locks", '0 57014' ],
-    [ 'waited out', "SET apikeys.queue_timeout = '100ms'; SELECT verify(%d); SELECT count(*) FROM guard_locks", 'overloaded 0' ],
+    [ 'timed out', "$warm; SET statement_timeout = '1s'; SELECT verify(%d)", '57014' ],
+    [ 'timed out in a block', "$warm; SET statement_timeout = '1s'; DO \$\$ BEGIN PERFORM verify(%d); EXCEPTION WHEN query_canceled THEN NULL; END \$\$; RESET statement_timeout; SELECT count(*) FROM guard_locks", '0' ],
+    [ 'timed out under a savepoint', "$warm; BEGIN; SAVEPOINT s; SET statement_timeout = '1s'; SELECT verify(%d); ROLLBACK TO s; SELECT count(*) FROM guard_locks", '0 57014' ],
+    [ 'waited out', "$warm; SET apikeys.queue_timeout = '1s'; SELECT verify(%d); SELECT count(*) FROM guard_locks", 'overloaded 0' ],
     [ 'cancelled', 'SELECT verify(%d)', '57014', 'pg_cancel_backend' ],
     [ 'terminated', 'SELECT verify(%d)', '57P01', 'pg_terminate_backend' ])
 {

@@ -2,24 +2,23 @@
 # orderly stop. Clients keep a journal of what they were told, which is compared with the tables.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
 my $sessions = 6;
 my $keys = 600;    # of each session
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
 # What nobody flushes stays in memory, and is lost.
-$node->append_conf('postgresql.conf', <<'EOC');
-shared_preload_libraries = 'apikeys'
+my $node = server('main', <<'EOC');
 wal_writer_delay = '10s'
 restart_after_crash = on
 apikeys.queue_timeout = '120s'
 EOC
-$node->start;
 $node->safe_psql('postgres', <<'EOC');
 CREATE EXTENSION apikeys;
 INSERT INTO apikeys.plan (name) VALUES ('basic');
@@ -34,14 +33,9 @@ CREATE TABLE logged_before (request_id uuid);
 CREATE VIEW logged AS SELECT * FROM apikeys.request_log AS l WHERE NOT EXISTS (SELECT FROM logged_before AS b WHERE b.request_id = l.request_id);
 EOC
 
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
-
 my $n = 1;
 
-# Lets sessions use new keys and a common one until it is time, then ends the server and starts it again. Their journals go to told.
+# Lets sessions use new keys, then a common one for longer than anybody waits, until it is time, then ends the server and starts it again. Their journals go to told.
 sub round
 {
     my ($synchronous, $end) = @_;
@@ -53,13 +47,14 @@ sub round
     value("SELECT make($n + 1, $n + $sessions * $keys)");
     value('CHECKPOINT');
     local $ENV{PGOPTIONS} = "-c apikeys.synchronous_usage=$synchronous";
+    append_to_file("$folder/common", "SELECT key_id, code, request_id FROM apikeys.verify('k1');\n" x 200_000);
     foreach my $session (1 .. $sessions)
     {
         my @used = map { ($_, $_, 1) } $n + 1 .. $n + $keys;
-        append_to_file("$folder/script$session", join '', map { "SELECT key_id, code, request_id FROM apikeys.verify('k$_');\n" } @used);
+        append_to_file("$folder/script$session", join '', map { "SELECT key_id, code, request_id FROM apikeys.verify('k$_');\n" } @used, "\\i $folder/common\n");
         push @journals, "$folder/journal$session";
         push @runs, IPC::Run::start([ 'psql', '-XAtq', '-F', "\t", '-d', $node->connstr('postgres'), '-f', "$folder/script$session" ],
-            '>', $journals[-1], '2>', \my $err, IPC::Run::timeout(180));
+            '>', $journals[-1], '2>', \my $err, patience());
         $n += $keys;
     }
     delete $ENV{PGOPTIONS};
@@ -110,11 +105,7 @@ sub kill_postmaster
 {
     my ($pid) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
     $node->kill9;
-    foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
-    {
-        last if !kill(0, $pid) && $node->start(fail_ok => 1);
-        select undef, undef, undef, 0.1;
-    }
+    wait_until(sub { !kill(0, $pid) && $node->start(fail_ok => 1) });
     is(value('SELECT true'), 't', 'a new server has come');
 }
 

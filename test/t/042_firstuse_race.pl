@@ -1,23 +1,22 @@
 # The first use of a key against its deletion, step by step: processes are held at wait points (src/engine/waitpoint.h).
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
 plan skip_all => 'needs a library built with WAIT_POINTS=1: scripts/test races' unless $ENV{WAIT_POINTS};
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', <<'EOC');
-shared_preload_libraries = 'apikeys'
+my $node = server('main', <<'EOC');
 max_prepared_transactions = 5
 wal_writer_delay = '10s'
 apikeys.meter_memory = '256kB'
 apikeys.queue_timeout = '120s'
 EOC
-$node->start;
 $node->safe_psql('postgres', <<'EOC');
 CREATE EXTENSION apikeys;
 INSERT INTO apikeys.plan (name) VALUES ('basic');
@@ -38,60 +37,10 @@ CREATE FUNCTION drop_key(n int) RETURNS text LANGUAGE plpgsql AS $$
 CREATE FUNCTION outcome(n int) RETURNS text LANGUAGE sql AS $$
     SELECT (SELECT count(*) FROM apikeys.key WHERE key_id = n) || ' key, ' ||
         (SELECT count(*) FROM apikeys.request_log WHERE key_id = n) || ' logged' $$;
-CREATE FUNCTION waiting(point text) RETURNS bigint LANGUAGE sql AS $$
-    SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND NOT granted AND objid::bigint = hashtext(point)::bigint & 4294967295 $$;
 CREATE VIEW guard_locks AS SELECT * FROM pg_locks WHERE locktype = 'advisory' AND objsubid IN (3, 4);
 EOC
 
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
-
-# Starts a session that runs SQL; end() waits for it and returns what it printed, errors as their SQLSTATE.
-sub begin
-{
-    my ($sql) = @_;
-    my $session = { out => '', err => '' };
-    my $file = PostgreSQL::Test::Utils::tempdir() . '/sql';
-    append_to_file($file, $sql);
-    $session->{run} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'VERBOSITY=sqlstate', '-d', $node->connstr('postgres'), '-f', $file ],
-        '>', \$session->{out}, '2>', \$session->{err}, IPC::Run::timeout(180));
-    return $session;
-}
-
-sub end
-{
-    my ($session) = @_;
-    $session->{run}->finish;
-    return join ' ', split /\n/, $session->{out} . join '', $session->{err} =~ /(?:ERROR|FATAL): +(\w+)/g;
-}
-
-sub result
-{
-    return end(begin(@_));
-}
-
 my $controller;
-
-# hold() makes who comes to a point wait there; arrived() waits until somebody has come.
-sub hold
-{
-    my ($point) = @_;
-    $controller->query_safe("SELECT pg_advisory_lock(hashtext('apikeys'), hashtext('$point'))");
-}
-
-sub pass
-{
-    my ($point) = @_;
-    $controller->query_safe("SELECT pg_advisory_unlock(hashtext('apikeys'), hashtext('$point'))");
-}
-
-sub arrived
-{
-    my ($point) = @_;
-    ok($node->poll_query_until('postgres', "SELECT waiting('$point') > 0"), "somebody is at $point");
-}
 
 sub blocked
 {
@@ -132,11 +81,11 @@ foreach my $case (
     my ($name, $deletion, $end, $verdict, $outcome) = @$case;
     my $k = make_keys($name =~ /many/ ? 1100 : 1);
     my $deleter = $node->background_psql('postgres');
-    hold('verify_lock');
+    hold($controller, 'verify_lock');
     my $use = begin("SELECT verify($k)");
     arrived('verify_lock');
     like($deleter->query_safe(sprintf $deletion, $k), qr/deleted$/, "deletion $name");
-    pass('verify_lock');
+    let_go($controller, 'verify_lock');
     if ($end)
     {
         is(result("SET apikeys.queue_timeout = '100ms'; SELECT verify($k)"), 'overloaded', 'it holds uses off');
@@ -152,17 +101,17 @@ sub bring_to
 {
     my ($state, $k) = @_;
     my $point = $state eq 'committed' ? 'writer_flush' : 'writer_commit';
-    hold($point);
+    hold($controller, $point);
     if ($state eq 'queued')
     {
         # The writer has something else to do.
         is(value("SELECT verify($other)"), 'valid', 'another use');
         arrived($point);
-        hold('verify_wait');
+        hold($controller, 'verify_wait');
     }
     my $use = begin("SELECT verify($k)");
     arrived($state eq 'queued' ? 'verify_wait' : $point);
-    pass('verify_wait') if $state eq 'queued';
+    let_go($controller, 'verify_wait') if $state eq 'queued';
     return ($use, $point);
 }
 
@@ -181,7 +130,7 @@ foreach my $state ('queued', 'being written', 'committed')
         my $deleter = begin(sprintf $deletion, $k);
         blocked();
         is(result("SET apikeys.queue_timeout = '100ms'; SELECT verify($k)"), 'overloaded', "$state: the next use waits too");
-        pass($point);
+        let_go($controller, $point);
         is(end($use), 'valid', "$state: the use is valid");
         is(end($deleter), 'in use', "$state: the deletion is refused");
         is(value("SELECT apikeys.flush(); SELECT outcome($k)"), "t\n1 key, 2 logged", "$state: all is recorded");
@@ -197,7 +146,7 @@ foreach my $state ('queued', 'being written', 'committed')
     is(end($deleter), 'in use', "$state: the deletion is refused");
     is(value('SELECT count(*) FROM guard_locks'), '0', "$state: no lock is left");
     is(result('TRUNCATE apikeys.key CASCADE'), '23503', "$state: TRUNCATE is refused");
-    pass($point);
+    let_go($controller, $point);
     is(value("SELECT apikeys.flush(); SELECT outcome($k)"), "t\n1 key, 1 logged", "$state: the use is recorded");
 
     # A crash before anybody was told: it was a use if it is on record, whichever.
@@ -217,16 +166,16 @@ my $first = $last - $meters + 1;
 my $all_shortly = "SET apikeys.queue_timeout = '20ms'; SELECT string_agg(DISTINCT verify(n), ' ') FROM generate_series($first, $last) AS n";
 is(value("SELECT verify($other)"), 'valid', 'a used key');
 is(value('SELECT apikeys.flush()'), 't', 'whose use is durable');
-hold('writer_flush');
+hold($controller, 'writer_flush');
 my $use = begin("SET apikeys.synchronous_usage = on; SELECT verify($other)");
 arrived('writer_flush');
 is(result($all_shortly), 'overloaded', 'first uses fill the meters');
-hold('writer_commit');
-pass('writer_flush');
+hold($controller, 'writer_commit');
+let_go($controller, 'writer_flush');
 is(end($use), 'valid', 'the other use is durable');
 arrived('writer_commit');
 is(result($all_shortly), 'overloaded', 'none of them is');
-pass('writer_commit');
+let_go($controller, 'writer_commit');
 is(value('SELECT apikeys.flush()'), 't', 'all is written');
 is(value("SELECT string_agg(DISTINCT verify(n), ' ') FROM generate_series($first, $last) AS n"), 'valid', 'and the meters can be used again');
 is(value('SELECT * FROM apikeys.check_ledger()'), '', 'the ledger holds');

@@ -1,14 +1,14 @@
 # How limits stand where there is no engine to ask: without preload and on a standby the tables answer, by the rule that loads a meter.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(allows_streaming => 1);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'");
-$node->start;
+my $node = server('main', '', allows_streaming => 1);
 $node->safe_psql('postgres', 'CREATE EXTENSION apikeys');
 my ($id, $text) = split /\|/, $node->safe_psql('postgres', q{
     SELECT apikeys.create_account('acme', limits => '50/week, 60/total') IS NULL;

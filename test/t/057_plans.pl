@@ -2,19 +2,14 @@
 # them. The server counts the scans of each statement; each is run with plans made for its arguments and with generic ones.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\ntimezone = 'UTC'\njit = off\nautovacuum = off\nmax_wal_size = 4GB");
-$node->start;
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
+my $node = server('main', "timezone = 'UTC'\njit = off\nautovacuum = off\nmax_wal_size = 4GB");
 
 value(<<'EOF');
 CREATE EXTENSION apikeys;
@@ -42,6 +37,8 @@ FROM generate_series(1, 100000) AS n, generate_series(0, 2) AS d WHERE n % 10 <>
 INSERT INTO apikeys.usage_total SELECT 'a', n, 270, 0, 270, 0, 0, now() - interval '2 days', now() FROM generate_series(1, 1000) AS n;
 INSERT INTO apikeys.usage_bucket SELECT 'a', n, date_bin('5 minutes', now(), '2000-01-01') - d * interval '1 day', 90, 0, 90, 0, 0
 FROM generate_series(1, 1000) AS n, generate_series(0, 2) AS d;
+-- In one transaction, so that now() is the same, also at midnight.
+BEGIN;
 DO $$
 BEGIN
     FOR d IN 0 .. 2 LOOP
@@ -54,6 +51,7 @@ END $$;
 INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, cost, category, completed)
 SELECT greatest(current_date - d, now() - d * interval '1 day' - interval '1 hour'), n, 1 + n % 1000, gen_random_uuid(), 'valid', 200, 1, 'production', false
 FROM generate_series(1, 100000) AS n, generate_series(0, 2) AS d WHERE n % 10 <> 9;
+COMMIT;
 SELECT setval(pg_get_serial_sequence('apikeys.' || t, c), 1000000)
 FROM (VALUES ('account', 'account_id'), ('upgrade_request', 'id'), ('audit_log', 'id'), ('adjustment', 'id'), ('notice', 'id')) AS s(t, c);
 SELECT setval('apikeys.key_number_seq', 1000000);

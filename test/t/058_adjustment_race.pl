@@ -1,16 +1,16 @@
 # Resets and grants that commit while somebody reads what was there before them: whoever reads is held at wait points (src/engine/waitpoint.h).
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
 plan skip_all => 'needs a library built with WAIT_POINTS=1: scripts/test races' unless $ENV{WAIT_POINTS};
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\napikeys.queue_timeout = '120s'");
-$node->start;
+my $node = server('main', "apikeys.queue_timeout = '120s'");
 $node->safe_psql('postgres', <<'EOF');
 CREATE EXTENSION apikeys;
 SELECT apikeys.create_account('acme', limits => '9/day');
@@ -22,11 +22,6 @@ $$ SELECT (apikeys.grant_units(apikeys.find_key('acme', 'shop'), 'hour', units, 
 CREATE FUNCTION care_of_account(units int) RETURNS bigint LANGUAGE sql AS $$ SELECT (apikeys.grant_account_units('acme', 'day', units, '2999-01-01')).units $$;
 EOF
 
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
-
 # Has a session ask while it is held at a point between reading and publishing, and something done meanwhile; returns what it was told.
 sub told
 {
@@ -34,10 +29,9 @@ sub told
     my $holder = $node->background_psql('postgres');
     my $asking = $node->background_psql('postgres');
 
-    $holder->query_safe("SELECT pg_advisory_lock(hashtext('apikeys'), hashtext('$point'))");
+    hold($holder, $point);
     $asking->query_until(qr/asks/, "\\echo asks\nSELECT ask();\n\\echo was told\n");
-    $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND NOT granted
-        AND objid::bigint = hashtext('$point')::bigint & 4294967295") or die "nobody came to $point";
+    arrived($point);
     value($meanwhile);
     $holder->quit;
     my $told = $asking->query_until(qr/was told/, '');

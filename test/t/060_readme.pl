@@ -7,6 +7,8 @@
 # of this run is left in the folder of the logs.
 use strict;
 use warnings;
+use FindBin;
+use lib $FindBin::RealBin;
 use Cwd qw(abs_path);
 use File::Basename;
 use IPC::Run;
@@ -14,12 +16,10 @@ use List::Util qw(uniq);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(extra => [ '--encoding', 'UTF8', '--locale', 'C.UTF-8' ]);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\napikeys.max_databases = 16\ntimezone = 'UTC'");
-$node->start;
+my $node = server('main', "apikeys.max_databases = 16\ntimezone = 'UTC'", extra => [ '--encoding', 'UTF8', '--locale', 'C.UTF-8' ]);
 
 sub masked
 {
@@ -178,7 +178,7 @@ is(join("\n", grep { $comment =~ /\b\Q$_\E\b/ } split /\n/, $noticed), $noticed,
 my $happened = join ' ', map { $node->safe_psql($_, q{SELECT DISTINCT kind FROM apikeys.notice}) } @databases;
 is(join(' ', grep { my $kind = $_; !grep { $_ eq $kind } split /\n/, $noticed } split ' ', $happened), '', 'docs/reference.md has the kinds of notices that came');
 
-$node->adjust_conf('postgresql.conf', 'apikeys.max_databases', undef);
+$node->adjust_conf('postgresql.conf', "apikeys.$_", undef) foreach qw(max_databases queue_timeout);
 $node->restart;
 my $settings = $node->safe_psql('readme_md', q{
     SELECT format('| `%s` | `%s` | %s |', name, coalesce(nullif(current_setting(name), ''), quote_literal('')),

@@ -7,8 +7,9 @@ use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Server;
 
-our @EXPORT = qw(engine_node engine_install load_start load_finish ledger_ok until_true verdict_code writer_pid set_conf);
+our @EXPORT = qw(engine_node engine_install load_start load_finish ledger_ok verdict_code writer_pid);
 
 # Keys whose texts are their aliases: key-1 to key-15 are used, key-16 to key-20 not yet, one is used and suspended.
 my $keys = <<'EOF';
@@ -36,16 +37,7 @@ sub engine_install
 sub engine_node
 {
     my ($name, $settings) = @_;
-    my $node = PostgreSQL::Test::Cluster->new($name);
-    $node->init(allows_streaming => 1);
-    $node->append_conf('postgresql.conf', <<"EOF");
-shared_preload_libraries = 'apikeys'
-restart_after_crash = on
-max_connections = 40
-apikeys.flush_interval = 20ms
-@{[ $settings // '' ]}
-EOF
-    $node->start;
+    my $node = server($name, "restart_after_crash = on\nmax_connections = 40\napikeys.flush_interval = 20ms\n" . ($settings // ''), allows_streaming => 1);
     engine_install($node, 'postgres');
     return $node;
 }
@@ -59,7 +51,7 @@ sub load_start
 
     append_to_file($script, "\\set n random(1, 15)\nSELECT 1 / allowed::int FROM apikeys.verify('key-' || :n, '/load');\n");
     $load{run} = IPC::Run::start([ 'pgbench', '-n', @options, '-f', $script, $node->connstr($database) ],
-        '<', \undef, '>', \$load{out}, '2>', \$load{err}, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+        '<', \undef, '>', \$load{out}, '2>', \$load{err}, patience());
     return \%load;
 }
 
@@ -70,24 +62,6 @@ sub load_finish
     my $well = IPC::Run::finish($load->{run});
     my ($admitted) = $load->{out} =~ /transactions actually processed: (\d+)/;
     return ($admitted, $well);
-}
-
-# Waits until a query says true.
-sub until_true
-{
-    my ($node, $query, $what, $database) = @_;
-    ok($node->poll_query_until($database // 'postgres', $query), $what) or BAIL_OUT("$what: never");
-    return;
-}
-
-# Reloads with other settings and waits until a query says true.
-sub set_conf
-{
-    my ($node, $lines, $query, $what) = @_;
-    $node->append_conf('postgresql.conf', $lines);
-    $node->reload;
-    until_true($node, $query, $what);
-    return;
 }
 
 # Flushes, and compares all that is recorded; no request may be there twice.
