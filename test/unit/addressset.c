@@ -49,7 +49,7 @@ isThere(int n)
 }
 
 static void
-subjects(void)
+testSubjects(void)
 {
 	static const uint8 six[16] = {0x20, 0x01, 0x0d, 0xb8, 0, 1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10};
 	static const uint8 mapped[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 9};
@@ -78,7 +78,7 @@ subjects(void)
 }
 
 static void
-blocks(void)
+testBlocks(void)
 {
 	AddressSubject subject = subjectOf(1);
 	AddressEntry *entry;
@@ -106,7 +106,7 @@ blocks(void)
 
 /* The window slides; another window begins anew. */
 static void
-windows(void)
+testWindows(void)
 {
 	FailureRules other = {.cap = 3, .window = 3600, .duration = MINUTE};
 	AddressSubject subject = subjectOf(1);
@@ -127,7 +127,7 @@ windows(void)
 }
 
 static void
-fullSet(void)
+testFullSet(void)
 {
 	memset(&set, 0, sizeof(set));
 	fail(1, 20, START); /* blocked until 15 minutes on */
@@ -174,9 +174,9 @@ fullSet(void)
 int
 main(void)
 {
-	subjects();
-	blocks();
-	windows();
-	fullSet();
+	RUN(testSubjects);
+	RUN(testBlocks);
+	RUN(testWindows);
+	RUN(testFullSet);
 	return UnitReport();
 }

@@ -93,8 +93,8 @@ testDebugOffset(void)
 int
 main(void)
 {
-	testAnchor();
-	testSteps();
-	testDebugOffset();
+	RUN(testAnchor);
+	RUN(testSteps);
+	RUN(testDebugOffset);
 	return UnitReport();
 }

@@ -274,16 +274,16 @@ testFind(void)
 int
 main(void)
 {
-	testPrefixes();
-	testGithub();
-	testSingleChanges();
-	testSwaps();
-	testForeign();
-	testRoundTrips();
-	testLocators();
-	testHints();
-	testRedaction();
-	testRedactionUtf8();
-	testFind();
+	RUN(testPrefixes);
+	RUN(testGithub);
+	RUN(testSingleChanges);
+	RUN(testSwaps);
+	RUN(testForeign);
+	RUN(testRoundTrips);
+	RUN(testLocators);
+	RUN(testHints);
+	RUN(testRedaction);
+	RUN(testRedactionUtf8);
+	RUN(testFind);
 	return UnitReport();
 }

@@ -152,9 +152,9 @@ testSets(void)
 int
 main(void)
 {
-	testTexts();
-	testLengths();
-	testWindows();
-	testSets();
+	RUN(testTexts);
+	RUN(testLengths);
+	RUN(testWindows);
+	RUN(testSets);
 	return UnitReport();
 }

@@ -292,10 +292,10 @@ testAddressesCompare(void)
 int
 main(void)
 {
-	testOrigins();
-	testValidPatterns();
-	testMatches();
-	testNetworks();
-	testAddressesCompare();
+	RUN(testOrigins);
+	RUN(testValidPatterns);
+	RUN(testMatches);
+	RUN(testNetworks);
+	RUN(testAddressesCompare);
 	return UnitReport();
 }

@@ -126,10 +126,10 @@ testRefusals(void)
 int
 main(void)
 {
-	testLayout();
-	testRoundTrips();
-	testSequenceWraps();
-	testOrder();
-	testRefusals();
+	RUN(testLayout);
+	RUN(testRoundTrips);
+	RUN(testSequenceWraps);
+	RUN(testOrder);
+	RUN(testRefusals);
 	return UnitReport();
 }

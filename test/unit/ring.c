@@ -467,10 +467,10 @@ testJumps(void)
 int
 main(void)
 {
-	testOneUnit();
-	testLoad();
-	testSaturation();
-	testJumps();
-	testAgainstOracle();
+	RUN(testOneUnit);
+	RUN(testLoad);
+	RUN(testSaturation);
+	RUN(testJumps);
+	RUN(testAgainstOracle);
 	return UnitReport();
 }

@@ -170,17 +170,24 @@ testWipe(void)
 	CHECK(memcmp(memory, "#\0\0\0\0\0\0#", 8) == 0);
 }
 
-int
-main(void)
+/* Also a second time. */
+static void
+testInit(void)
 {
 	CHECK(SecretInit());
 	CHECK(SecretInit());
-	testUniformity();
-	testRejection();
-	testFreshBlocks();
-	testDraw();
-	testDigest();
-	testLocators();
-	testWipe();
+}
+
+int
+main(void)
+{
+	RUN(testInit);
+	RUN(testUniformity);
+	RUN(testRejection);
+	RUN(testFreshBlocks);
+	RUN(testDraw);
+	RUN(testDigest);
+	RUN(testLocators);
+	RUN(testWipe);
 	return UnitReport();
 }

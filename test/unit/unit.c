@@ -1,7 +1,7 @@
 /*
  * unit.c
- *	  Checks that are counted.  A program makes its checks and ends with
- *	  "return UnitReport();".
+ *	  Test cases and their checks.  A program runs its cases, each a function
+ *	  that makes checks, and ends with "return UnitReport();".
  */
 #include "c.h"
 
@@ -9,17 +9,37 @@
 
 static int passed;
 static int failed;
+/* of the case that runs */
+static int64 checks;
+static int64 checks_failed;
 
-/* Count a check, and print where it failed. */
+/*
+ * Run a case, and count it.  It has failed if one of its checks did, or if it
+ * made none.
+ */
+void
+UnitRun(void (*test)(void), const char *name)
+{
+	checks = checks_failed = 0;
+	test();
+	if (checks > 0 && checks_failed == 0)
+	{
+		passed++;
+		return;
+	}
+	failed++;
+	printf("not ok: %s: %lld of %lld checks failed\n", name, (long long) checks_failed,
+		   (long long) checks);
+}
+
+/* Count a check of the case that runs, and print where it failed. */
 bool
 UnitCheck(bool ok, const char *file, int line, const char *condition, const char *row)
 {
+	checks++;
 	if (ok)
-	{
-		passed++;
 		return true;
-	}
-	failed++;
+	checks_failed++;
 	printf("%s:%d: not so: %s%s%s\n", file, line, condition, row ? ", for " : "", row ? row : "");
 	return false;
 }
@@ -46,11 +66,11 @@ UnitCheckText(const char *actual, size_t len, const char *expected, const char *
 					 what, row);
 }
 
-/* Print the counts as the last line, and return the exit status. */
+/* Print the counts of cases as the last line, and return the exit status. */
 int
 UnitReport(void)
 {
 	printf("%d passed, %d failed\n", passed, failed);
-	/* A program that checked nothing has failed. */
+	/* A program that ran nothing has failed. */
 	return failed > 0 || passed == 0;
 }

@@ -1,11 +1,13 @@
 /*
  * unit.h
- *	  Checks that are counted, for the unit tests of the pure parts.
+ *	  Test cases and their checks, for the unit tests of the pure parts.
  */
 #ifndef UNIT_H
 #define UNIT_H
 
 #include "c.h"
+
+#define RUN(test) UnitRun((test), #test)
 
 #define CHECK(condition) UnitCheck((condition), __FILE__, __LINE__, #condition, NULL)
 
@@ -18,6 +20,7 @@
 #define CHECK_TEXT(actual, len, expected) \
 	UnitCheckText((actual), (len), (expected), __FILE__, __LINE__, #actual)
 
+extern void UnitRun(void (*test)(void), const char *name);
 extern bool UnitCheck(bool ok, const char *file, int line, const char *condition, const char *row);
 extern bool
 UnitCheckInt(int64 actual, int64 expected, const char *file, int line, const char *what);
