@@ -28,7 +28,7 @@ UnitRun(void (*test)(void), const char *name)
 		return;
 	}
 	failed++;
-	printf("not ok: %s: %lld of %lld checks failed\n", name, (long long) checks_failed,
+	printf("not ok %s: %lld of %lld checks failed\n", name, (long long) checks_failed,
 		   (long long) checks);
 }
 
