@@ -55,7 +55,7 @@ testParts(void)
 int
 main(void)
 {
-	testNames();
-	testParts();
+	RUN(testNames);
+	RUN(testParts);
 	return UnitReport();
 }
