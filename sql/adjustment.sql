@@ -98,22 +98,22 @@ SELECT units FROM apikeys.grant_units(id('rate'), 'minute', 3, '2033-03-06 13:03
 SELECT set_clock('2033-03-06 13:02:20Z');
 SELECT ask('rate', 3);
 -- The units of 13:02:00 are back in 40 s, before the grant ends.
-SELECT round(extract(epoch FROM v.retry_after) / 10) * 10 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
+SELECT round(extract(epoch FROM v.retry_after) / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
 -- The units of 13:02:20 are back in 60 s and a bit, when the cap is still 6.
-SELECT round(extract(epoch FROM v.retry_after) / 10) * 10 AS seconds FROM apikeys.verify('care of rate', cost => 6) AS v;
+SELECT round(extract(epoch FROM v.retry_after) / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 6) AS v;
 -- Later, room for six would come after the end of the grant only, when there is none for six at all.
 SELECT set_clock('2033-03-06 13:03:02Z');
 SELECT ask('rate', 3);
 SELECT v.retry_after FROM apikeys.verify('care of rate', cost => 6) AS v;
-SELECT round(extract(epoch FROM v.retry_after) / 10) * 10 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
+SELECT round(extract(epoch FROM v.retry_after) / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
 -- A limit that lets the request pass now, but not when the other one does.
 UPDATE apikeys.key SET limits = '3/minute, 20/10 minutes' WHERE key_id = id('rate');
 SELECT limit_window FROM apikeys.reset_usage(id('rate'));
 SELECT set_clock('2033-03-06 14:00:00Z');
-SELECT units FROM apikeys.grant_units(id('rate'), '600 seconds', 5, '2033-03-06 14:00:30Z');
-SELECT units FROM apikeys.grant_units(id('rate'), 'minute', 20, '2033-03-06 14:00:05Z');
+SELECT units FROM apikeys.grant_units(id('rate'), '600 seconds', 5, '2033-03-06 14:00:50Z');
+SELECT units FROM apikeys.grant_units(id('rate'), 'minute', 20, '2033-03-06 14:00:25Z');
 SELECT ask('rate', 18);
-SELECT set_clock('2033-03-06 14:00:06Z');
+SELECT set_clock('2033-03-06 14:00:26Z');
 SELECT v.limit_window, v.limit_cap, v.retry_after > '9 minutes' AS minutes FROM apikeys.verify('care of rate', cost => 3) AS v;
 SELECT * FROM apikeys.check_ledger();
 

@@ -94,7 +94,7 @@ COMMIT;
 RESET apikeys.actor;
 DELETE FROM apikeys.product;
 RESET SESSION AUTHORIZATION;
-SELECT role, actor, action, new, at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() AS now FROM apikeys.audit_log, seen WHERE audit_log.id > seen.id ORDER BY audit_log.id;
+SELECT role, actor, action, new, at BETWEEN clock_timestamp() - interval '1 hour' AND clock_timestamp() AS now FROM apikeys.audit_log, seen WHERE audit_log.id > seen.id ORDER BY audit_log.id;
 
 -- What a key was asked to be, whatever became of it: found by its id, with an index.
 SELECT count(*) > 5 AS remembered FROM apikeys.audit_log WHERE object = 'key' AND object_id = :'key_id';

@@ -10,9 +10,9 @@ EXCEPTION
         GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 END
 $$;
--- How far from now, in minutes: the test takes less than half of one.
-CREATE FUNCTION pg_temp.minutes(at timestamptz) RETURNS int LANGUAGE sql AS
-$$ SELECT round(extract(epoch FROM at - clock_timestamp()) / 60) $$;
+-- How far from now, in hours: rounded, so that it does not matter how long the test takes.
+CREATE FUNCTION pg_temp.hours(at timestamptz) RETURNS int LANGUAGE sql AS
+$$ SELECT round(extract(epoch FROM at - clock_timestamp()) / 3600) $$;
 -- One short name for the key of acme with an alias.
 CREATE FUNCTION pg_temp.id(alias text) RETURNS bigint LANGUAGE sql AS $$ SELECT apikeys.find_key('acme', alias) $$;
 
@@ -37,12 +37,12 @@ DELETE FROM apikeys.key WHERE alias <> 'main';
 -- Everything at once.
 INSERT INTO apikeys.tier VALUES ('bronze', 1, '10/minute'), ('silver', 2, '100/minute'), ('gold', 3, '1000/minute');
 INSERT INTO apikeys.product VALUES ('maps'), ('routes'), ('places');
-SELECT account, alias, key ~ '^live_eu_[0-9A-Za-z]{36}$' AS shape, pg_temp.minutes(expires_at)
+SELECT account, alias, key ~ '^live_eu_[0-9A-Za-z]{36}$' AS shape, pg_temp.hours(expires_at)
 FROM apikeys.create_key('acme', 'full', category => 'staging', tier => 'silver', lifetime => '30 days', products => '{routes,maps,maps}',
                         allowed_domains => '{*.acme.example,acme.example}', allowed_ips => '{192.0.2.0/24,2001:db8::/32}', scopes => '{read,write}',
                         billing_type => 'free', metadata => '{"team": "geo"}', prefix => 'live_eu');
 SELECT alias, category, prefix, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata FROM apikeys.key WHERE key_id = pg_temp.id('full');
-SELECT account, alias, category, state, tier, limits, products, pg_temp.minutes(expires_at) FROM apikeys.key_list WHERE alias = 'full';
+SELECT account, alias, category, state, tier, limits, products, pg_temp.hours(expires_at) FROM apikeys.key_list WHERE alias = 'full';
 SELECT alias FROM apikeys.create_key('acme', 'own', tier => 'gold', limits => '7/day');
 SELECT alias, tier, limits FROM apikeys.key_list WHERE alias = 'own';
 
@@ -91,7 +91,7 @@ SELECT f.* FROM (VALUES
 SELECT alias, hint, category FROM apikeys.import_key('acme', 'unkey_3ZKzTZqDcsEfMhMvMn7UmtbN', alias => 'by text', prefix => 'unkey');
 SELECT alias, hint FROM apikeys.import_key('acme', digest => decode('T7MCWAd2OlBdlT6JylFZThFX8pBwpJ9qBaSMy9Yq78o' || '=', 'base64')::apikeys.digest, alias => 'base64');
 SELECT alias, hint FROM apikeys.import_key('acme', '12|HlcPKOMqYNeMdJkAQmwvGbtWiuAnJYNGVpwWBgKC', alias => 'bar', hash_rule => 'sha256_after_bar');
-SELECT alias, hint, tier, limits, products, pg_temp.minutes(expires_at)
+SELECT alias, hint, tier, limits, products, pg_temp.hours(expires_at)
 FROM apikeys.import_key('acme', 'mycompany_BRTRKFsL_51FwqftsmMDHHbJAMEXXHCgG', alias => 'underscore', hash_rule => 'sha256_after_underscore', prefix => 'mycompany_BRTRKFsL',
                         hint => 'mycompany_BRTRKFsL', tier => 'gold', expires_at => clock_timestamp() + '7 days', products => '{maps}');
 SELECT alias, prefix, hash_rule, digest FROM apikeys.key WHERE alias IN ('by text', 'base64', 'bar', 'underscore') ORDER BY alias;
@@ -135,11 +135,11 @@ SELECT n, code, key_id = :key_id AS found FROM (VALUES (1, :'text'), (2, :'secon
 -- With grace the text before stays good, and of several the last.
 SELECT key AS third FROM apikeys.rotate_key(:key_id, grace => '1 day') \gset
 SELECT digest OPERATOR(apikeys.=) sha256(:'third'::bytea)::apikeys.digest AS digest, previous_digest OPERATOR(apikeys.=) sha256(:'second'::bytea)::apikeys.digest AS previous,
-       pg_temp.minutes(previous_valid_until), rotations
+       pg_temp.hours(previous_valid_until), rotations
 FROM apikeys.key WHERE key_id = :key_id;
 SELECT key AS fourth FROM apikeys.rotate_key(:key_id, grace => '2 hours') \gset
 SELECT digest OPERATOR(apikeys.=) sha256(:'fourth'::bytea)::apikeys.digest AS digest, previous_digest OPERATOR(apikeys.=) sha256(:'third'::bytea)::apikeys.digest AS previous,
-       pg_temp.minutes(previous_valid_until), rotations
+       pg_temp.hours(previous_valid_until), rotations
 FROM apikeys.key WHERE key_id = :key_id;
 SELECT n, code, key_id = :key_id AS found
 FROM (VALUES (1, :'text'), (2, :'second'), (3, :'third'), (4, :'fourth')) AS t(n, text), apikeys.authenticate(text) ORDER BY n;
@@ -155,8 +155,8 @@ SELECT key ~ '^ak_' AS prefix_of_plan FROM apikeys.rotate_key(pg_temp.id('bar'),
 SELECT code FROM apikeys.authenticate('12|HlcPKOMqYNeMdJkAQmwvGbtWiuAnJYNGVpwWBgKC');
 SELECT prefix, hint ~ '^ak_…[0-9A-Za-z]{4}$' AS hint, hash_rule FROM apikeys.key WHERE alias = 'bar';
 -- A lifetime counts from now, in seconds; without one the expiry stays.
-SELECT pg_temp.minutes(expires_at) FROM apikeys.rotate_key(:key_id, lifetime => '90 days');
-SELECT pg_temp.minutes(expires_at) FROM apikeys.rotate_key(:key_id);
+SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id, lifetime => '90 days');
+SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id);
 SET TimeZone = 'Europe/Berlin';
 SELECT extract(epoch FROM apikeys.seconds_after('2026-03-28 12:00', '2 days') - '2026-03-28 12:00') AS seconds, apikeys.seconds_after('2026-03-28 12:00', '2 days') AS at;
 RESET TimeZone;
@@ -250,13 +250,13 @@ UPDATE apikeys.key SET category = 'staging', alias = 'renamed' WHERE key_id = ap
 SELECT alias, category, state FROM apikeys.key_list WHERE account = 'three' ORDER BY alias;
 
 -- Lifetimes.
-SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('offer');
-SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('offer', lifetime => '7 days');
+SELECT pg_temp.hours(expires_at) FROM apikeys.create_key('offer');
+SELECT pg_temp.hours(expires_at) FROM apikeys.create_key('offer', lifetime => '7 days');
 SELECT expires_at FROM apikeys.create_key('offer', expires_at => 'infinity');
-SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('short', lifetime => '90 days');
-SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('mortal', 'm', lifetime => '1 year');
+SELECT pg_temp.hours(expires_at) FROM apikeys.create_key('short', lifetime => '90 days');
+SELECT pg_temp.hours(expires_at) FROM apikeys.create_key('mortal', 'm', lifetime => '1 year');
 -- A year lasts longer than 363 days, though it is less as an interval, and is not 360 days.
-SELECT pg_temp.minutes(expires_at) FROM apikeys.create_key('yearly', lifetime => '1 year');
+SELECT pg_temp.hours(expires_at) FROM apikeys.create_key('yearly', lifetime => '1 year');
 SELECT f.code, f.message FROM pg_temp.failure($$SELECT apikeys.create_key('yearly', lifetime => '360 days')$$) AS f;
 SELECT * FROM apikeys.change_plan('yearly', 'yearly', dry_run => true);
 SELECT t.n, CASE WHEN current_setting('server_version_num')::int < 170000 THEN '22023' ELSE f.code END AS code FROM (VALUES
@@ -266,7 +266,7 @@ SELECT t.n, CASE WHEN current_setting('server_version_num')::int < 170000 THEN '
     (4, $$SELECT apikeys.usage_series(apikeys.find_key('yearly', 'key-1'), '2026-01-01', '2026-02-01', 'infinity')$$),
     (5, $$SELECT apikeys.block_address('192.0.2.1', 'test', 'infinity')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
-SELECT pg_temp.minutes(expires_at) FROM apikeys.import_key('offer', 'imported', expires_at => clock_timestamp() + '11 days');
+SELECT pg_temp.hours(expires_at) FROM apikeys.import_key('offer', 'imported', expires_at => clock_timestamp() + '11 days');
 SELECT f.code, f.message, f.hint FROM (VALUES
     (1, $$SELECT apikeys.create_key('offer', lifetime => '8 days')$$),
     (2, $$SELECT apikeys.create_key('offer', expires_at => clock_timestamp() + '7 days')$$),
@@ -285,7 +285,7 @@ SET apikeys.debug_clock_offset = '30d';
 UPDATE apikeys.key SET expires_at = clock_timestamp() + '119 days' WHERE key_id = apikeys.find_key('short', 'key-1');
 RESET apikeys.debug_clock_offset;
 UPDATE apikeys.key SET category = 'staging' WHERE key_id = apikeys.find_key('short', 'key-1');
-SELECT category, pg_temp.minutes(expires_at) FROM apikeys.get_key(apikeys.find_key('short', 'key-1'));
+SELECT category, pg_temp.hours(expires_at) FROM apikeys.get_key(apikeys.find_key('short', 'key-1'));
 
 -- Limits of a key's own, and billing types.
 SELECT alias FROM apikeys.create_key('strict', tier => 'bronze', billing_type => 'free');
