@@ -10,6 +10,16 @@ EXCEPTION
 END
 $$;
 
+-- What is refused names what is possible; so does the function that reads one cap, whatever the search_path.
+SELECT '3/min'::apikeys.limits;
+SELECT '3/1 week'::apikeys.limits;
+SELECT '1_000/day'::apikeys.limits;
+SELECT '{"24h": 3}'::jsonb::apikeys.limits;
+SELECT apikeys.limits_cap('3/day', 'days');
+SET search_path = pg_catalog;
+SELECT apikeys.limits_cap('3/day', '24 hours');
+SET search_path = apikeys, pg_catalog;
+
 -- Canonical form: sorted by window, total last, windows in their shortest name.
 SELECT '>' || input || '<' AS input, '>' || pg_temp.read(input) || '<' AS output
 FROM (VALUES

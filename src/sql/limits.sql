@@ -119,7 +119,7 @@ COMMENT ON FUNCTION apikeys.limits_cap(apikeys.limits, text) IS
 
 CREATE OPERATOR apikeys.-> (LEFTARG = apikeys.limits, RIGHTARG = text, FUNCTION = apikeys.limits_cap);
 COMMENT ON OPERATOR apikeys.-> (apikeys.limits, text) IS
-'Cap of a window such as ''day'' or ''10 minutes'' in units; NULL if there is no limit on it. Errors: 22023 for what is no window.';
+'Cap of a window such as ''day'' or ''10 minutes'' in units; NULL if there is no limit on it. Without apikeys in the search_path: limits_cap. Errors: 22023 for what is no window.';
 
 CREATE FUNCTION apikeys.limits_items(limits apikeys.limits)
 RETURNS TABLE (limit_window text, window_length interval, cap bigint)

@@ -41,8 +41,77 @@ $$;
 COMMENT ON FUNCTION apikeys.key_limits(bigint) IS
 'How the limits of a key''s account (subject account) and its own (subject key) stand now; columns as in account_limits. A request is admitted if all of them have room for its cost. Errors: P0002 unknown key.';
 
--- Steps of days and months are counted on the calendar of the time zone, from a Monday and a January; shorter ones are counted
--- in real time from the first day's midnight there, so that they are equally long where clocks change.
+-- The instants at which clocks of a time zone show a local time: two where they are set back over it, none where they skip it.
+-- AT TIME ZONE knows one; clocks of a day before and of a day after it tell whether there is another.
+CREATE FUNCTION apikeys.instants(local_time timestamp, time_zone text) RETURNS SETOF timestamptz
+LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT DISTINCT i.instant
+    FROM (VALUES (local_time AT TIME ZONE time_zone)) AS n(nominal),
+         LATERAL (VALUES (n.nominal - interval '24 hours'), (n.nominal + interval '24 hours')) AS o(other),
+         LATERAL (VALUES ((local_time - ((o.other AT TIME ZONE time_zone) - (o.other AT TIME ZONE 'UTC'))) AT TIME ZONE 'UTC')) AS i(instant)
+    WHERE i.instant AT TIME ZONE time_zone = local_time;
+END;
+COMMENT ON FUNCTION apikeys.instants(timestamp, text) IS
+'The instants at which clocks of the time zone show this time: one, two where clocks are set back over it, none where they skip it. Internal.';
+
+-- A step begins where clocks show its local time. Days and longer steps begin with the first instant of their first day, whatever clocks
+-- show then; shorter ones wherever their time is shown: where an hour comes twice, so do its steps, and a longer step is cut there.
+CREATE FUNCTION apikeys.series_steps(
+    since timestamptz, until timestamptz, step interval, time_zone text, OUT starts_at timestamptz, OUT ends_at timestamptz
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    months    int := CASE WHEN isfinite(step) THEN extract(year FROM step) * 12 + extract(month FROM step) END;
+    days      int := CASE WHEN isfinite(step) THEN extract(day FROM step) END;
+    seconds   numeric := extract(epoch FROM step - make_interval(months => months, days => days));
+    beginning timestamp;
+BEGIN
+    IF NOT coalesce(isfinite(since) AND isfinite(until), false) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a series needs a finite since and until';
+    ELSIF since >= until THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
+    ELSIF months IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'a step must be positive, and have either months, or days, or hours, minutes and seconds';
+    ELSIF seconds > 0 AND mod(86400, seconds) <> 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'a step of hours, minutes and seconds must divide a day of 24 hours', HINT = 'Such as 6 hours or 15 minutes.';
+    ELSIF time_zone IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
+    ELSIF extract(epoch FROM until - since) > 100000 * extract(epoch FROM step) THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = 'a series has at most 100000 steps', HINT = 'Make the steps longer or the time shorter.';
+    END IF;
+    beginning := since AT TIME ZONE time_zone;
+    beginning := CASE
+        WHEN months > 0 THEN
+            date_trunc('month', beginning)
+            - make_interval(months => (extract(year FROM beginning) * 12 + extract(month FROM beginning) - 1)::int % months)
+        ELSE date_bin(step, beginning, '2001-01-01')
+    END;
+    RETURN QUERY
+        SELECT s.starts_at, s.ends_at
+        FROM (SELECT b.instant, lead(b.instant) OVER (ORDER BY b.instant)
+              FROM (SELECT i.instant
+                    FROM generate_series(beginning - step, (until AT TIME ZONE time_zone) + 2 * step, step) AS g(local_time),
+                         LATERAL (
+                             SELECT l.instant FROM apikeys.instants(g.local_time, time_zone) AS l(instant) WHERE seconds > 0
+                             UNION
+                             SELECT least(min(l.instant), g.local_time AT TIME ZONE time_zone)
+                             FROM apikeys.instants(g.local_time, time_zone) AS l(instant)
+                             WHERE seconds = 0 OR g.local_time::time = '00:00'
+                         ) AS i(instant)
+                    GROUP BY i.instant
+              ) AS b
+        ) AS s(starts_at, ends_at)
+        WHERE s.starts_at < until AND s.ends_at > since;
+END
+$$;
+COMMENT ON FUNCTION apikeys.series_steps(timestamptz, timestamptz, interval, text) IS
+'The whole steps of a series from the one that holds since to the one before until. Internal: part of usage_series. Errors: 22023, 54000.';
+
 CREATE FUNCTION apikeys.usage_series(
     key_id bigint, since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
     OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
@@ -50,46 +119,21 @@ CREATE FUNCTION apikeys.usage_series(
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    listed    apikeys.key_list := apikeys.get_key(key_id);
-    months    int := CASE WHEN isfinite(step) THEN extract(year FROM step) * 12 + extract(month FROM step) END;
-    days      int := CASE WHEN isfinite(step) THEN extract(day FROM step) END;
-    seconds   numeric := extract(epoch FROM step - make_interval(months => months, days => days));
-    calendar  text := CASE WHEN seconds > 0 THEN 'UTC' ELSE time_zone END;
-    beginning timestamp := since AT TIME ZONE calendar;
+    listed apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
-    IF NOT coalesce(isfinite(since) AND isfinite(until) AND since < until, false) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
-    ELSIF months IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'a step must be positive, and have either months, or days, or hours, minutes and seconds';
-    ELSIF time_zone IS NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
-    ELSIF extract(epoch FROM until - since) > 100000 * extract(epoch FROM step) THEN
-        RAISE program_limit_exceeded USING
-            MESSAGE = 'a series has at most 100000 steps', HINT = 'Make the steps longer or the time shorter.';
-    END IF;
-    beginning := CASE
-        WHEN months > 0 THEN
-            date_trunc('month', beginning)
-            - make_interval(months => (extract(year FROM beginning) * 12 + extract(month FROM beginning) - 1)::int % months)
-        WHEN days > 0 THEN date_bin(step, beginning, '2001-01-01')
-        ELSE date_bin(step, beginning, date_trunc('day', since, time_zone) AT TIME ZONE calendar)
-    END;
     RETURN QUERY
         SELECT s.starts_at, u.admitted, u.denied, u.units, u.errors, u.credits
-        FROM (SELECT g.starts AT TIME ZONE calendar, lead(g.starts) OVER (ORDER BY g.starts) AT TIME ZONE calendar
-              FROM generate_series(beginning, (until AT TIME ZONE calendar) + 2 * step, step) AS g(starts)) AS s(starts_at, ends_at),
+        FROM apikeys.series_steps(since, until, step, time_zone) AS s,
              LATERAL (SELECT coalesce(sum(b.admitted), 0)::bigint, coalesce(sum(b.denied), 0)::bigint, coalesce(sum(b.units), 0)::bigint,
                              coalesce(sum(b.errors), 0)::bigint, coalesce(sum(b.credits), 0)::bigint
                       FROM apikeys.usage_bucket AS b
                       WHERE b.subject = 'k' AND b.subject_id = listed.key_id AND b.bucket >= s.starts_at AND b.bucket < s.ends_at
              ) AS u(admitted, denied, units, errors, credits)
-        WHERE s.starts_at < until
         ORDER BY s.starts_at;
 END
 $$;
 COMMENT ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) IS
-'What a key used over time, a row for each step from the one that holds since to the one before until, whole steps, zeros where nothing was used: requests admitted and denied, units, errors (status 400 and more) and credits as given to complete(). Steps begin at midnight, on Mondays (7 days), on the first of a month or quarter (3 months) in the time zone. Usage is stored in steps of 5 minutes for 2 days, then of hours, after 90 days of days (UTC); what is stored shows in the step in which it begins. Errors: P0002 unknown key; 22023 since not before until, step not positive or mixed, unknown time zone; 54000 more than 100000 steps.';
+'What a key used over time, a row for each step from the one that holds since to the one before until, whole steps, zeros where nothing was used: requests admitted and denied, units, errors (status 400 and more) and credits as given to complete(). Steps begin at local times of the time zone: at midnight, on Mondays (7 days), on the first of a month or quarter (3 months); shorter ones must divide 24 hours and are counted from midnight. So series of the same step agree where they meet. On days when clocks change, a step is longer or shorter; an hour that comes twice is two steps of an hour. Usage is stored in steps of 5 minutes for 2 days, then of hours, after 90 days of days (UTC); what is stored shows in the step in which it begins. Errors: P0002 unknown key; 22023 since not before until, not finite, step not positive or mixed or no part of a day, unknown time zone; 54000 more than 100000 steps.';
 
 CREATE FUNCTION apikeys.check_meters(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
