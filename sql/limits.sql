@@ -1,5 +1,5 @@
 -- The type limits: text, binary and JSON, equality, sorting, hashing, parts.
-SET search_path = apikeys, pg_catalog;
+SET search_path = apikeys, apikeys_internal, pg_catalog;
 
 -- What a text is read as, or why it is refused.
 CREATE FUNCTION pg_temp.read(input text) RETURNS text LANGUAGE plpgsql AS $$

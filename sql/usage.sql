@@ -164,7 +164,7 @@ SELECT v.code, v.limit_window, v.remaining, v.reset_after > '0' AS reset FROM ap
 SELECT set_clock('2031-03-08 10:32Z');
 SELECT v.code, v.limit_window, v.remaining FROM apikeys.verify('text of small') AS v;
 SELECT * FROM apikeys.key_limits(id('small'));
-SELECT "check", passed, code, detail FROM apikeys.explain_key(id('small')) WHERE "check" LIKE '%limit%';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(id('small')) WHERE check_name LIKE '%limit%';
 -- next_free_at is when some come back, and not before.
 SELECT set_clock(l.next_free_at - interval '5 s') < l.next_free_at AS before FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
 SELECT l.used FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
@@ -181,7 +181,7 @@ SELECT * FROM apikeys.account_limits('acme');
 -- A cap that was lowered below what is used.
 UPDATE apikeys.key SET limits = '1/week' WHERE key_id = id('small');
 SELECT * FROM apikeys.key_limits(id('small'));
-SELECT "check", passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
+SELECT check_name, passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
 -- Asking uses nothing, and leaves nothing pinned: the ledger still holds.
 SELECT * FROM ledger();
 \set VERBOSITY terse

@@ -360,8 +360,8 @@ BlockAnnounce(void)
 
 		if (block.announced)
 			continue;
-		SPI_execute_with_args("SELECT apikeys.announce_block($1, $2, $3)", lengthof(types), types,
-							  values, NULL, false, 0);
+		SPI_execute_with_args("SELECT apikeys_internal.record_block($1, $2, $3)", lengthof(types),
+							  types, values, NULL, false, 0);
 		announced[announced_count++] = block;
 		more = (announced_count == ANNOUNCED_AT_ONCE);
 	}

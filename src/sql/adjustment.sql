@@ -1,31 +1,31 @@
 -- Quota care: usage reset, units granted. Rows of adjustment, which src/adjustment.c reads; nothing else is changed.
 
-CREATE FUNCTION apikeys.adjustment_made(subject "char", subject_id bigint) RETURNS void
+CREATE FUNCTION apikeys_internal.adjustment_made(subject "char", subject_id bigint) RETURNS void
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_adjustment_made';
-COMMENT ON FUNCTION apikeys.adjustment_made("char", bigint) IS
+COMMENT ON FUNCTION apikeys_internal.adjustment_made("char", bigint) IS
 'Has the meter of a key (k) or an account (a) read its adjustments again when this transaction commits. Internal. Errors: 0A000 at PREPARE TRANSACTION.';
 
-CREATE FUNCTION apikeys.units_used(subject "char", subject_id bigint) RETURNS bigint
+CREATE FUNCTION apikeys_internal.units_used(subject "char", subject_id bigint) RETURNS bigint
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_usage_units';
-COMMENT ON FUNCTION apikeys.units_used("char", bigint) IS
+COMMENT ON FUNCTION apikeys_internal.units_used("char", bigint) IS
 'The units of all time of a key (k) or an account (a) as they are stored now, whatever the transaction''s snapshot. Internal.';
 
-CREATE FUNCTION apikeys.check_window(limits apikeys.limits, limit_window text) RETURNS text
+CREATE FUNCTION apikeys_internal.check_window(limits apikeys.limits, limit_window text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF limits OPERATOR(apikeys.->) limit_window IS NULL THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('there is no limit per window %s to adjust', apikeys.quoted(limit_window)),
+            MESSAGE = format('there is no limit per window %s to adjust', apikeys_internal.quoted(limit_window)),
             DETAIL = format('The limits in effect are: %s.', coalesce(nullif(limits::text, ''), 'none'));
     END IF;
     RETURN (SELECT i.limit_window FROM apikeys.limits_items(('0/' || limit_window)::apikeys.limits) AS i);
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_window(apikeys.limits, text) IS
+COMMENT ON FUNCTION apikeys_internal.check_window(apikeys.limits, text) IS
 'The name of a window that the limits have, as the type limits writes it. Internal. Errors: 22023 for any other.';
 
-CREATE FUNCTION apikeys.add_adjustment(
+CREATE FUNCTION apikeys_internal.add_adjustment(
     subject "char", subject_id bigint, account_id bigint, object_id text, limit_window text, units bigint, until timestamptz,
     counts_from bigint, reason text
 ) RETURNS apikeys.adjustment
@@ -36,42 +36,42 @@ DECLARE
 BEGIN
     INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, until, counts_from, reason, at)
     VALUES (add_adjustment.subject, add_adjustment.subject_id, add_adjustment.limit_window, add_adjustment.units, add_adjustment.until,
-            add_adjustment.counts_from, CASE WHEN apikeys.has_text(add_adjustment.reason) THEN add_adjustment.reason END, apikeys.wall_clock())
+            add_adjustment.counts_from, CASE WHEN apikeys_internal.has_text(add_adjustment.reason) THEN add_adjustment.reason END, apikeys_internal.wall_clock())
     RETURNING * INTO made;
-    PERFORM apikeys.adjustment_made(made.subject, made.subject_id);
-    PERFORM apikeys.audit(CASE WHEN made.until IS NULL THEN 'reset' ELSE 'grant' END, CASE made.subject WHEN 'k' THEN 'key' ELSE 'account' END,
+    PERFORM apikeys_internal.adjustment_made(made.subject, made.subject_id);
+    PERFORM apikeys_internal.audit(CASE WHEN made.until IS NULL THEN 'reset' ELSE 'grant' END, CASE made.subject WHEN 'k' THEN 'key' ELSE 'account' END,
                           add_adjustment.object_id, add_adjustment.account_id, NULL,
                           jsonb_strip_nulls(to_jsonb(made)) - '{subject,subject_id,at,created_by}'::text[]);
     RETURN made;
 END
 $$;
-COMMENT ON FUNCTION apikeys.add_adjustment("char", bigint, bigint, text, text, bigint, timestamptz, bigint, text) IS
+COMMENT ON FUNCTION apikeys_internal.add_adjustment("char", bigint, bigint, text, text, bigint, timestamptz, bigint, text) IS
 'Add a row to adjustment, tell the meter when that commits, and record it in the audit log. Internal.';
 
-CREATE FUNCTION apikeys.reset_limits(
+CREATE FUNCTION apikeys_internal.reset_limits(
     subject "char", subject_id bigint, account_id bigint, object_id text, limits apikeys.limits, limit_window text, reason text
 ) RETURNS SETOF apikeys.adjustment
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    chosen      text := CASE WHEN limit_window IS NOT NULL THEN apikeys.check_window(limits, limit_window) END;
+    chosen      text := CASE WHEN limit_window IS NOT NULL THEN apikeys_internal.check_window(limits, limit_window) END;
     counts_from bigint;
 BEGIN
     IF limits::text = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'there are no limits to reset';
     END IF;
-    PERFORM apikeys.try_flush();
-    counts_from := apikeys.units_used(subject, subject_id);
+    PERFORM apikeys_internal.try_flush();
+    counts_from := apikeys_internal.units_used(subject, subject_id);
     RETURN QUERY
-        SELECT a.* FROM apikeys.limits_used(subject, subject_id, limits) AS l,
-             apikeys.add_adjustment(subject, subject_id, account_id, object_id, l.limit_window, l.used, NULL, counts_from, reason) AS a
+        SELECT a.* FROM apikeys_internal.limit_status(subject, subject_id, limits) AS l,
+             apikeys_internal.add_adjustment(subject, subject_id, account_id, object_id, l.limit_window, l.used, NULL, counts_from, reason) AS a
         WHERE chosen IS NULL OR l.limit_window = chosen;
 END
 $$;
-COMMENT ON FUNCTION apikeys.reset_limits("char", bigint, bigint, text, apikeys.limits, text, text) IS
+COMMENT ON FUNCTION apikeys_internal.reset_limits("char", bigint, bigint, text, apikeys.limits, text, text) IS
 'What reset_usage and reset_account_usage do. Internal. Errors: 22023.';
 
-CREATE FUNCTION apikeys.grant_limit(
+CREATE FUNCTION apikeys_internal.grant_limit(
     subject "char", subject_id bigint, account_id bigint, object_id text, limits apikeys.limits, limit_window text, units bigint,
     until timestamptz, reason text
 ) RETURNS apikeys.adjustment
@@ -80,14 +80,14 @@ AS $$
 BEGIN
     IF coalesce(units, 0) = 0 OR abs(units::numeric) > 9007199254740991 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'units must be a number other than 0, of 53 bits at most';
-    ELSIF NOT coalesce(isfinite(until) AND until > apikeys.wall_clock(), false) THEN
+    ELSIF NOT coalesce(isfinite(until) AND until > apikeys_internal.wall_clock(), false) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'until must be a time to come';
     END IF;
-    RETURN apikeys.add_adjustment(subject, subject_id, account_id, object_id, apikeys.check_window(limits, limit_window), units, until,
+    RETURN apikeys_internal.add_adjustment(subject, subject_id, account_id, object_id, apikeys_internal.check_window(limits, limit_window), units, until,
                                   NULL, reason);
 END
 $$;
-COMMENT ON FUNCTION apikeys.grant_limit("char", bigint, bigint, text, apikeys.limits, text, bigint, timestamptz, text) IS
+COMMENT ON FUNCTION apikeys_internal.grant_limit("char", bigint, bigint, text, apikeys.limits, text, bigint, timestamptz, text) IS
 'What grant_units and grant_account_units do. Internal. Errors: 22023.';
 
 CREATE FUNCTION apikeys.reset_usage(key_id bigint, limit_window text DEFAULT NULL, reason text DEFAULT NULL) RETURNS SETOF apikeys.adjustment
@@ -98,7 +98,7 @@ DECLARE
 BEGIN
     RETURN QUERY
         SELECT r.* FROM apikeys.account AS a,
-             apikeys.reset_limits('k', listed.key_id, a.account_id, listed.key_id::text, listed.limits, limit_window, reason) AS r
+             apikeys_internal.reset_limits('k', listed.key_id, a.account_id, listed.key_id::text, listed.limits, limit_window, reason) AS r
         WHERE a.name = listed.account;
 END
 $$;
@@ -110,11 +110,11 @@ CREATE FUNCTION apikeys.reset_account_usage(account text, limit_window text DEFA
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
 BEGIN
     RETURN QUERY
         SELECT r.* FROM apikeys.plan AS p,
-             apikeys.reset_limits('a', owner.account_id, owner.account_id, owner.name, coalesce(owner.limits, p.limits), limit_window, reason) AS r
+             apikeys_internal.reset_limits('a', owner.account_id, owner.account_id, owner.name, coalesce(owner.limits, p.limits), limit_window, reason) AS r
         WHERE p.name = owner.plan;
 END
 $$;
@@ -129,7 +129,7 @@ AS $$
 DECLARE
     listed apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
-    RETURN (SELECT apikeys.grant_limit('k', listed.key_id, a.account_id, listed.key_id::text, listed.limits, limit_window, units, until, reason)
+    RETURN (SELECT apikeys_internal.grant_limit('k', listed.key_id, a.account_id, listed.key_id::text, listed.limits, limit_window, units, until, reason)
             FROM apikeys.account AS a WHERE a.name = listed.account);
 END
 $$;
@@ -142,9 +142,9 @@ RETURNS apikeys.adjustment
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
 BEGIN
-    RETURN (SELECT apikeys.grant_limit('a', owner.account_id, owner.account_id, owner.name, coalesce(owner.limits, p.limits), limit_window,
+    RETURN (SELECT apikeys_internal.grant_limit('a', owner.account_id, owner.account_id, owner.name, coalesce(owner.limits, p.limits), limit_window,
                                        units, until, reason)
             FROM apikeys.plan AS p WHERE p.name = owner.plan);
 END
@@ -155,9 +155,9 @@ Errors: P0002 unknown account; 22023 no such window, or the account has no limit
 
 CREATE TRIGGER adjustment_refuse_update BEFORE UPDATE ON apikeys.adjustment
 FOR EACH ROW WHEN (to_jsonb(NEW.*) - 'reason' IS DISTINCT FROM to_jsonb(OLD.*) - 'reason' OR NEW.reason IS NOT NULL)
-EXECUTE FUNCTION apikeys.refuse_change();
+EXECUTE FUNCTION apikeys_internal.refuse_change();
 CREATE TRIGGER adjustment_refuse_delete BEFORE DELETE OR TRUNCATE ON apikeys.adjustment
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.refuse_change();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.refuse_change();
 COMMENT ON TRIGGER adjustment_refuse_update ON apikeys.adjustment IS
 'Adjustments are append-only for every role, their owner and superusers included; but a reason can be erased.';
 COMMENT ON TRIGGER adjustment_refuse_delete ON apikeys.adjustment IS

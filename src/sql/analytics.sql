@@ -13,7 +13,7 @@ CREATE FUNCTION apikeys.account_keys(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
 BEGIN
     RETURN QUERY
         SELECT l.key_id, l.alias, l.hint, l.state, l.tier, replace(l.used, ', ', E'\n'), l.last_used_at::date
@@ -33,14 +33,14 @@ SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.product, r.code
 FROM apikeys.request_log AS r
 LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
 LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
-WHERE (SELECT apikeys.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.log IS
 'The request log of all keys that the session''s user may manage, with names. Filter by at: it is partitioned by day (UTC); by key_id or account: it is indexed by key_id and at. So should managers who are bound to accounts: without, the rows of all others are read, too, and left out.';
 COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
 
 -- Reports.
 
-CREATE FUNCTION apikeys.report_unit(
+CREATE FUNCTION apikeys_internal.report_unit(
     since timestamptz, until timestamptz, by text[], choice text[], step interval, time_zone text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -69,18 +69,18 @@ BEGIN
     RETURN unit;
 END
 $$;
-COMMENT ON FUNCTION apikeys.report_unit(timestamptz, timestamptz, text[], text[], interval, text) IS
+COMMENT ON FUNCTION apikeys_internal.report_unit(timestamptz, timestamptz, text[], text[], interval, text) IS
 'Check what usage_report and log_report have in common; the unit of date_trunc for the step, NULL for none. Internal. Errors: 22023.';
 
-CREATE FUNCTION apikeys.report_subjects(kind "char", only_account text, only_key bigint) RETURNS bigint[]
+CREATE FUNCTION apikeys_internal.report_subjects(kind "char", only_account text, only_key bigint) RETURNS bigint[]
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
-    accounts bigint[] := apikeys.managed_accounts();
+    accounts bigint[] := apikeys_internal.managed_accounts();
 BEGIN
     IF only_account IS NOT NULL THEN
-        accounts := ARRAY[(apikeys.get_account(only_account)).account_id];
+        accounts := ARRAY[(apikeys_internal.get_account(only_account)).account_id];
     END IF;
     IF only_key IS NOT NULL THEN
         PERFORM apikeys.get_key(only_key);
@@ -93,7 +93,7 @@ BEGIN
         WHERE (accounts IS NULL OR k.account_id = ANY (accounts)) AND (only_key IS NULL OR k.key_id = only_key));
 END
 $$;
-COMMENT ON FUNCTION apikeys.report_subjects("char", text, bigint) IS
+COMMENT ON FUNCTION apikeys_internal.report_subjects("char", text, bigint) IS
 'The accounts (a) or keys (k) that the session''s user may have a report about; NULL: all. Internal. Errors: P0002 unknown account or key.';
 
 CREATE FUNCTION apikeys.usage_report(
@@ -106,9 +106,9 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off
 AS $$
 DECLARE
-    unit     text := apikeys.report_unit(since, until, by, '{account,key,product,category,billing_type}', step, time_zone);
+    unit     text := apikeys_internal.report_unit(since, until, by, '{account,key,product,category,billing_type}', step, time_zone);
     kind     "char" := CASE WHEN by <@ '{account}' AND only_key IS NULL THEN 'a' ELSE 'k' END;
-    subjects bigint[] := apikeys.report_subjects(kind, only_account, only_key);
+    subjects bigint[] := apikeys_internal.report_subjects(kind, only_account, only_key);
 BEGIN
     RETURN QUERY
         SELECT date_trunc(unit, b.bucket, time_zone),
@@ -145,8 +145,8 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET work_mem = '64MB'
 AS $$
 DECLARE
-    unit text := apikeys.report_unit(since, until, by, '{account,key,product,category,billing_type,endpoint,code}', step, time_zone);
-    keys bigint[] := apikeys.report_subjects('k', only_account, only_key);
+    unit text := apikeys_internal.report_unit(since, until, by, '{account,key,product,category,billing_type,endpoint,code}', step, time_zone);
+    keys bigint[] := apikeys_internal.report_subjects('k', only_account, only_key);
 BEGIN
     RETURN QUERY
         SELECT g.at, a.name, g.key_id, k.alias, g.product, g.category, g.billing_type, g.endpoint, g.code, g.requests, g.denied,

@@ -8,21 +8,21 @@
 -- rows of its own would collide with it. The refusing ones are ENABLE ALWAYS. Nobody has a privilege to change the log, and
 -- its owner and superusers are refused too; only who may disable a trigger or drop the extension can get around that.
 
-CREATE FUNCTION apikeys.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
+CREATE FUNCTION apikeys_internal.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     INSERT INTO apikeys.audit_log (actor, action, object, object_id, account_id, old, new)
     VALUES (nullif(current_setting('apikeys.actor', true), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
 END;
-COMMENT ON FUNCTION apikeys.audit(text, text, text, bigint, jsonb, jsonb) IS
+COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS
 'Add a row to the audit log, as of the session''s user and the setting apikeys.actor. Internal.';
 
-CREATE FUNCTION apikeys.audited_row(whole jsonb) RETURNS jsonb
+CREATE FUNCTION apikeys_internal.audited_row(whole jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_strip_nulls(whole OPERATOR(pg_catalog.-) '{digest,previous_digest}'::text[]);
-COMMENT ON FUNCTION apikeys.audited_row(jsonb) IS 'A row as the audit log shows it where it is made or deleted: without digests and NULLs. Internal.';
+COMMENT ON FUNCTION apikeys_internal.audited_row(jsonb) IS 'A row as the audit log shows it where it is made or deleted: without digests and NULLs. Internal.';
 
-CREATE FUNCTION apikeys.audit_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.audit_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -39,20 +39,20 @@ BEGIN
     IF TG_OP = 'UPDATE' THEN
         changed := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value <> present -> f.key);
         IF changed <> '{}' THEN
-            PERFORM apikeys.audit('update', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, jsonb_object_agg(
+            PERFORM apikeys_internal.audit('update', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, jsonb_object_agg(
                         c.name, CASE WHEN c.name NOT LIKE '%digest' THEN former -> c.name END), jsonb_object_agg(
                         c.name, CASE WHEN c.name NOT LIKE '%digest' THEN present -> c.name END))
             FROM unnest(changed) AS c (name);
         END IF;
     ELSIF TG_OP = 'DELETE' THEN
-        PERFORM apikeys.audit('delete', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, apikeys.audited_row(former), NULL);
+        PERFORM apikeys_internal.audit('delete', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, apikeys_internal.audited_row(former), NULL);
     ELSE
-        PERFORM apikeys.audit('truncate', TG_TABLE_NAME, '*', NULL, NULL, NULL);
+        PERFORM apikeys_internal.audit('truncate', TG_TABLE_NAME, '*', NULL, NULL, NULL);
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.audit_change() IS
+COMMENT ON FUNCTION apikeys_internal.audit_change() IS
 'Trigger: records a change in the audit log. Its argument is the column that names a row. A digest that changes shows as null on both sides.';
 
 DO $$
@@ -66,9 +66,9 @@ BEGIN
     LOOP
         EXECUTE format($make$
             CREATE TRIGGER %1$s_audit AFTER UPDATE OR DELETE ON apikeys.%1$I
-            FOR EACH ROW EXECUTE FUNCTION apikeys.audit_change(%2$L);
+            FOR EACH ROW EXECUTE FUNCTION apikeys_internal.audit_change(%2$L);
             CREATE TRIGGER %1$s_audit_truncate AFTER TRUNCATE ON apikeys.%1$I
-            FOR EACH STATEMENT EXECUTE FUNCTION apikeys.audit_change();
+            FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.audit_change();
             COMMENT ON TRIGGER %1$s_audit ON apikeys.%1$I IS 'Records each change in the audit log.';
             COMMENT ON TRIGGER %1$s_audit_truncate ON apikeys.%1$I IS 'Records a TRUNCATE in the audit log.';
             $make$, audited.relation, audited.identity);
@@ -76,7 +76,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION apikeys.refuse_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -85,10 +85,10 @@ BEGIN
         DETAIL = 'They are the record of what has happened.';
 END
 $$;
-COMMENT ON FUNCTION apikeys.refuse_change() IS 'Trigger: refuses to change, delete or truncate rows, whoever asks. Errors: 42501.';
+COMMENT ON FUNCTION apikeys_internal.refuse_change() IS 'Trigger: refuses to change, delete or truncate rows, whoever asks. Errors: 42501.';
 
 -- The one change that the log lets pass: a row whose personal values become null. That is how an account's data are erased.
-CREATE FUNCTION apikeys.erased(whole jsonb) RETURNS jsonb
+CREATE FUNCTION apikeys_internal.erased_row(whole jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(jsonb_object_agg(e.key, CASE WHEN e.key = ANY ('{
@@ -96,15 +96,15 @@ BEGIN ATOMIC
         motivation,project,purpose,question,answer,note,reason}'::text[]) THEN 'null'::jsonb ELSE e.value END), '{}')
     FROM jsonb_each(whole) AS e;
 END;
-COMMENT ON FUNCTION apikeys.erased(jsonb) IS 'A row as the audit log shows it, with null for what may tell of a person. Internal.';
+COMMENT ON FUNCTION apikeys_internal.erased_row(jsonb) IS 'A row as the audit log shows it, with null for what may tell of a person. Internal.';
 
 CREATE TRIGGER audit_log_refuse_update BEFORE UPDATE ON apikeys.audit_log
 FOR EACH ROW WHEN (
     to_jsonb(NEW.*) - '{old,new}'::text[] IS DISTINCT FROM to_jsonb(OLD.*) - '{old,new}'::text[]
-    OR NEW.old IS DISTINCT FROM apikeys.erased(OLD.old) OR NEW.new IS DISTINCT FROM apikeys.erased(OLD.new))
-EXECUTE FUNCTION apikeys.refuse_change();
+    OR NEW.old IS DISTINCT FROM apikeys_internal.erased_row(OLD.old) OR NEW.new IS DISTINCT FROM apikeys_internal.erased_row(OLD.new))
+EXECUTE FUNCTION apikeys_internal.refuse_change();
 CREATE TRIGGER audit_log_refuse_delete BEFORE DELETE OR TRUNCATE ON apikeys.audit_log
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.refuse_change();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.refuse_change();
 COMMENT ON TRIGGER audit_log_refuse_update ON apikeys.audit_log IS
 'The log is append-only for every role, its owner and superusers included; but personal values can be erased.';
 COMMENT ON TRIGGER audit_log_refuse_delete ON apikeys.audit_log IS 'The log is append-only for every role, its owner and superusers included.';

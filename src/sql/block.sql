@@ -1,23 +1,23 @@
 -- Blocked client addresses: by themselves after failures, in shared memory, and by hand, in table address_block.
 
-CREATE FUNCTION apikeys.automatic_blocks(OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
+CREATE FUNCTION apikeys_internal.automatic_blocks(OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_block_list';
-COMMENT ON FUNCTION apikeys.automatic_blocks() IS
+COMMENT ON FUNCTION apikeys_internal.automatic_blocks() IS
 'The addresses of this database that are blocked by themselves; none where the library is not preloaded. Internal: part of the view address_block_list.';
 
-CREATE FUNCTION apikeys.lift_automatic_blocks(address inet, OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
+CREATE FUNCTION apikeys_internal.lift_automatic_blocks(address inet, OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_block_lift';
-COMMENT ON FUNCTION apikeys.lift_automatic_blocks(inet) IS
+COMMENT ON FUNCTION apikeys_internal.lift_automatic_blocks(inet) IS
 'Lifts the automatic blocks of an address or within a network, and returns them. Internal: part of unblock_address.';
 
 CREATE VIEW apikeys.address_block_list WITH (security_barrier) AS
 SELECT a.network, true AS automatic, NULL::text AS reason, a.since, a.until, a.failures, NULL::text AS blocked_by
-FROM apikeys.automatic_blocks() AS a
+FROM apikeys_internal.automatic_blocks() AS a
 UNION ALL
 SELECT b.network, false, b.reason, b.blocked_at, b.until, NULL, b.blocked_by
-FROM apikeys.address_block AS b WHERE b.until IS NULL OR b.until > apikeys.wall_clock();
+FROM apikeys.address_block AS b WHERE b.until IS NULL OR b.until > apikeys_internal.wall_clock();
 COMMENT ON VIEW apikeys.address_block_list IS 'The blocks of client addresses that are in force, automatic ones and those by hand.';
 COMMENT ON COLUMN apikeys.address_block_list.network IS 'What is blocked: automatic blocks are of an address of IPv4, or a /64 of IPv6.';
 COMMENT ON COLUMN apikeys.address_block_list.automatic IS 'Whether it came by itself, after failures.';
@@ -27,14 +27,14 @@ COMMENT ON COLUMN apikeys.address_block_list.blocked_by IS 'The session''s user 
 COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends by itself; NULL: never.';
 COMMENT ON COLUMN apikeys.address_block_list.failures IS 'How many verdicts invalid led to it; NULL: it was made by hand.';
 
-CREATE FUNCTION apikeys.announce_block(network cidr, failures bigint, until timestamptz) RETURNS void
+CREATE FUNCTION apikeys_internal.record_block(network cidr, failures bigint, until timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT apikeys.audit('insert', 'address_block', network::text, NULL, NULL,
+    SELECT apikeys_internal.audit('insert', 'address_block', network::text, NULL, NULL,
                          jsonb_build_object('network', network, 'automatic', true, 'failures', failures, 'until', until));
-    SELECT apikeys.add_notice('address_blocked', NULL, NULL, jsonb_build_object('network', network, 'failures', failures, 'until', until));
+    SELECT apikeys_internal.add_notice('address_blocked', NULL, NULL, jsonb_build_object('network', network, 'failures', failures, 'until', until));
 END;
-COMMENT ON FUNCTION apikeys.announce_block(cidr, bigint, timestamptz) IS
+COMMENT ON FUNCTION apikeys_internal.record_block(cidr, bigint, timestamptz) IS
 'Puts an automatic block on record, in audit_log and notice. Internal: called by the writer.';
 
 -- Few rows are written, and seldom: one writer at a time is easier than two who block the same.
@@ -42,12 +42,12 @@ CREATE FUNCTION apikeys.block_address(address inet, reason text, duration interv
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    present timestamptz := apikeys.wall_clock();
+    present timestamptz := apikeys_internal.wall_clock();
     made    apikeys.address_block;
 BEGIN
     IF address IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an address must be given';
-    ELSIF NOT apikeys.has_text(reason) THEN
+    ELSIF NOT apikeys_internal.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a reason must be given';
     ELSIF duration <= '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a duration must be positive';
@@ -57,14 +57,14 @@ BEGIN
     LOCK TABLE apikeys.address_block IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM apikeys.address_block AS b WHERE b.until <= present;
     UPDATE apikeys.address_block AS b
-    SET until = apikeys.seconds_after(present, duration), reason = block_address.reason, blocked_at = present, blocked_by = SESSION_USER
-    WHERE b.network = apikeys.plain_network(address)
+    SET until = apikeys_internal.seconds_after(present, duration), reason = block_address.reason, blocked_at = present, blocked_by = SESSION_USER
+    WHERE b.network = apikeys_internal.plain_network(address)
     RETURNING b.* INTO made;
     IF NOT FOUND THEN
         INSERT INTO apikeys.address_block (network, until, reason, blocked_at)
-        VALUES (apikeys.plain_network(address), apikeys.seconds_after(present, duration), block_address.reason, present)
+        VALUES (apikeys_internal.plain_network(address), apikeys_internal.seconds_after(present, duration), block_address.reason, present)
         RETURNING * INTO made;
-        PERFORM apikeys.audit('insert', 'address_block', made.network::text, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+        PERFORM apikeys_internal.audit('insert', 'address_block', made.network::text, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     END IF;
     RETURN (made.network, false, made.reason, made.blocked_at, made.until, NULL::bigint, made.blocked_by);
 END
@@ -76,7 +76,7 @@ CREATE FUNCTION apikeys.unblock_address(address inet) RETURNS SETOF apikeys.addr
 LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    freed  cidr := apikeys.plain_network(address);
+    freed  cidr := apikeys_internal.plain_network(address);
     lifted record;
     wider  cidr;
     any_lifted boolean := false;
@@ -85,15 +85,15 @@ BEGIN
         RETURN QUERY SELECT lifted.network, false, lifted.reason, lifted.blocked_at, lifted.until, NULL::bigint, lifted.blocked_by;
         any_lifted := true;
     END LOOP;
-    FOR lifted IN SELECT a.* FROM apikeys.lift_automatic_blocks(freed) AS a LOOP
-        PERFORM apikeys.audit('delete', 'address_block', lifted.network::text, NULL,
+    FOR lifted IN SELECT a.* FROM apikeys_internal.lift_automatic_blocks(freed) AS a LOOP
+        PERFORM apikeys_internal.audit('delete', 'address_block', lifted.network::text, NULL,
                               jsonb_build_object('network', lifted.network, 'automatic', true, 'failures', lifted.failures, 'until', lifted.until), NULL);
         RETURN QUERY SELECT lifted.network, true, NULL::text, lifted.since, lifted.until, lifted.failures, NULL::text;
         any_lifted := true;
     END LOOP;
     IF NOT any_lifted THEN
         SELECT b.network INTO wider FROM apikeys.address_block AS b
-        WHERE b.network >> freed AND (b.until IS NULL OR b.until > apikeys.wall_clock())
+        WHERE b.network >> freed AND (b.until IS NULL OR b.until > apikeys_internal.wall_clock())
         ORDER BY masklen(b.network) DESC LIMIT 1;
         IF FOUND THEN
             RAISE no_data_found USING

@@ -4,17 +4,17 @@ CREATE FUNCTION apikeys.erase_account_data(account text) RETURNS apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
     owned bigint[];
 BEGIN
     -- First of all: the writer waits for the rows that are locked below.
-    IF NOT apikeys.try_flush() THEN
+    IF NOT apikeys_internal.try_flush() THEN
         RAISE WARNING USING
             MESSAGE = format('requests of account "%s" that are on their way could not be written', owner.name),
             HINT = 'They will be logged with their addresses: erase once more when they are.';
     END IF;
     PERFORM FROM apikeys.key AS k WHERE k.account_id = owner.account_id ORDER BY k.key_id FOR UPDATE;   -- keys before their account
-    PERFORM apikeys.lock_account(owner.account_id);
+    PERFORM apikeys_internal.lock_account(owner.account_id);
     -- Without its lists a key would be good from anywhere: it is switched off.
     WITH erased AS (
         UPDATE apikeys.key AS k
@@ -34,7 +34,7 @@ BEGIN
     SET motivation = 'erased', project = NULL, purpose = NULL, question = NULL, answer = NULL, note = NULL,
         state = CASE WHEN r.decided_at IS NULL THEN 'withdrawn' ELSE r.state END,
         decided_by = CASE WHEN r.decided_at IS NULL THEN SESSION_USER ELSE r.decided_by END,
-        decided_at = coalesce(r.decided_at, apikeys.wall_clock())
+        decided_at = coalesce(r.decided_at, apikeys_internal.wall_clock())
     WHERE r.key_id = ANY (owned);
     UPDATE apikeys.account AS a SET active = false, display_name = NULL, contact = NULL, metadata = '{}'
     WHERE a.account_id = owner.account_id;
@@ -46,9 +46,9 @@ BEGIN
     UPDATE apikeys.request_log AS l SET ip = NULL WHERE l.key_id = ANY (owned) AND l.ip IS NOT NULL;
     UPDATE apikeys.quarantine AS q SET event = q.event || '{"ip": null}'
     WHERE q.event->>'key_id' = ANY (owned::text[]) AND q.event->>'ip' IS NOT NULL;
-    PERFORM apikeys.audit('erase', 'account', owner.name, owner.account_id, NULL, NULL);
-    UPDATE apikeys.audit_log AS l SET old = apikeys.erased(l.old), new = apikeys.erased(l.new) WHERE l.account_id = owner.account_id;
-    RETURN apikeys.get_account(account);
+    PERFORM apikeys_internal.audit('erase', 'account', owner.name, owner.account_id, NULL, NULL);
+    UPDATE apikeys.audit_log AS l SET old = apikeys_internal.erased_row(l.old), new = apikeys_internal.erased_row(l.new) WHERE l.account_id = owner.account_id;
+    RETURN apikeys_internal.get_account(account);
 END
 $$;
 COMMENT ON FUNCTION apikeys.erase_account_data(text) IS

@@ -21,24 +21,24 @@
 -- A change is noticed by triggers, whoever makes it and however, a key or an upgrade request that is made by the function that
 -- makes it: as in the audit log, and for the same reasons.
 
-CREATE FUNCTION apikeys.wake_notices() RETURNS void
+CREATE FUNCTION apikeys_internal.wake_notices() RETURNS void
 LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'apikeys_notice_wake';
-COMMENT ON FUNCTION apikeys.wake_notices() IS
+COMMENT ON FUNCTION apikeys_internal.wake_notices() IS
 'Have the background worker look for new notices, once this transaction has committed. Without preloading: nothing. Internal.';
 
-CREATE FUNCTION apikeys.add_notice(kind text, account_id bigint, key_id bigint, details jsonb) RETURNS void
+CREATE FUNCTION apikeys_internal.add_notice(kind text, account_id bigint, key_id bigint, details jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     INSERT INTO apikeys.notice (kind, account_id, key_id, details)
     VALUES (add_notice.kind, add_notice.account_id, add_notice.key_id, jsonb_strip_nulls(add_notice.details));
-    PERFORM apikeys.wake_notices();
+    PERFORM apikeys_internal.wake_notices();
 END
 $$;
-COMMENT ON FUNCTION apikeys.add_notice(text, bigint, bigint, jsonb) IS
+COMMENT ON FUNCTION apikeys_internal.add_notice(text, bigint, bigint, jsonb) IS
 'Add a notice about a key, about an account as a whole (key_id NULL), or about neither. Details that are null are left out. Internal.';
 
-CREATE FUNCTION apikeys.add_notice_once(
+CREATE FUNCTION apikeys_internal.add_notice_once(
     subject "char", subject_id bigint, topic text, value text, at timestamptz, again interval,
     kind text, account_id bigint, key_id bigint, details jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -50,26 +50,26 @@ BEGIN ATOMIC
         WHERE m.value <> excluded.value OR m.at <= excluded.at - add_notice_once.again
         RETURNING 0
     )
-    SELECT apikeys.add_notice(kind, account_id, key_id, details) FROM marked;
+    SELECT apikeys_internal.add_notice(kind, account_id, key_id, details) FROM marked;
 END;
-COMMENT ON FUNCTION apikeys.add_notice_once("char", bigint, text, text, timestamptz, interval, text, bigint, bigint, jsonb) IS
+COMMENT ON FUNCTION apikeys_internal.add_notice_once("char", bigint, text, text, timestamptz, interval, text, bigint, bigint, jsonb) IS
 'Add a notice unless the last on the topic had the same value and is younger than so much; NULL: however old. Internal.';
 
-CREATE FUNCTION apikeys.add_limit_notice(
+CREATE FUNCTION apikeys_internal.add_limit_notice(
     subject "char", account_id bigint, key_id bigint, limit_window text, seconds bigint, cap bigint, used bigint, reached boolean,
     at timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT apikeys.add_notice_once(
+    SELECT apikeys_internal.add_notice_once(
         subject, CASE subject WHEN 'k' THEN key_id ELSE account_id END, k.kind || '/' || limit_window, cap::text, at,
         CASE WHEN seconds IS NOT NULL THEN greatest(make_interval(secs => seconds), '1 hour') END, k.kind, account_id, CASE subject WHEN 'k' THEN key_id END,
         jsonb_build_object('limit_window', limit_window, 'cap', cap, 'used', used, 'at', at))
     FROM (SELECT CASE WHEN reached THEN 'limit_reached' ELSE 'limit_near' END) AS k (kind);
 END;
-COMMENT ON FUNCTION apikeys.add_limit_notice("char", bigint, bigint, text, bigint, bigint, bigint, boolean, timestamptz) IS
+COMMENT ON FUNCTION apikeys_internal.add_limit_notice("char", bigint, bigint, text, bigint, bigint, bigint, boolean, timestamptz) IS
 'Add a notice that a limit of a key (k) or an account (a) is nearly or all used, unless there was one within its window of so many seconds (NULL: without end), or within the hour. The background worker does that. Internal.';
 
-CREATE FUNCTION apikeys.noticed_key(subject apikeys.key) RETURNS jsonb
+CREATE FUNCTION apikeys_internal.noticed_key(subject apikeys.key) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -79,66 +79,66 @@ BEGIN
         'suspended_reason', subject.suspended_reason);
 END
 $$;
-COMMENT ON FUNCTION apikeys.noticed_key(apikeys.key) IS 'A key as notices show it. Internal.';
+COMMENT ON FUNCTION apikeys_internal.noticed_key(apikeys.key) IS 'A key as notices show it. Internal.';
 
-CREATE FUNCTION apikeys.add_key_notice(kind text, subject apikeys.key) RETURNS void
+CREATE FUNCTION apikeys_internal.add_key_notice(kind text, subject apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.add_notice(kind, subject.account_id, subject.key_id, apikeys.noticed_key(subject));
+    PERFORM apikeys_internal.add_notice(kind, subject.account_id, subject.key_id, apikeys_internal.noticed_key(subject));
 END
 $$;
-COMMENT ON FUNCTION apikeys.add_key_notice(text, apikeys.key) IS 'Add a notice about a key, with the key as it is. Internal.';
+COMMENT ON FUNCTION apikeys_internal.add_key_notice(text, apikeys.key) IS 'Add a notice about a key, with the key as it is. Internal.';
 
-CREATE FUNCTION apikeys.add_upgrade_notice(kind text, request apikeys.upgrade_request) RETURNS void
+CREATE FUNCTION apikeys_internal.add_upgrade_notice(kind text, request apikeys.upgrade_request) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT apikeys.add_notice(kind, k.account_id, k.key_id, jsonb_build_object(
+    SELECT apikeys_internal.add_notice(kind, k.account_id, k.key_id, jsonb_build_object(
         'upgrade', (request).id, 'alias', k.alias, 'tier', (request).tier, 'limits', (request).limits::text, 'due_at', (request).due_at,
         'motivation', (request).motivation, 'question', (request).question, 'answer', (request).answer,
         'decided_by', (request).decided_by, 'note', (request).note))
     FROM apikeys.key AS k WHERE k.key_id = (request).key_id;
 END;
-COMMENT ON FUNCTION apikeys.add_upgrade_notice(text, apikeys.upgrade_request) IS 'Add a notice about an upgrade request, with the request as it is. Internal.';
+COMMENT ON FUNCTION apikeys_internal.add_upgrade_notice(text, apikeys.upgrade_request) IS 'Add a notice about an upgrade request, with the request as it is. Internal.';
 
-CREATE FUNCTION apikeys.notice_key_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.notice_key_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
-        PERFORM apikeys.add_key_notice('deleted', OLD);
+        PERFORM apikeys_internal.add_key_notice('deleted', OLD);
         DELETE FROM apikeys.notice_mark AS m WHERE m.subject = 'k' AND m.subject_id = OLD.key_id;
         RETURN NULL;
     END IF;
     IF NEW.rotations <> OLD.rotations THEN
-        PERFORM apikeys.add_key_notice('rotated', NEW);
+        PERFORM apikeys_internal.add_key_notice('rotated', NEW);
     END IF;
     IF NEW.active <> OLD.active THEN
-        PERFORM apikeys.add_key_notice(CASE WHEN NEW.active THEN 'activated' ELSE 'deactivated' END, NEW);
+        PERFORM apikeys_internal.add_key_notice(CASE WHEN NEW.active THEN 'activated' ELSE 'deactivated' END, NEW);
     END IF;
     IF (NEW.suspended_at IS NULL) <> (OLD.suspended_at IS NULL) THEN
-        PERFORM apikeys.add_key_notice(CASE WHEN NEW.suspended_at IS NULL THEN 'unsuspended' ELSE 'suspended' END, NEW);
+        PERFORM apikeys_internal.add_key_notice(CASE WHEN NEW.suspended_at IS NULL THEN 'unsuspended' ELSE 'suspended' END, NEW);
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.notice_key_change() IS 'Trigger: adds a notice for each change of a key that somebody may want to hear of.';
+COMMENT ON FUNCTION apikeys_internal.notice_key_change() IS 'Trigger: adds a notice for each change of a key that somebody may want to hear of.';
 
-CREATE FUNCTION apikeys.notice_account_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.notice_account_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.add_notice(CASE WHEN NEW.active THEN 'account_activated' ELSE 'account_deactivated' END, NEW.account_id, NULL, '{}');
+    PERFORM apikeys_internal.add_notice(CASE WHEN NEW.active THEN 'account_activated' ELSE 'account_deactivated' END, NEW.account_id, NULL, '{}');
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.notice_account_change() IS 'Trigger: adds a notice where an account was switched on or off.';
+COMMENT ON FUNCTION apikeys_internal.notice_account_change() IS 'Trigger: adds a notice where an account was switched on or off.';
 
-CREATE FUNCTION apikeys.notice_upgrade_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.notice_upgrade_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.add_upgrade_notice(CASE NEW.state
+    PERFORM apikeys_internal.add_upgrade_notice(CASE NEW.state
                                            WHEN 'needs_information' THEN 'upgrade_questioned'
                                            WHEN 'pending' THEN 'upgrade_answered'
                                            ELSE 'upgrade_' || NEW.state
@@ -146,18 +146,18 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.notice_upgrade_change() IS 'Trigger: adds a notice for each step of an upgrade request.';
+COMMENT ON FUNCTION apikeys_internal.notice_upgrade_change() IS 'Trigger: adds a notice for each step of an upgrade request.';
 
 CREATE TRIGGER key_notice AFTER UPDATE ON apikeys.key
 FOR EACH ROW WHEN (
     (OLD.rotations, OLD.active, OLD.suspended_at IS NULL) IS DISTINCT FROM (NEW.rotations, NEW.active, NEW.suspended_at IS NULL))
-EXECUTE FUNCTION apikeys.notice_key_change();
+EXECUTE FUNCTION apikeys_internal.notice_key_change();
 CREATE TRIGGER key_notice_delete AFTER DELETE ON apikeys.key
-FOR EACH ROW EXECUTE FUNCTION apikeys.notice_key_change();
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.notice_key_change();
 CREATE TRIGGER account_notice AFTER UPDATE ON apikeys.account
-FOR EACH ROW WHEN (NEW.active <> OLD.active) EXECUTE FUNCTION apikeys.notice_account_change();
+FOR EACH ROW WHEN (NEW.active <> OLD.active) EXECUTE FUNCTION apikeys_internal.notice_account_change();
 CREATE TRIGGER upgrade_request_notice AFTER UPDATE ON apikeys.upgrade_request
-FOR EACH ROW WHEN (NEW.state <> OLD.state OR NEW.question <> OLD.question) EXECUTE FUNCTION apikeys.notice_upgrade_change();
+FOR EACH ROW WHEN (NEW.state <> OLD.state OR NEW.question <> OLD.question) EXECUTE FUNCTION apikeys_internal.notice_upgrade_change();
 COMMENT ON TRIGGER key_notice ON apikeys.key IS 'Adds a notice where a key was rotated, switched or suspended.';
 COMMENT ON TRIGGER key_notice_delete ON apikeys.key IS 'Adds a notice where a key was deleted.';
 COMMENT ON TRIGGER account_notice ON apikeys.account IS 'Adds a notice where an account was switched on or off.';
@@ -168,7 +168,7 @@ SELECT n.id, n.at, n.kind, a.name AS account, n.key_id, coalesce(k.alias, n.deta
 FROM apikeys.notice AS n
 LEFT JOIN apikeys.account AS a ON a.account_id = n.account_id
 LEFT JOIN apikeys.key AS k ON k.key_id = n.key_id
-WHERE (SELECT apikeys.managed_accounts()) IS NULL OR n.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR n.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.notice_list IS 'What has happened to the keys and accounts that the session''s user may manage.';
 COMMENT ON COLUMN apikeys.notice_list.kind IS
 'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, expiring (within apikeys.expiry_notice; once for each expiry); upgrade_asked, upgrade_questioned, upgrade_answered, upgrade_approved, upgrade_declined, upgrade_withdrawn. Of an account: account_activated, account_deactivated. Of a limit of either: limit_near (80 % used), limit_reached (all used, or too much for a request), once within its window and the hour, and for each cap. Of an address that was blocked by itself: address_blocked.';
@@ -176,7 +176,7 @@ COMMENT ON COLUMN apikeys.notice_list.alias IS 'Of the key now, or when it was d
 
 -- What the writer calls.
 
-CREATE FUNCTION apikeys.announce_notices(most int) RETURNS bigint
+CREATE FUNCTION apikeys_internal.announce_notices(most int) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH due AS (
@@ -191,14 +191,14 @@ BEGIN ATOMIC
           FROM sent AS t LEFT JOIN apikeys.account AS a ON a.account_id = t.account_id
           ORDER BY t.id) AS s (payload);
 END;
-COMMENT ON FUNCTION apikeys.announce_notices(int) IS
+COMMENT ON FUNCTION apikeys_internal.announce_notices(int) IS
 'Announce so many notices at most that were not yet, but for those that somebody has locked; returns how many. The background worker does that. Internal.';
 
-CREATE FUNCTION apikeys.notice_expiring(INOUT after_expiry timestamptz, INOUT after_id bigint, most int, OUT seen int)
+CREATE FUNCTION apikeys_internal.add_expiry_notices(INOUT after_expiry timestamptz, INOUT after_id bigint, most int, OUT seen int)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    present   timestamptz := apikeys.wall_clock();
+    present   timestamptz := apikeys_internal.wall_clock();
     candidate record;
 BEGIN
     seen := 0;
@@ -212,21 +212,21 @@ BEGIN
         after_expiry := (candidate.key).expires_at;
         after_id := (candidate.key).key_id;
         IF candidate.active AND (candidate.key).active AND (candidate.key).suspended_at IS NULL THEN
-            PERFORM apikeys.add_notice_once(
+            PERFORM apikeys_internal.add_notice_once(
                 'k', after_id, 'expiring', extract(epoch FROM after_expiry)::text, present, NULL,
-                'expiring', (candidate.key).account_id, after_id, apikeys.noticed_key(candidate.key));
+                'expiring', (candidate.key).account_id, after_id, apikeys_internal.noticed_key(candidate.key));
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION apikeys.notice_expiring(timestamptz, bigint, int) IS
+COMMENT ON FUNCTION apikeys_internal.add_expiry_notices(timestamptz, bigint, int) IS
 'Add a notice for each of so many keys that are in state expiring, if there was none for that expiry; goes by expiry and id, from after the two given to the two returned. seen: how many it has looked at. The background worker does that. Internal.';
 
-CREATE FUNCTION apikeys.drop_notices(days int, most int) RETURNS bigint
+CREATE FUNCTION apikeys_internal.delete_notices(days int, most int) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH old AS (
-        SELECT n.id FROM apikeys.notice AS n WHERE n.sent_at < apikeys.wall_clock() - make_interval(days => days)
+        SELECT n.id FROM apikeys.notice AS n WHERE n.sent_at < apikeys_internal.wall_clock() - make_interval(days => days)
         ORDER BY n.sent_at LIMIT most
         FOR UPDATE SKIP LOCKED
     ), dropped AS (
@@ -234,5 +234,5 @@ BEGIN ATOMIC
     )
     SELECT count(*) FROM dropped;
 END;
-COMMENT ON FUNCTION apikeys.drop_notices(int, int) IS
+COMMENT ON FUNCTION apikeys_internal.delete_notices(int, int) IS
 'Delete so many notices at most that were announced so many days ago; returns how many. The background worker does that. Internal.';

@@ -12,7 +12,7 @@ BEGIN
     INSERT INTO apikeys.tier (name, rank, limits, description)
     VALUES (create_tier.name, create_tier.rank, create_tier.limits, create_tier.description)
     RETURNING * INTO made;
-    PERFORM apikeys.audit('insert', 'tier', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'tier', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
@@ -26,7 +26,7 @@ DECLARE
     made apikeys.product;
 BEGIN
     INSERT INTO apikeys.product (name, description) VALUES (create_product.name, create_product.description) RETURNING * INTO made;
-    PERFORM apikeys.audit('insert', 'product', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'product', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
@@ -52,7 +52,7 @@ BEGIN
         create_plan.default_lifetime, create_plan.allow_unexpiring, create_plan.limits, create_plan.default_tier,
         create_plan.one_key_per_product, create_plan.custom_limits_allowed, create_plan.billing_types)
     RETURNING * INTO made;
-    PERFORM apikeys.audit('insert', 'plan', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'plan', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
@@ -66,17 +66,17 @@ CREATE FUNCTION apikeys.add_member(role name, account text) RETURNS apikeys.memb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
     made  apikeys.member;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = add_member.role) THEN
-        RAISE no_data_found USING MESSAGE = format('role %s does not exist', apikeys.quoted(role));
+        RAISE no_data_found USING MESSAGE = format('role %s does not exist', apikeys_internal.quoted(role));
     END IF;
     INSERT INTO apikeys.member (role, account_id) VALUES (add_member.role, owner.account_id) ON CONFLICT DO NOTHING RETURNING * INTO made;
     IF NOT FOUND THEN
         RAISE unique_violation USING MESSAGE = format('role "%s" is bound to account "%s" already', role, account);
     END IF;
-    PERFORM apikeys.audit('insert', 'member', made.role, made.account_id, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'member', made.role, made.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
@@ -87,12 +87,12 @@ CREATE FUNCTION apikeys.remove_member(role name, account text) RETURNS apikeys.m
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
     gone  apikeys.member;
 BEGIN
     DELETE FROM apikeys.member AS m WHERE m.role = remove_member.role AND m.account_id = owner.account_id RETURNING * INTO gone;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('role %s is not bound to account "%s"', apikeys.quoted(role), account);
+        RAISE no_data_found USING MESSAGE = format('role %s is not bound to account "%s"', apikeys_internal.quoted(role), account);
     END IF;
     RETURN gone;
 END
@@ -102,41 +102,41 @@ COMMENT ON FUNCTION apikeys.remove_member(name, text) IS
 
 -- The products of a key.
 
-CREATE FUNCTION apikeys.check_assignment(key_id bigint) RETURNS void
+CREATE FUNCTION apikeys_internal.check_assignment(key_id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     candidate apikeys.key;
 BEGIN
-    PERFORM apikeys.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
+    PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
     SELECT k.* INTO candidate
     FROM apikeys.key AS k
     JOIN apikeys.account AS a ON a.account_id = k.account_id
     JOIN apikeys.plan AS p ON p.name = a.plan AND p.one_key_per_product
-    WHERE k.key_id = check_assignment.key_id AND k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys.wall_clock());
+    WHERE k.key_id = check_assignment.key_id AND k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys_internal.wall_clock());
     IF FOUND THEN
-        PERFORM apikeys.check_products(candidate);
+        PERFORM apikeys_internal.check_products(candidate);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_assignment(bigint) IS
+COMMENT ON FUNCTION apikeys_internal.check_assignment(bigint) IS
 'Whether the plan allows the products that a key has now. Locks the account, so that of two changes the second sees the first. Internal. Errors: 22023, 23505.';
 
-CREATE FUNCTION apikeys.check_key_product_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.check_key_product_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.check_assignment(OLD.key_id);
+    PERFORM apikeys_internal.check_assignment(OLD.key_id);
     IF NEW.key_id <> OLD.key_id THEN
-        PERFORM apikeys.check_assignment(NEW.key_id);
+        PERFORM apikeys_internal.check_assignment(NEW.key_id);
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_key_product_change() IS 'Trigger: what is left where an assignment was changed or taken away obeys the rules of the plan.';
+COMMENT ON FUNCTION apikeys_internal.check_key_product_change() IS 'Trigger: what is left where an assignment was changed or taken away obeys the rules of the plan.';
 
 CREATE TRIGGER key_product_check AFTER UPDATE OR DELETE ON apikeys.key_product
-FOR EACH ROW EXECUTE FUNCTION apikeys.check_key_product_change();
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_product_change();
 COMMENT ON TRIGGER key_product_check ON apikeys.key_product IS 'What is left where an assignment was changed or taken away obeys the rules of the plan.';
 
 CREATE FUNCTION apikeys.assign_product(key_id bigint, product text) RETURNS apikeys.key_list
@@ -147,14 +147,14 @@ DECLARE
 BEGIN
     PERFORM apikeys.get_key(key_id);
     IF NOT EXISTS (SELECT FROM apikeys.product AS p WHERE p.name = assign_product.product) THEN
-        RAISE no_data_found USING MESSAGE = format('product %s does not exist', apikeys.quoted(product));
+        RAISE no_data_found USING MESSAGE = format('product %s does not exist', apikeys_internal.quoted(product));
     END IF;
     INSERT INTO apikeys.key_product (key_id, product) VALUES (assign_product.key_id, assign_product.product)
     ON CONFLICT DO NOTHING RETURNING * INTO made;
     IF FOUND THEN
-        PERFORM apikeys.check_assignment(key_id);
-        PERFORM apikeys.audit('insert', 'key_product', made.key_id::text, (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = made.key_id),
-                              NULL, apikeys.audited_row(to_jsonb(made)));
+        PERFORM apikeys_internal.check_assignment(key_id);
+        PERFORM apikeys_internal.audit('insert', 'key_product', made.key_id::text, (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = made.key_id),
+                              NULL, apikeys_internal.audited_row(to_jsonb(made)));
     END IF;
     RETURN apikeys.get_key(key_id);
 END
@@ -168,10 +168,10 @@ AS $$
 BEGIN
     PERFORM apikeys.get_key(key_id);
     -- Of two who take away the last two products the second waits here, and sees it.
-    PERFORM apikeys.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
+    PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
     DELETE FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id AND kp.product = unassign_product.product;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('product %s is not assigned to the key', apikeys.quoted(product));
+        RAISE no_data_found USING MESSAGE = format('product %s is not assigned to the key', apikeys_internal.quoted(product));
     ELSIF NOT EXISTS (SELECT FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('product "%s" is the only one of the key', product),
@@ -186,14 +186,14 @@ COMMENT ON FUNCTION apikeys.unassign_product(bigint, text) IS
 
 -- From one plan to another.
 
-CREATE FUNCTION apikeys.plan_breaches(account_id bigint, rules apikeys.plan)
+CREATE FUNCTION apikeys_internal.plan_breaches(account_id bigint, rules apikeys.plan)
 RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH owned AS (
         SELECT k.key_id, k.alias, k.expires_at, k.limits, k.billing_type,
-               k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys.wall_clock()) AS live,
-               coalesce((rules).max_lifetime, apikeys.longest_lifetime((rules).lifetimes)) AS longest
+               k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys_internal.wall_clock()) AS live,
+               coalesce((rules).max_lifetime, apikeys_internal.longest_lifetime((rules).lifetimes)) AS longest
         FROM apikeys.key AS k
         WHERE k.account_id = plan_breaches.account_id
     )
@@ -206,7 +206,7 @@ BEGIN ATOMIC
         WHERE o.expires_at IS NULL AND (NOT (rules).allow_unexpiring OR (rules).max_lifetime IS NOT NULL)
         UNION ALL
         SELECT 'max_lifetime', format('it expires later than in %s', o.longest)
-        WHERE o.expires_at > apikeys.seconds_after(apikeys.wall_clock(), o.longest)
+        WHERE o.expires_at > apikeys_internal.seconds_after(apikeys_internal.wall_clock(), o.longest)
         UNION ALL
         SELECT 'custom_limits_allowed', format('it has limits of its own: %s', o.limits)
         WHERE o.limits IS NOT NULL AND NOT (rules).custom_limits_allowed
@@ -225,7 +225,7 @@ BEGIN ATOMIC
     ) AS b (rule, detail)
     ORDER BY 2 NULLS FIRST, 3, 4;
 END;
-COMMENT ON FUNCTION apikeys.plan_breaches(bigint, apikeys.plan) IS
+COMMENT ON FUNCTION apikeys_internal.plan_breaches(bigint, apikeys.plan) IS
 'What the keys of an account have that a plan does not allow; the rules are columns of table plan. Internal.';
 
 CREATE FUNCTION apikeys.change_plan(account text, plan text, dry_run boolean DEFAULT false)
@@ -233,21 +233,21 @@ RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner    apikeys.account := apikeys.get_account(account);
+    owner    apikeys.account := apikeys_internal.get_account(account);
     rules    apikeys.plan;
     breaches text[];
 BEGIN
     SELECT p.* INTO rules FROM apikeys.plan AS p WHERE p.name = change_plan.plan;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('plan %s does not exist', apikeys.quoted(plan));
+        RAISE no_data_found USING MESSAGE = format('plan %s does not exist', apikeys_internal.quoted(plan));
     END IF;
     IF dry_run THEN
-        RETURN QUERY SELECT b.* FROM apikeys.plan_breaches(owner.account_id, rules) AS b;
+        RETURN QUERY SELECT b.* FROM apikeys_internal.plan_breaches(owner.account_id, rules) AS b;
         RETURN;
     END IF;
-    PERFORM apikeys.lock_account(owner.account_id);
+    PERFORM apikeys_internal.lock_account(owner.account_id);
     breaches := ARRAY(SELECT format('%s: %s', coalesce('key "' || b.alias || '"', b.rule), b.detail)
-                      FROM apikeys.plan_breaches(owner.account_id, rules) AS b);
+                      FROM apikeys_internal.plan_breaches(owner.account_id, rules) AS b);
     IF breaches <> '{}' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('account "%s" has what plan "%s" does not allow', account, plan),

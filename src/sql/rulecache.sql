@@ -2,28 +2,28 @@
 -- Of key_product it is cached that it is empty, and of address_block that a network is not there, so rows that come or go count; for
 -- each row, since a subscription fires no others.
 
-CREATE FUNCTION apikeys.rules_changed() RETURNS trigger
+CREATE FUNCTION apikeys_internal.rules_changed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_rulecache_changed';
-COMMENT ON FUNCTION apikeys.rules_changed() IS 'Trigger on plan, tier, key_product and address_block: makes every session read them anew.';
+COMMENT ON FUNCTION apikeys_internal.rules_changed() IS 'Trigger on plan, tier, key_product and address_block: makes every session read them anew.';
 
 CREATE TRIGGER plan_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.plan
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 CREATE TRIGGER tier_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.tier
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 ALTER TABLE apikeys.plan ENABLE ALWAYS TRIGGER plan_changed;
 ALTER TABLE apikeys.tier ENABLE ALWAYS TRIGGER tier_changed;
 
 CREATE TRIGGER key_product_changed AFTER INSERT OR DELETE ON apikeys.key_product
-FOR EACH ROW EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.rules_changed();
 CREATE TRIGGER key_product_truncated AFTER TRUNCATE ON apikeys.key_product
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_changed;
 ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_truncated;
 
 CREATE TRIGGER address_block_changed AFTER INSERT OR UPDATE OR DELETE ON apikeys.address_block
-FOR EACH ROW EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.rules_changed();
 CREATE TRIGGER address_block_truncated AFTER TRUNCATE ON apikeys.address_block
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_changed;
 ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_truncated;
 

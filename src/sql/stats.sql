@@ -16,7 +16,7 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_flush'
 COMMENT ON FUNCTION apikeys.flush() IS
 'Waits until every event queued so far is in the tables; false if that takes longer than apikeys.queue_timeout. Errors: 55000 not preloaded or on a standby.';
 
-CREATE FUNCTION apikeys.try_flush() RETURNS boolean
+CREATE FUNCTION apikeys_internal.try_flush() RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -25,7 +25,7 @@ EXCEPTION
     WHEN object_not_in_prerequisite_state THEN RETURN true;
 END
 $$;
-COMMENT ON FUNCTION apikeys.try_flush() IS 'flush, where there is an engine; where there is none all is written. Internal.';
+COMMENT ON FUNCTION apikeys_internal.try_flush() IS 'flush, where there is an engine; where there is none all is written. Internal.';
 
 CREATE FUNCTION apikeys.maintain() RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_maintain';

@@ -2,52 +2,52 @@
 -- trigger that acts on INSERT, but to drop caches: a restore would fire it. What a changed row could violate stands in a constraint here or
 -- in an UPDATE or DELETE trigger of the part that owns the rule.
 
-CREATE FUNCTION apikeys.has_text(value text) RETURNS boolean
+CREATE FUNCTION apikeys_internal.has_text(value text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN value IS NOT NULL AND value OPERATOR(pg_catalog.~) '[^[:space:]]' COLLATE "C";
-COMMENT ON FUNCTION apikeys.has_text(text) IS 'Whether there is more in a text than white space (of ASCII); false for NULL.';
+COMMENT ON FUNCTION apikeys_internal.has_text(text) IS 'Whether there is more in a text than white space (of ASCII); false for NULL.';
 
-CREATE FUNCTION apikeys.prefix_is_valid(prefix text) RETURNS boolean
+CREATE FUNCTION apikeys_internal.prefix_is_valid(prefix text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN prefix OPERATOR(pg_catalog.~) '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND pg_catalog.length(prefix) OPERATOR(pg_catalog.<=) 24;
-COMMENT ON FUNCTION apikeys.prefix_is_valid(text) IS
+COMMENT ON FUNCTION apikeys_internal.prefix_is_valid(text) IS
 'Whether a text can be the prefix of keys: lower-case letters and digits in groups joined by _, a letter first, at most 24 characters.';
 
-CREATE FUNCTION apikeys.lifetimes_are_valid(lifetimes interval[]) RETURNS boolean
+CREATE FUNCTION apikeys_internal.lifetimes_are_valid(lifetimes interval[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.cardinality(lifetimes) OPERATOR(pg_catalog.>) 0
     AND NOT EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
                     WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval OR l.lifetime OPERATOR(pg_catalog.>) '1000 years'::interval);
-COMMENT ON FUNCTION apikeys.lifetimes_are_valid(interval[]) IS 'Whether a list has lifetimes, all of them known and positive.';
+COMMENT ON FUNCTION apikeys_internal.lifetimes_are_valid(interval[]) IS 'Whether a list has lifetimes, all of them known and positive.';
 
 -- Lifetimes are compared in seconds, as they are counted: as intervals a year would be 360 days, and last 365.25.
-CREATE FUNCTION apikeys.longest_lifetime(lifetimes interval[]) RETURNS interval
+CREATE FUNCTION apikeys_internal.longest_lifetime(lifetimes interval[]) RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (SELECT l.lifetime FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
         ORDER BY EXTRACT(epoch FROM l.lifetime) DESC NULLS LAST LIMIT 1);
-COMMENT ON FUNCTION apikeys.longest_lifetime(interval[]) IS 'The longest lifetime of a list, in seconds; NULL where there is none.';
+COMMENT ON FUNCTION apikeys_internal.longest_lifetime(interval[]) IS 'The longest lifetime of a list, in seconds; NULL where there is none.';
 
-CREATE FUNCTION apikeys.lifetime_is_offered(lifetime interval, lifetimes interval[]) RETURNS boolean
+CREATE FUNCTION apikeys_internal.lifetime_is_offered(lifetime interval, lifetimes interval[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN lifetime IS NULL OR lifetimes IS NULL
     OR EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
                WHERE EXTRACT(epoch FROM l.lifetime) OPERATOR(pg_catalog.=) EXTRACT(epoch FROM lifetime_is_offered.lifetime));
-COMMENT ON FUNCTION apikeys.lifetime_is_offered(interval, interval[]) IS
+COMMENT ON FUNCTION apikeys_internal.lifetime_is_offered(interval, interval[]) IS
 'Whether a list has a lifetime of as many seconds; without one of them: true.';
 
-CREATE FUNCTION apikeys.domains_are_valid(domains text[]) RETURNS boolean
+CREATE FUNCTION apikeys_internal.domains_are_valid(domains text[]) RETURNS boolean
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_domains_check';
-COMMENT ON FUNCTION apikeys.domains_are_valid(text[]) IS
+COMMENT ON FUNCTION apikeys_internal.domains_are_valid(text[]) IS
 'Whether every element of a list is a domain such as example.com or, for all below it, *.example.com.';
 
 -- ::ffff:a.b.c.d is an address of IPv4.
-CREATE FUNCTION apikeys.plain_network(address inet) RETURNS cidr
+CREATE FUNCTION apikeys_internal.plain_network(address inet) RETURNS cidr
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN CASE WHEN address OPERATOR(pg_catalog.<<=) inet '::ffff:0.0.0.0/96'
     THEN pg_catalog.network(pg_catalog.set_masklen(
         inet '0.0.0.0' OPERATOR(pg_catalog.+) (address OPERATOR(pg_catalog.-) inet '::ffff:0.0.0.0'), pg_catalog.masklen(address) OPERATOR(pg_catalog.-) 96))
     ELSE pg_catalog.network(address) END;
-COMMENT ON FUNCTION apikeys.plain_network(inet) IS 'The network of an address with a mask: without bits beyond it, and one of IPv4 if it lies in ::ffff:0:0/96. Internal.';
+COMMENT ON FUNCTION apikeys_internal.plain_network(inet) IS 'The network of an address with a mask: without bits beyond it, and one of IPv4 if it lies in ::ffff:0:0/96. Internal.';
 
 CREATE TABLE apikeys.tier (
     name        text PRIMARY KEY CHECK (name <> ''),
@@ -63,10 +63,10 @@ COMMENT ON COLUMN apikeys.tier.description IS 'For people; NULL: none.';
 
 CREATE TABLE apikeys.plan (
     name                  text PRIMARY KEY CHECK (name <> ''),
-    key_prefix            text NOT NULL DEFAULT 'ak' CHECK (apikeys.prefix_is_valid(key_prefix)),
+    key_prefix            text NOT NULL DEFAULT 'ak' CHECK (apikeys_internal.prefix_is_valid(key_prefix)),
     max_keys              int CHECK (max_keys >= 0),
     max_lifetime          interval CHECK (max_lifetime > '0' AND max_lifetime <= '1000 years'),
-    lifetimes             interval[] CHECK (apikeys.lifetimes_are_valid(lifetimes)),
+    lifetimes             interval[] CHECK (apikeys_internal.lifetimes_are_valid(lifetimes)),
     default_lifetime      interval CHECK (default_lifetime > '0' AND default_lifetime <= '1000 years'),
     allow_unexpiring      boolean NOT NULL DEFAULT true,
     limits                apikeys.limits NOT NULL DEFAULT '',
@@ -74,9 +74,9 @@ CREATE TABLE apikeys.plan (
     one_key_per_product   boolean NOT NULL DEFAULT false,
     custom_limits_allowed boolean NOT NULL DEFAULT true,
     billing_types         text[] CHECK (billing_types <> '{}' AND pg_catalog.array_position(billing_types, NULL) IS NULL),
-    CONSTRAINT plan_default_lifetime_offered_check CHECK (apikeys.lifetime_is_offered(default_lifetime, lifetimes)),
+    CONSTRAINT plan_default_lifetime_offered_check CHECK (apikeys_internal.lifetime_is_offered(default_lifetime, lifetimes)),
     CONSTRAINT plan_max_lifetime_exceeded_check CHECK (
-        EXTRACT(epoch FROM apikeys.longest_lifetime(pg_catalog.array_append(lifetimes, default_lifetime))) <= EXTRACT(epoch FROM max_lifetime))
+        EXTRACT(epoch FROM apikeys_internal.longest_lifetime(pg_catalog.array_append(lifetimes, default_lifetime))) <= EXTRACT(epoch FROM max_lifetime))
 );
 COMMENT ON TABLE apikeys.plan IS 'The rules for accounts: how many keys, which lifetimes, limits of the account as a whole.';
 COMMENT ON COLUMN apikeys.plan.name IS 'Its name, for people and code: what accounts refer to.';
@@ -142,10 +142,10 @@ CREATE TABLE apikeys.key (
     hint                 text NOT NULL,
     alias                text NOT NULL CHECK (alias <> '' AND pg_catalog.octet_length(alias) <= 512),
     category             text NOT NULL DEFAULT 'production' CHECK (category <> '' AND pg_catalog.octet_length(category) <= 256),
-    suspended_reason     text CHECK (suspended_reason IS NULL OR apikeys.has_text(suspended_reason)),
+    suspended_reason     text CHECK (suspended_reason IS NULL OR apikeys_internal.has_text(suspended_reason)),
     tier                 text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits               apikeys.limits,
-    allowed_domains      text[] NOT NULL DEFAULT '{}' CHECK (apikeys.domains_are_valid(allowed_domains)),
+    allowed_domains      text[] NOT NULL DEFAULT '{}' CHECK (apikeys_internal.domains_are_valid(allowed_domains)),
     allowed_ips          cidr[] NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(allowed_ips, NULL) IS NULL),
     scopes               text[] NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(scopes, NULL) IS NULL),
     billing_type         text CHECK (billing_type <> ''),
@@ -215,7 +215,7 @@ CREATE TABLE apikeys.upgrade_request (
     key_id            bigint NOT NULL REFERENCES apikeys.key ON DELETE CASCADE,
     tier              text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits            apikeys.limits,
-    motivation        text NOT NULL CHECK (apikeys.has_text(motivation)),
+    motivation        text NOT NULL CHECK (apikeys_internal.has_text(motivation)),
     project           text,
     project_kind      text,
     purpose           text,
@@ -262,7 +262,7 @@ CREATE TABLE apikeys.upgrade_rule (
     min_tier     text REFERENCES apikeys.tier ON UPDATE CASCADE,
     project_kind text,
     purpose      text,
-    reason       text NOT NULL CHECK (apikeys.has_text(reason)),
+    reason       text NOT NULL CHECK (apikeys_internal.has_text(reason)),
     CONSTRAINT upgrade_rule_criterion_check CHECK (num_nonnulls(min_tier, project_kind, purpose) > 0)
 );
 COMMENT ON TABLE apikeys.upgrade_rule IS 'Upgrade requests that match every column that is not NULL, one at least, are declined at once with the reason.';
@@ -273,9 +273,9 @@ COMMENT ON COLUMN apikeys.upgrade_rule.purpose IS 'The purpose of the request, i
 COMMENT ON COLUMN apikeys.upgrade_rule.reason IS 'What is said to who asked.';
 
 CREATE TABLE apikeys.address_block (
-    network    cidr PRIMARY KEY CHECK (network = apikeys.plain_network(network)),
+    network    cidr PRIMARY KEY CHECK (network = apikeys_internal.plain_network(network)),
     until      timestamptz,
-    reason     text NOT NULL CHECK (apikeys.has_text(reason)),
+    reason     text NOT NULL CHECK (apikeys_internal.has_text(reason)),
     blocked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     blocked_by text NOT NULL DEFAULT SESSION_USER
 );
@@ -320,7 +320,7 @@ CREATE TABLE apikeys.adjustment (
     units        bigint NOT NULL,
     until        timestamptz,
     counts_from  bigint CHECK (counts_from >= 0),
-    reason       text CHECK (reason IS NULL OR apikeys.has_text(reason)),
+    reason       text CHECK (reason IS NULL OR apikeys_internal.has_text(reason)),
     at           timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     created_by   text NOT NULL DEFAULT SESSION_USER,
     CONSTRAINT adjustment_kind_check CHECK ((until IS NULL) <> (counts_from IS NULL)),

@@ -1,11 +1,11 @@
 -- Usage as it is metered and stored: how limits stand, usage over time, and whether all of it agrees.
 
-CREATE FUNCTION apikeys.limits_used(
+CREATE FUNCTION apikeys_internal.limit_status(
     subject "char", subject_id bigint, limits apikeys.limits,
     OUT limit_window text, OUT cap bigint, OUT used bigint, OUT remaining bigint, OUT next_free_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3 AS 'MODULE_PATHNAME', 'apikeys_usage_limits';
-COMMENT ON FUNCTION apikeys.limits_used("char", bigint, apikeys.limits) IS
+COMMENT ON FUNCTION apikeys_internal.limit_status("char", bigint, apikeys.limits) IS
 'How the limits given stand for a key (k) or an account (a). Internal: part of key_limits and account_limits.';
 
 CREATE FUNCTION apikeys.account_limits(
@@ -15,10 +15,10 @@ CREATE FUNCTION apikeys.account_limits(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
 BEGIN
     RETURN QUERY
-        SELECT 'account', l.* FROM apikeys.plan AS p, apikeys.limits_used('a', owner.account_id, coalesce(owner.limits, p.limits)) AS l
+        SELECT 'account', l.* FROM apikeys.plan AS p, apikeys_internal.limit_status('a', owner.account_id, coalesce(owner.limits, p.limits)) AS l
         WHERE p.name = owner.plan;
 END
 $$;
@@ -35,7 +35,7 @@ DECLARE
     listed apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
     RETURN QUERY SELECT l.* FROM apikeys.account_limits(listed.account) AS l;
-    RETURN QUERY SELECT 'key', l.* FROM apikeys.limits_used('k', listed.key_id, listed.limits) AS l;
+    RETURN QUERY SELECT 'key', l.* FROM apikeys_internal.limit_status('k', listed.key_id, listed.limits) AS l;
 END
 $$;
 COMMENT ON FUNCTION apikeys.key_limits(bigint) IS
@@ -91,16 +91,16 @@ $$;
 COMMENT ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) IS
 'What a key used over time, a row for each step from the one that holds since to the one before until, whole steps, zeros where nothing was used: requests admitted and denied, units, errors (status 400 and more) and credits as given to complete(). Steps begin at midnight, on Mondays (7 days), on the first of a month or quarter (3 months) in the time zone. Usage is stored in steps of 5 minutes for 2 days, then of hours, after 90 days of days (UTC); what is stored shows in the step in which it begins. Errors: P0002 unknown key; 22023 since not before until, step not positive or mixed, unknown time zone; 54000 more than 100000 steps.';
 
-CREATE FUNCTION apikeys.check_meters(
+CREATE FUNCTION apikeys_internal.check_meters(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
 ) RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_usage_check';
-COMMENT ON FUNCTION apikeys.check_meters() IS
+COMMENT ON FUNCTION apikeys_internal.check_meters() IS
 'The meters in shared memory whose units are not those in the tables. Internal: part of check_ledger.';
 
 -- The log is compared a day (UTC) at a time: that is what a partition has and what retention drops, and buckets never reach
 -- beyond one, however they are merged. One statement, so one snapshot: the writer changes log, buckets and totals together.
-CREATE FUNCTION apikeys.check_tables(
+CREATE FUNCTION apikeys_internal.check_tables(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
 ) RETURNS SETOF record
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
@@ -152,7 +152,7 @@ BEGIN ATOMIC
     WHERE day IN (SELECT k.day FROM kept AS k) AND v.comparable IS NOT FALSE
       AND coalesce(v.expected, 0) <> coalesce(v.found, 0);
 END;
-COMMENT ON FUNCTION apikeys.check_tables() IS
+COMMENT ON FUNCTION apikeys_internal.check_tables() IS
 'What does not agree between request_log, usage_bucket and usage_total. Internal: part of check_ledger.';
 
 CREATE FUNCTION apikeys.check_ledger(
@@ -161,8 +161,8 @@ CREATE FUNCTION apikeys.check_ledger(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
 AS $$
 BEGIN
-    PERFORM apikeys.try_flush();
-    RETURN QUERY SELECT t.* FROM apikeys.check_tables() AS t UNION ALL SELECT m.* FROM apikeys.check_meters() AS m;
+    PERFORM apikeys_internal.try_flush();
+    RETURN QUERY SELECT t.* FROM apikeys_internal.check_tables() AS t UNION ALL SELECT m.* FROM apikeys_internal.check_meters() AS m;
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_ledger() IS

@@ -85,10 +85,10 @@ BEGIN
         PERFORM apikeys.reset_usage(chosen.key_id, CASE WHEN random() < 0.5 THEN chosen.limit_window END);
     ELSIF chosen.of_account THEN
         PERFORM apikeys.grant_account_units(chosen.account, chosen.limit_window, ceil(random() * chosen.cap)::bigint,
-            apikeys.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
+            apikeys_internal.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
     ELSE
         PERFORM apikeys.grant_units(chosen.key_id, chosen.limit_window, ceil(random() * chosen.cap)::bigint,
-            apikeys.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
+            apikeys_internal.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
     END IF;
     IF NOT crowd THEN
         PERFORM clock_go('1 second');
