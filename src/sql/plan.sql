@@ -109,13 +109,9 @@ DECLARE
     candidate apikeys.key;
 BEGIN
     PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
-    SELECT k.* INTO candidate
-    FROM apikeys.key AS k
-    JOIN apikeys.account AS a ON a.account_id = k.account_id
-    JOIN apikeys.plan AS p ON p.name = a.plan AND p.one_key_per_product
-    WHERE k.key_id = check_assignment.key_id AND k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys_internal.wall_clock());
+    SELECT k.* INTO candidate FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
     IF FOUND THEN
-        PERFORM apikeys_internal.check_products(candidate);
+        PERFORM apikeys_internal.check_plan(candidate, '{one_key_per_product}');
     END IF;
 END
 $$;
@@ -186,48 +182,6 @@ COMMENT ON FUNCTION apikeys.unassign_product(bigint, text) IS
 
 -- From one plan to another.
 
-CREATE FUNCTION apikeys_internal.plan_breaches(account_id bigint, rules apikeys.plan)
-RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    WITH owned AS (
-        SELECT k.key_id, k.alias, k.expires_at, k.limits, k.billing_type,
-               k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys_internal.wall_clock()) AS live,
-               coalesce((rules).max_lifetime, apikeys_internal.longest_lifetime((rules).lifetimes)) AS longest
-        FROM apikeys.key AS k
-        WHERE k.account_id = plan_breaches.account_id
-    )
-    SELECT NULL::bigint, NULL::text, 'max_keys', format('%s of %s keys', count(*), (rules).max_keys)
-    FROM owned AS o WHERE o.live HAVING count(*) > (rules).max_keys
-    UNION ALL
-    SELECT o.key_id, o.alias, b.rule, b.detail
-    FROM owned AS o, LATERAL (
-        SELECT 'allow_unexpiring', 'it never expires'
-        WHERE o.expires_at IS NULL AND (NOT (rules).allow_unexpiring OR (rules).max_lifetime IS NOT NULL)
-        UNION ALL
-        SELECT 'max_lifetime', format('it expires later than in %s', o.longest)
-        WHERE o.expires_at > apikeys_internal.seconds_after(apikeys_internal.wall_clock(), o.longest)
-        UNION ALL
-        SELECT 'custom_limits_allowed', format('it has limits of its own: %s', o.limits)
-        WHERE o.limits IS NOT NULL AND NOT (rules).custom_limits_allowed
-        UNION ALL
-        SELECT 'billing_types', format('its billing type is "%s"', o.billing_type)
-        WHERE o.billing_type <> ALL ((rules).billing_types)
-        UNION ALL
-        SELECT 'one_key_per_product', format('product "%s" is the key "%s"''s as well', ours.product, other.alias)
-        FROM apikeys.key_product AS ours
-        JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
-        JOIN owned AS other ON other.key_id = theirs.key_id AND other.live
-        WHERE (rules).one_key_per_product AND ours.key_id = o.key_id AND o.live AND other.key_id <> o.key_id
-        UNION ALL
-        SELECT 'one_key_per_product', 'it has no product, so it is good for all'
-        WHERE (rules).one_key_per_product AND o.live AND NOT EXISTS (SELECT FROM apikeys.key_product AS ours WHERE ours.key_id = o.key_id)
-    ) AS b (rule, detail)
-    ORDER BY 2 NULLS FIRST, 3, 4;
-END;
-COMMENT ON FUNCTION apikeys_internal.plan_breaches(bigint, apikeys.plan) IS
-'What the keys of an account have that a plan does not allow; the rules are columns of table plan. Internal.';
-
 CREATE FUNCTION apikeys.change_plan(account text, plan text, dry_run boolean DEFAULT false)
 RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -235,19 +189,26 @@ AS $$
 DECLARE
     owner    apikeys.account := apikeys_internal.get_account(account);
     rules    apikeys.plan;
+    owned    apikeys.key[];
     breaches text[];
 BEGIN
     SELECT p.* INTO rules FROM apikeys.plan AS p WHERE p.name = change_plan.plan;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = format('plan %s does not exist', apikeys_internal.quoted(plan));
     END IF;
+    IF dry_run IS NOT TRUE THEN
+        PERFORM apikeys_internal.lock_account(owner.account_id);
+    END IF;
+    owned := ARRAY(SELECT k FROM apikeys.key AS k WHERE k.account_id = owner.account_id);
     IF dry_run THEN
-        RETURN QUERY SELECT b.* FROM apikeys_internal.plan_breaches(owner.account_id, rules) AS b;
+        RETURN QUERY
+            SELECT b.key_id, b.alias, b.rule, b.fault FROM apikeys_internal.plan_breaches(owned, rules) AS b
+            ORDER BY 2 NULLS FIRST, 3, 4;
         RETURN;
     END IF;
-    PERFORM apikeys_internal.lock_account(owner.account_id);
-    breaches := ARRAY(SELECT format('%s: %s', coalesce('key "' || b.alias || '"', b.rule), b.detail)
-                      FROM apikeys_internal.plan_breaches(owner.account_id, rules) AS b);
+    breaches := ARRAY(SELECT format('%s: %s', coalesce('key "' || b.alias || '"', b.rule), b.fault)
+                      FROM apikeys_internal.plan_breaches(owned, rules) AS b
+                      ORDER BY b.alias NULLS FIRST, b.rule, b.fault);
     IF breaches <> '{}' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('account "%s" has what plan "%s" does not allow', account, plan),
