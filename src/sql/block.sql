@@ -1,16 +1,16 @@
--- Blocked client addresses: by themselves after failures, in shared memory, and by hand, in table address_block.
+-- Blocked client addresses: automatic blocks after failures, in shared memory, and blocks by hand, in table address_block.
 
 CREATE FUNCTION apikeys_internal.automatic_blocks(OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_block_list';
 COMMENT ON FUNCTION apikeys_internal.automatic_blocks() IS
-'The addresses of this database that are blocked by themselves; none where the library is not preloaded. Internal: part of the view address_block_list.';
+'The automatic blocks of this database; none if the library is not preloaded. Part of the view address_block_list.';
 
 CREATE FUNCTION apikeys_internal.lift_automatic_blocks(address inet, OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_block_lift';
 COMMENT ON FUNCTION apikeys_internal.lift_automatic_blocks(inet) IS
-'Lifts the automatic blocks of an address or within a network, and returns them. Internal: part of unblock_address.';
+'Lift the automatic blocks of an address or within a network; returns them. Part of unblock_address.';
 
 CREATE VIEW apikeys.address_block_list WITH (security_barrier) AS
 SELECT a.network, true AS automatic, NULL::text AS reason, a.since, a.until, a.failures, NULL::text AS blocked_by
@@ -18,14 +18,18 @@ FROM apikeys_internal.automatic_blocks() AS a
 UNION ALL
 SELECT b.network, false, b.reason, b.blocked_at, b.until, NULL, b.blocked_by
 FROM apikeys.address_block AS b WHERE b.until IS NULL OR b.until > apikeys_internal.wall_clock();
-COMMENT ON VIEW apikeys.address_block_list IS 'The blocks of client addresses that are in force, automatic ones and those by hand.';
-COMMENT ON COLUMN apikeys.address_block_list.network IS 'What is blocked: automatic blocks are of an address of IPv4, or a /64 of IPv6.';
-COMMENT ON COLUMN apikeys.address_block_list.automatic IS 'Whether it came by itself, after failures.';
-COMMENT ON COLUMN apikeys.address_block_list.reason IS 'Why, for people; NULL: it came by itself.';
-COMMENT ON COLUMN apikeys.address_block_list.since IS 'When it began; if by hand, when it was blocked last.';
-COMMENT ON COLUMN apikeys.address_block_list.blocked_by IS 'The session''s user who did it by hand; NULL: it came by itself.';
-COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends by itself; NULL: never.';
-COMMENT ON COLUMN apikeys.address_block_list.failures IS 'How many verdicts invalid led to it; NULL: it was made by hand.';
+COMMENT ON VIEW apikeys.address_block_list IS
+'The blocks of client addresses that are in force, automatic ones and those by hand.';
+COMMENT ON COLUMN apikeys.address_block_list.network IS
+'What is blocked. An automatic block is of an IPv4 address or of a /64 of IPv6.';
+COMMENT ON COLUMN apikeys.address_block_list.automatic IS 'Whether the block was made automatically, after failures.';
+COMMENT ON COLUMN apikeys.address_block_list.reason IS 'Why, for people; NULL: it is automatic.';
+COMMENT ON COLUMN apikeys.address_block_list.since IS 'When it began; of a block by hand, when it was last renewed.';
+COMMENT ON COLUMN apikeys.address_block_list.blocked_by IS
+'The session''s user who blocked it by hand; NULL: it is automatic.';
+COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends; NULL: never.';
+COMMENT ON COLUMN apikeys.address_block_list.failures IS
+'The number of verdicts invalid that led to it; NULL: it was made by hand.';
 
 CREATE FUNCTION apikeys_internal.record_block(network cidr, failures bigint, until timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -35,9 +39,9 @@ BEGIN ATOMIC
     SELECT apikeys_internal.add_notice('address_blocked', NULL, NULL, jsonb_build_object('network', network, 'failures', failures, 'until', until));
 END;
 COMMENT ON FUNCTION apikeys_internal.record_block(cidr, bigint, timestamptz) IS
-'Puts an automatic block on record, in audit_log and notice. Internal: called by the writer.';
+'Record an automatic block in audit_log and notice. Called by the writer.';
 
--- Few rows are written, and seldom: one writer at a time is easier than two who block the same.
+-- Rows are few and seldom written, so the table is locked: two transactions that block the same network need no other precaution.
 CREATE FUNCTION apikeys.block_address(address inet, reason text, duration interval DEFAULT NULL) RETURNS apikeys.address_block_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -52,7 +56,7 @@ BEGIN
     ELSIF duration <= '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a duration must be positive';
     ELSIF NOT isfinite(duration) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a duration must be finite', HINT = 'Leave it out to block for good.';
+        RAISE invalid_parameter_value USING MESSAGE = 'a duration must be finite', HINT = 'Leave it out to block without end.';
     END IF;
     LOCK TABLE apikeys.address_block IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM apikeys.address_block AS b WHERE b.until <= present;
@@ -70,7 +74,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.block_address(inet, text, interval) IS
-'Block an address or a network in this database by hand, for good or for a duration (a day is 86,400 s): from the next call on, its requests get the verdict ip_blocked before anything else is looked at. Addresses in apikeys.ip_trusted stay free. Blocked again, it has the new reason and duration. It survives restarts. Errors: 22023 no address, no reason, or a duration that is not positive or not finite.';
+'Block an address or a network in this database by hand, for a duration (a day is 86,400 s) or, without one, until '
+'it is unblocked. From the next call on its requests get the verdict ip_blocked before any other check. Addresses '
+'in apikeys.ip_trusted stay free. If it is blocked already, the reason and the duration are replaced. Blocks by '
+'hand survive restarts. Errors: 22023 no address, no reason, or a duration that is not positive or not finite.';
 
 CREATE FUNCTION apikeys.unblock_address(address inet) RETURNS SETOF apikeys.address_block_list
 LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
@@ -97,7 +104,7 @@ BEGIN
         ORDER BY masklen(b.network) DESC LIMIT 1;
         IF FOUND THEN
             RAISE no_data_found USING
-                MESSAGE = format('address %s is not blocked by itself', abbrev(freed::inet)),
+                MESSAGE = format('address %s has no block of its own', abbrev(freed::inet)),
                 HINT = format('It is in %s, which is blocked by hand.', wider);
         END IF;
         RAISE no_data_found USING MESSAGE = format('address %s is not blocked', coalesce(abbrev(freed::inet), 'NULL'));
@@ -105,4 +112,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.unblock_address(inet) IS
-'Lift the block of an address, or all blocks within a network, automatic ones and those by hand; for an address of IPv6 also the automatic block of its /64. Returns the blocks that were lifted. An automatic block is gone at once, with the failures that led to it: a ROLLBACK does not bring it back. Errors: P0002 nothing is blocked there.';
+'Lift the block of an address, or all blocks within a network, automatic ones and those by hand; for an IPv6 '
+'address also the automatic block of its /64. Returns the lifted blocks. An automatic block and the failures that '
+'led to it are deleted at once: a ROLLBACK does not bring them back. Errors: P0002 nothing is blocked there.';

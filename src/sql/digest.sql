@@ -10,8 +10,10 @@ CREATE FUNCTION apikeys_internal.digest_recv(internal) RETURNS apikeys.digest
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_digest_recv';
 CREATE FUNCTION apikeys_internal.digest_send(apikeys.digest) RETURNS bytea
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_digest_send';
-COMMENT ON FUNCTION apikeys_internal.digest_in(cstring) IS 'Text input of a digest: 64 hexadecimal digits, after \x or not. Errors: 22P02.';
-COMMENT ON FUNCTION apikeys_internal.digest_out(apikeys.digest) IS 'Text output of a digest: 64 hexadecimal digits in lower case.';
+COMMENT ON FUNCTION apikeys_internal.digest_in(cstring) IS
+'Text input of a digest: 64 hexadecimal digits, with or without \x before them. Errors: 22P02.';
+COMMENT ON FUNCTION apikeys_internal.digest_out(apikeys.digest) IS
+'Text output of a digest: 64 hexadecimal digits in lower case.';
 COMMENT ON FUNCTION apikeys_internal.digest_recv(internal) IS 'Binary input of a digest: its 32 bytes. Errors: 22P03.';
 COMMENT ON FUNCTION apikeys_internal.digest_send(apikeys.digest) IS 'Binary output of a digest: its 32 bytes.';
 
@@ -54,7 +56,8 @@ COMMENT ON FUNCTION apikeys_internal.digest_ge(apikeys.digest, apikeys.digest) I
 COMMENT ON FUNCTION apikeys_internal.digest_gt(apikeys.digest, apikeys.digest) IS 'Implementation of the operator >.';
 COMMENT ON FUNCTION apikeys_internal.digest_cmp(apikeys.digest, apikeys.digest) IS 'Order of digests: byte by byte.';
 COMMENT ON FUNCTION apikeys_internal.digest_hash(apikeys.digest) IS 'Hash of a digest.';
-COMMENT ON FUNCTION apikeys_internal.digest_hash_extended(apikeys.digest, bigint) IS 'Hash of a digest, 64 bits with a seed.';
+COMMENT ON FUNCTION apikeys_internal.digest_hash_extended(apikeys.digest, bigint) IS
+'Hash of a digest, 64 bits with a seed.';
 
 CREATE OPERATOR apikeys.= (
     LEFTARG = apikeys.digest, RIGHTARG = apikeys.digest, FUNCTION = apikeys_internal.digest_eq,
@@ -113,7 +116,9 @@ COMMENT ON OPERATOR CLASS apikeys.digest_hash_ops USING hash IS 'Hashing of dige
 
 CREATE FUNCTION apikeys_internal.digest_from_bytea(bytea) RETURNS apikeys.digest
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_digest_from_bytea';
-COMMENT ON FUNCTION apikeys_internal.digest_from_bytea(bytea) IS 'Digest of exactly 32 bytes, e.g. of sha256(). Errors: 22023 for any other length.';
+COMMENT ON FUNCTION apikeys_internal.digest_from_bytea(bytea) IS
+'Digest of exactly 32 bytes, e.g. of sha256(). Errors: 22023 for any other length.';
 
 CREATE CAST (bytea AS apikeys.digest) WITH FUNCTION apikeys_internal.digest_from_bytea(bytea);
-COMMENT ON CAST (bytea AS apikeys.digest) IS 'From exactly 32 bytes, e.g. of sha256(). Errors: 22023 for any other length.';
+COMMENT ON CAST (bytea AS apikeys.digest) IS
+'From exactly 32 bytes, e.g. of sha256(). Errors: 22023 for any other length.';

@@ -1,5 +1,5 @@
--- What may never happen to keys and accounts, whoever asks: a used key deleted, an identity changed. ENABLE ALWAYS: a
--- role that may set session_replication_role cannot go around it by that.
+-- What must never happen to keys and accounts, for any role: a used key is deleted, or an identity is changed. The triggers are
+-- ENABLE ALWAYS, so that a role that may set session_replication_role cannot bypass them.
 
 CREATE FUNCTION apikeys_internal.guard_delete() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_guard_delete';
@@ -7,9 +7,12 @@ CREATE FUNCTION apikeys_internal.guard_truncate() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_guard_truncate';
 CREATE FUNCTION apikeys_internal.guard_change() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_guard_change';
-COMMENT ON FUNCTION apikeys_internal.guard_delete() IS 'Trigger: a key that has been used cannot be deleted. Errors: 23503.';
-COMMENT ON FUNCTION apikeys_internal.guard_truncate() IS 'Trigger: keys cannot be truncated once one of them has been used. Errors: 23503.';
-COMMENT ON FUNCTION apikeys_internal.guard_change() IS 'Trigger: refuses a change of what never changes. Errors: 23514.';
+COMMENT ON FUNCTION apikeys_internal.guard_delete() IS
+'Trigger: a key that has been used cannot be deleted. Errors: 23503.';
+COMMENT ON FUNCTION apikeys_internal.guard_truncate() IS
+'Trigger: keys cannot be truncated once one of them has been used. Errors: 23503.';
+COMMENT ON FUNCTION apikeys_internal.guard_change() IS
+'Trigger: refuses to change columns that never change. Errors: 23514.';
 
 CREATE TRIGGER key_guard_delete BEFORE DELETE ON apikeys.key
 FOR EACH ROW EXECUTE FUNCTION apikeys_internal.guard_delete();

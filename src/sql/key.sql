@@ -1,12 +1,13 @@
--- Keys: making, rotating, switching, deleting and listing them.
+-- Keys: creating, importing, rotating, activating, suspending and deleting them.
 --
--- create_key and import_key hand a new row to add_key; it and the UPDATE trigger on table key ask check_key for the rules of
--- the plan. So a changed row is checked whoever changes it, and a restored one, which was checked before, is not.
+-- create_key and import_key pass a new row to add_key. add_key and the UPDATE trigger on table key call check_key (planrule.sql)
+-- for the rules of the plan. So every change of a row is checked, and a restored row, which was checked before, is not.
 
 CREATE FUNCTION apikeys.shard_hash(key text) RETURNS int
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_shard_hash_text';
 COMMENT ON FUNCTION apikeys.shard_hash(text) IS
-'The 16 bits that lead to the shard of a key, from its text. Imported key texts carry none: the result says nothing about them.';
+'The 16 bits that lead to the shard of a key, from its text. They mean nothing for imported key texts, which carry '
+'none.';
 
 CREATE FUNCTION apikeys.shard_hash(key_id bigint) RETURNS int
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_shard_hash_id';
@@ -19,88 +20,18 @@ COMMENT ON FUNCTION apikeys.shard_hash_of_account(text) IS
 
 CREATE FUNCTION apikeys_internal.draw_key(prefix text, account text, OUT key text, OUT digest apikeys.digest, OUT hint text)
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_draw';
-COMMENT ON FUNCTION apikeys_internal.draw_key(text, text) IS 'A new key text with its digest and hint. Internal.';
+COMMENT ON FUNCTION apikeys_internal.draw_key(text, text) IS
+'Draw a new key text; returns it with its digest and hint.';
 
 CREATE FUNCTION apikeys_internal.digest_of(key text, hash_rule text DEFAULT 'sha256') RETURNS apikeys.digest
 LANGUAGE C IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_digest';
 COMMENT ON FUNCTION apikeys_internal.digest_of(text, text) IS
-'Digest of a key text, by a hash rule as in column key.hash_rule. Internal. Errors: 22023 longer than 512 bytes, nothing to hash, our shape with a wrong checksum, or unknown rule.';
+'Digest of a key text, by a hash rule as in column key.hash_rule. Errors: 22023 longer than 512 bytes, no text to '
+'hash, a text in the form of our keys with a wrong checksum, or unknown rule.';
 
-CREATE FUNCTION apikeys_internal.key_state(active boolean, suspended boolean, expires_at timestamptz) RETURNS text
-LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_key_state';
-COMMENT ON FUNCTION apikeys_internal.key_state(boolean, boolean, timestamptz) IS
-'One word for the state of a key: suspended, inactive, expired, expiring (within apikeys.expiry_notice) or active.';
+-- Checks of settings.
 
--- Lists.
-
--- STABLE, though it changes from one moment to the next: so that the planner leaves it out where nobody asks for it.
-CREATE FUNCTION apikeys_internal.key_used(key_id bigint, limits apikeys.limits) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp COST 1000
-AS $$
-BEGIN
-    IF limits::text = '' OR NOT EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_used.key_id AND apikeys_internal.may_manage(k.account_id)) THEN
-        RETURN NULL;
-    END IF;
-    RETURN (SELECT string_agg(concat(u.used, '/', u.cap, ' ', u.limit_window), ', ' ORDER BY u.place)
-            FROM apikeys_internal.limit_status('k', key_used.key_id, key_used.limits) WITH ORDINALITY AS u (limit_window, cap, used, remaining, next_free_at, place));
-END
-$$;
-COMMENT ON FUNCTION apikeys_internal.key_used(bigint, apikeys.limits) IS 'How the limits given stand for a key, in one line; NULL without any. Internal: part of the view key_list.';
-
-CREATE VIEW apikeys.key_list WITH (security_barrier) AS
-SELECT k.key_id, a.name AS account, k.alias, k.category, k.hint,
-       apikeys_internal.key_state(k.active AND a.active, k.suspended_at IS NOT NULL, k.expires_at) AS state,
-       k.tier, coalesce(k.limits, t.limits, '') AS limits,
-       ARRAY(SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = k.key_id ORDER BY kp.product) AS products,
-       k.created_at, k.rotated_at, k.expires_at, u.last_used_at, apikeys_internal.key_used(k.key_id, coalesce(k.limits, t.limits, '')) AS used
-FROM apikeys.key AS k
-JOIN apikeys.account AS a ON a.account_id = k.account_id
-LEFT JOIN apikeys.tier AS t ON t.name = k.tier
-LEFT JOIN apikeys.usage_total AS u ON u.subject = 'k' AND u.subject_id = k.key_id
-WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
-COMMENT ON VIEW apikeys.key_list IS 'All keys that the session''s user may manage, without what is secret.';
-COMMENT ON COLUMN apikeys.key_list.state IS 'active, expiring (within apikeys.expiry_notice), expired, inactive (the key or its account) or suspended.';
-COMMENT ON COLUMN apikeys.key_list.limits IS 'The limits in effect: its own, else its tier''s; empty: none.';
-COMMENT ON COLUMN apikeys.key_list.products IS 'The products that it is assigned to; empty: good for all.';
-COMMENT ON COLUMN apikeys.key_list.last_used_at IS 'Time of the last request, admitted or denied; NULL: never used.';
-COMMENT ON COLUMN apikeys.key_list.used IS
-'For each limit in effect: units used in the rolling window now / cap with what is granted on top, and the window, e.g. 5/1000 day, 70/20000 month; NULL: no limits. It takes longest: do not select it where you need it not. NULL in the rows that functions return, so that these depend on nothing but the key.';
-
-CREATE FUNCTION apikeys.get_key(key_id bigint) RETURNS apikeys.key_list
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    listed apikeys.key_list;
-BEGIN
-    SELECT l.key_id, l.account, l.alias, l.category, l.hint, l.state, l.tier, l.limits, l.products, l.created_at, l.rotated_at, l.expires_at,
-           l.last_used_at, NULL
-    INTO listed FROM apikeys.key_list AS l WHERE l.key_id = get_key.key_id;
-    IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('key %s does not exist', coalesce(key_id::text, 'NULL'));
-    END IF;
-    RETURN listed;
-END
-$$;
-COMMENT ON FUNCTION apikeys.get_key(bigint) IS 'The key''s row of the view key_list, without used. Errors: P0002 unknown key.';
-
-CREATE FUNCTION apikeys.find_key(account text, alias text) RETURNS bigint
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
-    found_id bigint := (SELECT k.key_id FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = find_key.alias);
-BEGIN
-    IF found_id IS NULL THEN
-        RAISE no_data_found USING MESSAGE = format('account "%s" has no key with the alias %s', account, apikeys_internal.quoted(alias));
-    END IF;
-    RETURN found_id;
-END
-$$;
-COMMENT ON FUNCTION apikeys.find_key(text, text) IS 'Id of the key with that alias. Errors: P0002 unknown account or alias.';
-
--- What may be written into a row.
-
--- The constraints of the table say the same, but with their names, and to its owner with a detail that shows the digest.
+-- The constraints of the table ask for the same, but their messages name the constraint and show the table's owner the digest.
 CREATE FUNCTION apikeys_internal.check_settings(
     alias text, category text, allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -122,7 +53,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_settings(text, text, text[], cidr[], text[], text, jsonb) IS
-'Whether a key can have such settings; NULL: it has the default. Internal. Errors: 22023.';
+'Raise if a key cannot have such settings; NULL stands for the default. Errors: 22023.';
 
 CREATE FUNCTION apikeys_internal.refuse_taken_alias(account_id bigint, alias text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -133,7 +64,8 @@ BEGIN
                          (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = refuse_taken_alias.account_id), alias);
 END
 $$;
-COMMENT ON FUNCTION apikeys_internal.refuse_taken_alias(bigint, text) IS 'What is said of an alias that another key of the account has. Internal. Errors: 23505.';
+COMMENT ON FUNCTION apikeys_internal.refuse_taken_alias(bigint, text) IS
+'Raise that another key of the account has the alias. Errors: 23505.';
 
 CREATE FUNCTION apikeys_internal.check_key_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -146,7 +78,7 @@ BEGIN
         PERFORM apikeys_internal.refuse_taken_alias(NEW.account_id, NEW.alias);
     END IF;
     PERFORM apikeys_internal.check_settings(NEW.alias, NEW.category, NEW.allowed_domains, NEW.allowed_ips, NEW.scopes, NEW.billing_type, NEW.metadata);
-    -- A tier granted takes the place of the key's own limits. Where the tier that it had is gone, it was renamed.
+    -- A new tier takes the place of the key's own limits. If the former tier does not exist, it was renamed: no new tier.
     IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
        AND (OLD.tier IS NULL OR EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = OLD.tier)) THEN
         NEW.limits := NULL;
@@ -155,16 +87,21 @@ BEGIN
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION apikeys_internal.check_key_update() IS 'Trigger: a changed key obeys the rules of its plan; a tier granted clears its limits; an expiry of infinity is none.';
+COMMENT ON FUNCTION apikeys_internal.check_key_update() IS
+'Trigger: checks the settings of a changed key and the rules of its plan. A new tier clears its limits; an expiry '
+'of infinity becomes NULL.';
 
 CREATE TRIGGER key_check_update BEFORE UPDATE ON apikeys.key
 FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_update();
-COMMENT ON TRIGGER key_check_update ON apikeys.key IS 'A changed key obeys the rules of its plan; a tier granted clears its limits; an expiry of infinity is none.';
+COMMENT ON TRIGGER key_check_update ON apikeys.key IS
+'Checks the settings of a changed key and the rules of its plan. A new tier clears its limits; an expiry of '
+'infinity becomes NULL.';
 
 -- Making keys.
 
 CREATE TYPE apikeys.issued_key AS (key_id bigint, key text, account text, alias text, expires_at timestamptz);
-COMMENT ON TYPE apikeys.issued_key IS 'A key with its text, as create_key and rotate_key give it: the only time that it is shown.';
+COMMENT ON TYPE apikeys.issued_key IS
+'A key with its text, as create_key and rotate_key return it. The text is shown at no other time.';
 
 CREATE FUNCTION apikeys_internal.free_alias(account_id bigint) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -190,7 +127,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.free_alias(bigint) IS
-'An alias key-<n> that no key of the account has, where n is 1 or key-<n-1> is taken. Few look-ups, however many keys there are. Internal.';
+'An alias key-<n> that no key of the account has, where n is 1 or key-<n-1> is taken. It takes few look-ups, even '
+'if there are many keys.';
 
 CREATE FUNCTION apikeys_internal.account_for_key(name text) RETURNS apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -204,11 +142,12 @@ BEGIN
     END IF;
     owner := apikeys_internal.get_account(name);
     PERFORM apikeys_internal.lock_account(owner.account_id);
-    RETURN apikeys_internal.get_account(name);   -- as it is now that it is locked: its plan may have changed
+    RETURN apikeys_internal.get_account(name);   -- read again under the lock: its plan may have changed
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.account_for_key(text) IS
-'The account that gets a new key, locked. Where it is unknown it is made on plan default, if apikeys.create_accounts is on and the session''s user is not bound to accounts. Internal.';
+'Lock and return the account for a new key. If it does not exist, it is made on plan default, provided that '
+'apikeys.create_accounts is on and the session''s user is not bound to accounts. Errors: P0002.';
 
 CREATE FUNCTION apikeys_internal.add_key(
     owner apikeys.account, rules apikeys.plan, digest apikeys.digest, hash_rule text, prefix text, hint text,
@@ -273,7 +212,7 @@ END
 $$;
 COMMENT ON FUNCTION apikeys_internal.add_key(apikeys.account, apikeys.plan, apikeys.digest, text, text, text, text, text, text,
     apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb) IS
-'Check and store a new key of an account that is locked. Internal. Errors: as create_key.';
+'Check and store a new key of a locked account. Errors: as create_key.';
 
 CREATE FUNCTION apikeys.create_key(
     account text, alias text DEFAULT NULL, category text DEFAULT NULL, tier text DEFAULT NULL, limits apikeys.limits DEFAULT NULL,
@@ -310,9 +249,16 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[],
     text[], text, jsonb, text) IS
-'Make a key and show its text, this once. Write SELECT * FROM apikeys.create_key(...): (create_key(...)).* would make a key a column.
-An unknown account is made on plan default, unless apikeys.create_accounts is off. Without them: alias key-<n>, category production, prefix, lifetime and tier of the plan. Members of apikeys_admin alone may give tier or limits (of its own, instead of a tier''s). expires_at => ''infinity'': never. Lists: products, domains (example.com, *.example.com) and networks that it is good for, empty: all; scopes: what it may do.
-Errors: P0002 unknown account, tier or product; 22023 bad argument, not in the plan, or no product where the plan says one key a product; 23505 alias taken, or product has a key; 53400 more keys than the plan has; 42501.';
+'Make a key and return its text, which is shown at no other time. Write SELECT * FROM apikeys.create_key(...): '
+'(create_key(...)).* would make one key for each column.
+An unknown account is made on plan default, unless apikeys.create_accounts is off. Defaults: alias key-<n>, '
+'category production; prefix, lifetime and tier are the plan''s. Only members of apikeys_admin may give tier or '
+'limits (the key''s own, in place of a tier''s). expires_at => ''infinity'': the key never expires. products, '
+'allowed_domains (example.com, *.example.com) and allowed_ips: what the key is good for; empty: all. scopes: what '
+'it may do.
+Errors: P0002 unknown account, tier or product; 22023 bad argument, not allowed by the plan, or no product though '
+'the plan allows one key for each product; 23505 the alias is taken, or another key has the product; 53400 the plan '
+'allows no more keys; 42501 tier or limits given by a role that may not.';
 
 CREATE FUNCTION apikeys.import_key(
     account text, key text DEFAULT NULL, digest apikeys.digest DEFAULT NULL, alias text DEFAULT NULL,
@@ -337,7 +283,7 @@ BEGIN
             MESSAGE = format('unknown hash rule %s', apikeys_internal.quoted(hash_rule)),
             HINT = 'The rules are sha256, sha256_after_bar and sha256_after_underscore.';
     END IF;
-    -- A statement of its own: inside an expression, the planner would make the character in any encoding.
+    -- A separate statement: in an expression, the planner would compute the character in every encoding.
     IF getdatabaseencoding() = 'UTF8' THEN
         ellipsis := chr(8230);
     END IF;
@@ -359,9 +305,13 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.import_key(text, text, apikeys.digest, text, text, text, text, text, text, apikeys.limits, interval,
     timestamptz, text[], text[], cidr[], text[], text, jsonb) IS
-'Take over a key that another system has issued: by its text, of which only the digest is stored, or by its SHA-256 digest. hash_rule says what the digest is made of: sha256 the whole text, sha256_after_bar what follows the last | (Laravel Sanctum), sha256_after_underscore what follows the last _ (prefixed API keys).
-The other arguments are those of create_key. A text that looks like a key of ours must have the right checksum: with the prefix of a plan it would be refused unseen. Where no plan will ever use its prefix, import its digest.
-Errors: those of create_key; 22023 neither or both of key and digest, no key text, wrong checksum; 23505 the key exists already.';
+'Store a key that another system has issued, given as its text, of which only the digest is stored, or as its '
+'SHA-256 digest. hash_rule tells what the digest is made from: sha256: the whole text; sha256_after_bar: what '
+'follows the last | (Laravel Sanctum); sha256_after_underscore: what follows the last _ (prefixed API keys).
+The other arguments are those of create_key. A text in the form of our keys must have the right checksum, because '
+'verify refuses it otherwise if a plan uses its prefix. If no plan will ever use the prefix, import the digest.
+Errors: those of create_key; 22023 neither or both of key and digest, bad key text, wrong checksum; 23505 the key '
+'exists already.';
 
 -- Changing keys.
 
@@ -386,7 +336,7 @@ BEGIN
     PERFORM apikeys.get_key(key_id);
     SELECT k.* INTO STRICT former FROM apikeys.key AS k WHERE k.key_id = rotate_key.key_id FOR UPDATE;
     IF lifetime IS NOT NULL THEN
-        PERFORM apikeys_internal.lock_account(former.account_id);    -- the lifetime is judged by the plan
+        PERFORM apikeys_internal.lock_account(former.account_id);    -- the plan must not change before the lifetime is checked
     END IF;
     SELECT a.* INTO STRICT owner FROM apikeys.account AS a WHERE a.account_id = former.account_id;
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
@@ -405,9 +355,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.rotate_key(bigint, interval, interval) IS
-'Give a key a new text and show it, this once; the id, the settings and the usage stay. The text before it is good for the grace (in seconds; default none), the one before that no more. With a lifetime the key expires so much after now, else when it did.
-An inactive, suspended or expired key can be rotated and stays what it is.
-Errors: P0002 unknown key; 22023 negative grace, or a lifetime that the plan does not offer; 53400 an expired key is extended and there is no room.';
+'Give a key a new text and return it; it is shown at no other time. The id, the settings and the usage stay. The '
+'former text stays valid for the grace (default none), counted in seconds; the text before that is no longer valid. '
+'With a lifetime, the key expires that long from now, otherwise when it did before.
+An inactive, suspended or expired key can be rotated and stays in that state.
+Errors: P0002 unknown key; 22023 negative grace, or a lifetime that the plan does not offer; 53400 an expired key '
+'gets a lifetime and the plan allows no more keys.';
 
 CREATE FUNCTION apikeys.activate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -418,7 +371,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.activate_key(bigint) IS
-'Let an inactive key be used again. Errors: P0002 unknown key; 53400 more keys than the plan has; where it says one key a product: 23505 another key has its product, 22023 it has none.';
+'Permit the use of an inactive key again. Errors: P0002 unknown key; 53400 the plan allows no more keys; if the '
+'plan allows one key for each product: 23505 another key has a product of this one, 22023 this one has no product.';
 
 CREATE FUNCTION apikeys.deactivate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -428,7 +382,8 @@ BEGIN
     RETURN apikeys.get_key(key_id);
 END
 $$;
-COMMENT ON FUNCTION apikeys.deactivate_key(bigint) IS 'Refuse a key from now on, with the verdict inactive. Errors: P0002 unknown key.';
+COMMENT ON FUNCTION apikeys.deactivate_key(bigint) IS
+'Refuse a key from now on, with the verdict inactive. Errors: P0002 unknown key.';
 
 CREATE FUNCTION apikeys.suspend_key(key_id bigint, reason text) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -443,7 +398,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.suspend_key(bigint, text) IS
-'Refuse a key from now on, with the verdict suspended; its owner cannot lift that. A second suspension changes the reason. Errors: P0002 unknown key; 22023 no reason.';
+'Refuse a key from now on, with the verdict suspended; only the provider can undo that. A second suspension changes '
+'the reason. Errors: P0002 unknown key; 22023 no reason.';
 
 CREATE FUNCTION apikeys.unsuspend_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -463,7 +419,7 @@ DECLARE
 BEGIN
     DELETE FROM apikeys.key AS k WHERE k.key_id = gone.key_id AND (k.suspended_at IS NULL OR apikeys_internal.session_is_admin());
     IF NOT FOUND THEN
-        PERFORM apikeys.get_key(key_id);    -- it may have gone meanwhile
+        PERFORM apikeys.get_key(key_id);    -- another transaction may have deleted it
         RAISE insufficient_privilege USING
             MESSAGE = format('key %s is suspended', key_id),
             HINT = 'Only members of apikeys_admin may delete it.';
@@ -472,4 +428,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.delete_key(bigint) IS
-'Delete a key that was never used; a used one can only be deactivated. Members of apikeys_admin alone may delete one that is suspended. Returns the row that was. Errors: P0002 unknown key; 23503 the key was used; 42501 it is suspended.';
+'Delete a key that was never used; a used key can only be deactivated. Only members of apikeys_admin may delete a '
+'suspended key. Returns the deleted row. Errors: P0002 unknown key; 23503 the key was used; 42501 it is suspended.';

@@ -11,11 +11,14 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_
 CREATE FUNCTION apikeys_internal.limits_send(apikeys.limits) RETURNS bytea
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_send';
 COMMENT ON FUNCTION apikeys_internal.limits_in(cstring) IS 'Text input of limits. Errors: 22P02.';
-COMMENT ON FUNCTION apikeys_internal.limits_out(apikeys.limits) IS 'Text output of limits: canonical, sorted by window, total last.';
+COMMENT ON FUNCTION apikeys_internal.limits_out(apikeys.limits) IS
+'Text output of limits: canonical, sorted by window, total last.';
 COMMENT ON FUNCTION apikeys_internal.limits_recv(internal) IS 'Binary input of limits. Errors: 22P03.';
-COMMENT ON FUNCTION apikeys_internal.limits_send(apikeys.limits) IS 'Binary output of limits: int32 count, then int32 window in seconds (-1: total) and int64 cap of each.';
+COMMENT ON FUNCTION apikeys_internal.limits_send(apikeys.limits) IS
+'Binary output of limits: their number (int32), then for each its window in seconds (int32; -1: total) and its cap '
+'(int64).';
 
--- Never compressed or moved out of line while another column can be: verify reads it where it lies.
+-- STORAGE main: a row's other columns are compressed or moved out of line first, so that verify finds the limits in the row.
 CREATE TYPE apikeys.limits (
     INPUT = apikeys_internal.limits_in,
     OUTPUT = apikeys_internal.limits_out,
@@ -25,7 +28,10 @@ CREATE TYPE apikeys.limits (
     STORAGE = main
 );
 COMMENT ON TYPE apikeys.limits IS
-'Up to 8 limits, e.g. ''1000/day, 20000/month, 500000/total'': at most so many units in any trailing window. A window is second, minute, hour, day, week, month (30 days), total (without end), or N seconds, minutes, hours or days, from 1 second to 366 days. Caps are at most 4294967295, of total 9007199254740991; 0 denies all. The empty text has no limit.';
+'Up to 8 limits, e.g. ''1000/day, 20000/month, 500000/total''. Each allows at most that many units in any trailing '
+'window. A window is second, minute, hour, day, week, month (30 days), total (without end), or N seconds, minutes, '
+'hours or days, from 1 second to 366 days. A cap is at most 4294967295, that of total at most 9007199254740991; 0 '
+'denies all requests. The empty text has no limit. Errors: 22P02.';
 
 -- Equality, hashing and sorting.
 
@@ -55,7 +61,8 @@ COMMENT ON FUNCTION apikeys_internal.limits_ge(apikeys.limits, apikeys.limits) I
 COMMENT ON FUNCTION apikeys_internal.limits_gt(apikeys.limits, apikeys.limits) IS 'Implementation of the operator >.';
 COMMENT ON FUNCTION apikeys_internal.limits_cmp(apikeys.limits, apikeys.limits) IS 'Order of limits for sorting.';
 COMMENT ON FUNCTION apikeys_internal.limits_hash(apikeys.limits) IS 'Hash of limits.';
-COMMENT ON FUNCTION apikeys_internal.limits_hash_extended(apikeys.limits, bigint) IS 'Hash of limits, 64 bits with a seed.';
+COMMENT ON FUNCTION apikeys_internal.limits_hash_extended(apikeys.limits, bigint) IS
+'Hash of limits, 64 bits with a seed.';
 
 CREATE OPERATOR apikeys.= (
     LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys_internal.limits_eq,
@@ -89,10 +96,14 @@ CREATE OPERATOR apikeys.> (
 );
 COMMENT ON OPERATOR apikeys.= (apikeys.limits, apikeys.limits) IS 'Same limits.';
 COMMENT ON OPERATOR apikeys.<> (apikeys.limits, apikeys.limits) IS 'Not the same limits.';
-COMMENT ON OPERATOR apikeys.< (apikeys.limits, apikeys.limits) IS 'Sorts before; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.<= (apikeys.limits, apikeys.limits) IS 'Sorts before or is the same; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.>= (apikeys.limits, apikeys.limits) IS 'Sorts after or is the same; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.> (apikeys.limits, apikeys.limits) IS 'Sorts after; says nothing about which limits are stricter.';
+COMMENT ON OPERATOR apikeys.< (apikeys.limits, apikeys.limits) IS
+'Sorts before; says nothing about which limits are stricter.';
+COMMENT ON OPERATOR apikeys.<= (apikeys.limits, apikeys.limits) IS
+'Sorts before or is the same; says nothing about which limits are stricter.';
+COMMENT ON OPERATOR apikeys.>= (apikeys.limits, apikeys.limits) IS
+'Sorts after or is the same; says nothing about which limits are stricter.';
+COMMENT ON OPERATOR apikeys.> (apikeys.limits, apikeys.limits) IS
+'Sorts after; says nothing about which limits are stricter.';
 
 CREATE OPERATOR CLASS apikeys.limits_btree_ops DEFAULT FOR TYPE apikeys.limits USING btree AS
     OPERATOR 1 apikeys.<,
@@ -115,17 +126,20 @@ COMMENT ON OPERATOR CLASS apikeys.limits_hash_ops USING hash IS 'Hashing of limi
 CREATE FUNCTION apikeys.limits_cap(limits apikeys.limits, limit_window text) RETURNS bigint
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_cap';
 COMMENT ON FUNCTION apikeys.limits_cap(apikeys.limits, text) IS
-'Cap of a window such as ''day'' or ''10 minutes'' in units; NULL if there is no limit on it. Errors: 22023 for what is no window.';
+'The cap of a window such as ''day'' or ''10 minutes'', in units; NULL if there is no limit on that window. Errors: '
+'22023 not a window.';
 
 CREATE OPERATOR apikeys.-> (LEFTARG = apikeys.limits, RIGHTARG = text, FUNCTION = apikeys.limits_cap);
 COMMENT ON OPERATOR apikeys.-> (apikeys.limits, text) IS
-'Cap of a window such as ''day'' or ''10 minutes'' in units; NULL if there is no limit on it. Errors: 22023 for what is no window.';
+'The cap of a window such as ''day'' or ''10 minutes'', in units; NULL if there is no limit on that window. Errors: '
+'22023 not a window.';
 
 CREATE FUNCTION apikeys.limits_items(limits apikeys.limits)
 RETURNS TABLE (limit_window text, window_length interval, cap bigint)
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 3 AS 'MODULE_PATHNAME', 'apikeys_limits_items';
 COMMENT ON FUNCTION apikeys.limits_items(apikeys.limits) IS
-'The limits one by one, sorted by window, total (window_length NULL) last. Caps are in units; a day is 24 hours.';
+'One row for each limit, sorted by window; total comes last, with a window_length of NULL. Caps are in units; a day '
+'is 24 hours.';
 
 -- Casts.
 
@@ -133,10 +147,13 @@ CREATE FUNCTION apikeys_internal.limits_from_jsonb(jsonb) RETURNS apikeys.limits
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_from_jsonb';
 CREATE FUNCTION apikeys_internal.limits_to_jsonb(apikeys.limits) RETURNS jsonb
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_to_jsonb';
-COMMENT ON FUNCTION apikeys_internal.limits_from_jsonb(jsonb) IS 'Limits of an object of windows and caps, e.g. {"day": 1000, "10 minutes": 5}. Errors: 22P02.';
-COMMENT ON FUNCTION apikeys_internal.limits_to_jsonb(apikeys.limits) IS 'An object of windows and caps, e.g. {"day": 1000, "10 minutes": 5}.';
+COMMENT ON FUNCTION apikeys_internal.limits_from_jsonb(jsonb) IS
+'Limits from an object of windows and caps, e.g. {"day": 1000, "10 minutes": 5}. Errors: 22P02.';
+COMMENT ON FUNCTION apikeys_internal.limits_to_jsonb(apikeys.limits) IS
+'An object of windows and caps, e.g. {"day": 1000, "10 minutes": 5}.';
 
 CREATE CAST (jsonb AS apikeys.limits) WITH FUNCTION apikeys_internal.limits_from_jsonb(jsonb);
 CREATE CAST (apikeys.limits AS jsonb) WITH FUNCTION apikeys_internal.limits_to_jsonb(apikeys.limits);
-COMMENT ON CAST (jsonb AS apikeys.limits) IS 'From an object of windows and caps, e.g. {"day": 1000, "10 minutes": 5}. Errors: 22P02.';
+COMMENT ON CAST (jsonb AS apikeys.limits) IS
+'From an object of windows and caps, e.g. {"day": 1000, "10 minutes": 5}. Errors: 22P02.';
 COMMENT ON CAST (apikeys.limits AS jsonb) IS 'To an object of windows and caps, e.g. {"day": 1000, "10 minutes": 5}.';

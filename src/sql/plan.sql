@@ -1,6 +1,6 @@
--- The catalogue: plans, tiers, products; which products a key is for, which plan an account is on, who manages it.
+-- Plans, tiers and products; the products of a key, the plan of an account, and the managers of an account.
 --
--- No role may insert plans, tiers, products and members: these functions do, and record it in the audit log.
+-- No role may INSERT into plan, tier, product and member: these functions do, and record it in the audit log.
 
 CREATE FUNCTION apikeys.create_tier(name text, rank int, limits apikeys.limits DEFAULT '', description text DEFAULT NULL)
 RETURNS apikeys.tier
@@ -17,7 +17,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_tier(text, int, apikeys.limits, text) IS
-'Make a quota level for keys; a higher rank is a higher level. Errors: 23505 the name or the rank is taken; 23502, 23514 what the table refuses.';
+'Make a quota level for keys; a higher rank is a higher level. Errors: 23505 the name or the rank is taken; 23502, '
+'23514 refused by the table.';
 
 CREATE FUNCTION apikeys.create_product(name text, description text DEFAULT NULL) RETURNS apikeys.product
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -31,7 +32,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_product(text, text) IS
-'Make a product: an API that keys can be assigned to. Errors: 23505 the name is taken; 23502, 23514 what the table refuses.';
+'Make a product: an API that keys can be assigned to. Errors: 23505 the name is taken; 23502, 23514 refused by the '
+'table.';
 
 CREATE FUNCTION apikeys.create_plan(
     name text, key_prefix text DEFAULT 'ak', max_keys int DEFAULT NULL, max_lifetime interval DEFAULT NULL,
@@ -58,7 +60,8 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean,
     boolean, text[]) IS
-'Make a plan, the rules for accounts: the arguments are the columns of table plan. Errors: 23505 the name is taken; 23503 unknown tier; 23502, 23514 what the table refuses.';
+'Make a plan, a set of rules for accounts; the arguments are the columns of table plan. Errors: 23505 the name is '
+'taken; 23503 unknown tier; 23502, 23514 refused by the table.';
 
 -- Who manages an account.
 
@@ -81,7 +84,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.add_member(name, text) IS
-'Bind a manager, by the role that it logs in as, to an account: it sees and changes only the accounts that it is bound to. Errors: P0002 unknown role or account; 23505 it is bound already.';
+'Bind a manager, named by the role that it logs in as, to an account. A bound manager sees and changes only the '
+'accounts that it is bound to. Errors: P0002 unknown role or account; 23505 it is bound already.';
 
 CREATE FUNCTION apikeys.remove_member(role name, account text) RETURNS apikeys.member
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -98,7 +102,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.remove_member(name, text) IS
-'Unbind a manager from an account. One that is bound to none any more sees all: revoke apikeys_manager from it as well. Errors: P0002 unknown account, or not bound to it.';
+'Unbind a manager from an account. A manager who is bound to no account sees all of them: revoke apikeys_manager '
+'from it too. Errors: P0002 unknown account, or not bound to it.';
 
 -- The products of a key.
 
@@ -116,7 +121,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_assignment(bigint) IS
-'Whether the plan allows the products that a key has now. Locks the account, so that of two changes the second sees the first. Internal. Errors: 22023, 23505.';
+'Raise if the plan does not allow the products that a key has now. Locks the account, so that two transactions '
+'cannot both change products. Errors: 22023, 23505.';
 
 CREATE FUNCTION apikeys_internal.check_key_product_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -129,11 +135,13 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys_internal.check_key_product_change() IS 'Trigger: what is left where an assignment was changed or taken away obeys the rules of the plan.';
+COMMENT ON FUNCTION apikeys_internal.check_key_product_change() IS
+'Trigger: checks the rules of the plan for keys whose products were changed or removed.';
 
 CREATE TRIGGER key_product_check AFTER UPDATE OR DELETE ON apikeys.key_product
 FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_product_change();
-COMMENT ON TRIGGER key_product_check ON apikeys.key_product IS 'What is left where an assignment was changed or taken away obeys the rules of the plan.';
+COMMENT ON TRIGGER key_product_check ON apikeys.key_product IS
+'Checks the rules of the plan for keys whose products were changed or removed.';
 
 CREATE FUNCTION apikeys.assign_product(key_id bigint, product text) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -156,14 +164,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.assign_product(bigint, text) IS
-'Assign a product to a key; one that was good for all is good for this one alone then. Nothing happens where it is assigned already. Errors: P0002 unknown key or product; 23505 another key of the account has it, where the plan says one key a product.';
+'Assign a product to a key. A key without products was good for all; from now on it is good for this one only. Does '
+'nothing if it is assigned already. Errors: P0002 unknown key or product; 23505 the plan allows one key for each '
+'product, and another key of the account has it.';
 
 CREATE FUNCTION apikeys.unassign_product(key_id bigint, product text) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys.get_key(key_id);
-    -- Of two who take away the last two products the second waits here, and sees it.
+    -- Two transactions that remove the last two products meet here: the second waits, then sees what the first did.
     PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
     DELETE FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id AND kp.product = unassign_product.product;
     IF NOT FOUND THEN
@@ -172,13 +182,14 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = format('product "%s" is the only one of the key', product),
             DETAIL = 'A key without products is good for all.',
-            HINT = 'Assign another one before, or deactivate the key.';
+            HINT = 'Assign another one first, or deactivate the key.';
     END IF;
     RETURN apikeys.get_key(key_id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.unassign_product(bigint, text) IS
-'Take a product away from a key, but not its last: a key without products is good for all. Errors: P0002 unknown key, or not assigned; 22023 it is the last.';
+'Remove a product from a key, but not its last: a key without products is good for all. Errors: P0002 unknown key, '
+'or not assigned; 22023 it is the last.';
 
 -- From one plan to another.
 
@@ -211,7 +222,7 @@ BEGIN
                       ORDER BY b.alias NULLS FIRST, b.rule, b.fault);
     IF breaches <> '{}' THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('account "%s" has what plan "%s" does not allow', account, plan),
+            MESSAGE = format('keys of account "%s" break rules of plan "%s"', account, plan),
             DETAIL = concat_ws(E'\n', VARIADIC breaches[:20] || CASE WHEN cardinality(breaches) > 20
                                                                      THEN format('and %s more', cardinality(breaches) - 20) END),
             HINT = 'Change the keys first. With dry_run => true the list comes as rows.';
@@ -220,5 +231,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.change_plan(text, text, boolean) IS
-'Put an account on another plan, if its keys obey it, inactive ones too: else 22023, and the detail lists what they break. With dry_run nothing is changed, and the list comes as rows: the key (NULL: the account as a whole), the rule (a column of table plan) and what breaks it. Lifetimes are measured from now. A plain UPDATE of account.plan asks nothing.
-Errors: P0002 unknown account or plan; 22023.';
+'Put an account on another plan, if all its keys obey that plan, inactive ones too; otherwise 22023, with a detail '
+'that lists what they break. With dry_run, changes nothing and returns the list as rows: the key (NULL: the number '
+'of keys), the rule (a column of table plan) and how it is broken. Lifetimes are measured from now. An UPDATE of '
+'account.plan checks nothing.
+Errors: P0002 unknown account or plan; 22023 a rule is broken.';

@@ -94,7 +94,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.plan_breaches(apikeys.key[], apikeys.plan, text[]) IS
-'What a plan does not allow about keys of one account, judged by the rules named (columns of table plan): a row for each breach, with what is wrong with the key (fault; key_id and alias are NULL where it is the number of keys) and the error for who makes or changes it. Place is the order in which the rules are checked.';
+'What a plan does not allow about keys of one account, judged by the rules named (columns of table plan): a row for '
+'each breach, with what is wrong with the key (fault; key_id and alias are NULL where it is the number of keys) and '
+'the error for who makes or changes it. Place is the order in which the rules are checked.';
 
 CREATE FUNCTION apikeys_internal.check_plan(candidate apikeys.key, judged text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -122,7 +124,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_plan(apikeys.key, text[]) IS
-'Raise the first of the rules named (columns of table plan) that a key breaks. Locks the account. Errors: 22023, 23505, 53400.';
+'Raise the first of the rules named (columns of table plan) that a key breaks. Locks the account. Errors: 22023, '
+'23505, 53400.';
 
 CREATE FUNCTION apikeys_internal.check_key(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -151,7 +154,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_key(apikeys.key, apikeys.key) IS
-'Raise if the plan does not allow a key: a new one (former is NULL), or one changed from former, of which only what changed is judged. Locks the account if there is anything to judge. Errors: 22023, 23505, 53400.';
+'Raise if the plan does not allow a key: a new one (former is NULL), or one changed from former, of which only what '
+'changed is judged. Locks the account if there is anything to judge. Errors: 22023, 23505, 53400.';
 
 CREATE FUNCTION apikeys_internal.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -172,4 +176,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.expiry_after(interval, apikeys.plan) IS
-'When a key expires that gets this lifetime now; NULL: never. Errors: 22023 the lifetime is not positive, not finite, or not offered by the plan.';
+'When a key expires that gets this lifetime now; NULL: never. Errors: 22023 the lifetime is not positive, not '
+'finite, or not offered by the plan.';

@@ -1,7 +1,7 @@
--- Who may do what. PUBLIC nothing; each role what stands here and nothing else: the last part of the script, after all
--- that it speaks about. Direct INSERT into table key is granted to nobody, nor is reading a digest.
+-- Who may do what: PUBLIC nothing, and each role what is granted here and nothing else. It is the last part of the script, after
+-- all objects. No role may INSERT into table key, or read a digest.
 
--- What PUBLIC has by default, and anybody by ALTER DEFAULT PRIVILEGES.
+-- Revoke what PUBLIC has by default, and what ALTER DEFAULT PRIVILEGES gives to any role.
 DO $$
 DECLARE
     statement text;
@@ -32,7 +32,7 @@ $$;
 
 GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
 
--- The types are for all four: the functions behind their operators, casts, input and output with them.
+-- All four roles may use the types, with the functions behind their operators, casts, input and output.
 DO $$
 DECLARE
     object text;
@@ -79,7 +79,7 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
--- What views, policies and constraints call, they call as the one who uses them.
+-- Views, policies and constraints call functions with the privileges of the role that uses them.
 GRANT EXECUTE ON FUNCTION
     apikeys_internal.managed_accounts(), apikeys_internal.key_state(boolean, boolean, timestamptz), apikeys_internal.key_used(bigint, apikeys.limits), apikeys_internal.wall_clock()
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
@@ -146,7 +146,8 @@ GRANT EXECUTE ON FUNCTION
     apikeys.erase_account_data(text)
 TO apikeys_admin;
 
--- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.
+-- Tables. The policies below hide other accounts from a manager who is bound to accounts; views and functions call
+-- managed_accounts for the same purpose.
 
 GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list, apikeys.log,
     apikeys.notice_list
@@ -160,7 +161,7 @@ GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips,
 ON apikeys.key TO apikeys_manager, apikeys_admin;
 GRANT UPDATE (tier, limits) ON apikeys.key TO apikeys_admin;
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
--- INSERT to nobody: the functions that make rows put them on record, which a trigger cannot.
+-- No role may INSERT: the functions that make rows record that in the audit log, which a trigger cannot.
 GRANT UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT SELECT, DELETE ON apikeys.member TO apikeys_admin;
 GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_admin, apikeys_auditor;
@@ -187,4 +188,5 @@ COMMENT ON POLICY key_managed ON apikeys.key IS 'The keys of the accounts that t
 ALTER TABLE apikeys.key_product ENABLE ROW LEVEL SECURITY;
 CREATE POLICY key_product_managed ON apikeys.key_product
 USING (EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_product.key_id));
-COMMENT ON POLICY key_product_managed ON apikeys.key_product IS 'The products of the keys that the session''s user may manage.';
+COMMENT ON POLICY key_product_managed ON apikeys.key_product IS
+'The products of the keys that the session''s user may manage.';

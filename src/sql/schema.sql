@@ -1,13 +1,15 @@
--- The schemas and the roles. What people use is in schema apikeys, and only functions are in apikeys_internal. No role needs
--- USAGE on the latter: views, policies, constraints, triggers, types and functions with a parsed body find what they call by
--- its number, and the other functions that call it run as the owner of the extension.
+-- The schemas and the roles. Schema apikeys has what people use; apikeys_internal has functions only. No role needs USAGE on
+-- apikeys_internal: views, policies, constraints, triggers, types and functions with a parsed body refer to functions by OID,
+-- and all other functions that call into it run as the owner of the extension.
 --
--- CREATE SCHEMA without IF NOT EXISTS: where somebody has made the schema before, CREATE EXTENSION fails.
+-- CREATE SCHEMA without IF NOT EXISTS: if somebody has made one of the schemas before, CREATE EXTENSION fails.
 
 CREATE SCHEMA apikeys;
 CREATE SCHEMA apikeys_internal;
-COMMENT ON SCHEMA apikeys_internal IS 'Functions that apikeys calls itself: not for use, and different in each version.';
-COMMENT ON SCHEMA apikeys IS 'API keys: issue, verify, limit, log and manage them. Start with \df+ apikeys.create_key and apikeys.verify.';
+COMMENT ON SCHEMA apikeys_internal IS
+'Functions that apikeys itself calls. Do not call them: they may change in any version.';
+COMMENT ON SCHEMA apikeys IS
+'API keys: issue, verify, limit, log and manage them. Start with \df+ apikeys.create_key and apikeys.verify.';
 
 -- Roles belong to the whole cluster: another database may have made them already.
 DO $$

@@ -1,9 +1,9 @@
--- Requests for a higher tier or higher limits of a key: asked for by who manages the key, decided by members of apikeys_admin.
+-- Requests for a higher tier or higher limits of a key: made by managers of the key, decided by members of apikeys_admin.
 --
 --   request_upgrade     ->  pending  <->  needs_information      ask_upgrade, answer_upgrade
 --   pending or needs_information  ->  approved, declined, withdrawn
 --
--- Whoever changes a request locks the key first, as who deletes the key does, then the request.
+-- Lock order: the key, then the request, as when the key is deleted.
 
 CREATE FUNCTION apikeys_internal.working_days_after(start timestamptz, days int) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -14,7 +14,7 @@ BEGIN ATOMIC
     ORDER BY n OFFSET days - 1 LIMIT 1;
 END;
 COMMENT ON FUNCTION apikeys_internal.working_days_after(timestamptz, int) IS
-'The same time of day so many working days later (1 or more): Monday to Friday, by the calendar of UTC. Internal.';
+'The same time of day, this many working days later (at least 1). Working days are Monday to Friday in UTC.';
 
 CREATE FUNCTION apikeys_internal.limits_are_covered(limits apikeys.limits, bar apikeys.limits) RETURNS boolean
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -23,7 +23,8 @@ BEGIN ATOMIC
     FROM apikeys.limits_items(bar) AS b LEFT JOIN apikeys.limits_items(limits) AS l ON l.limit_window = b.limit_window;
 END;
 COMMENT ON FUNCTION apikeys_internal.limits_are_covered(apikeys.limits, apikeys.limits) IS
-'Whether limits have no lower cap on any window of the bar; where the bar has none, whether they have none either. Internal.';
+'Whether the first limits have no lower cap than the second on any window of the second. If the second have no '
+'limit, whether the first have none either.';
 
 CREATE FUNCTION apikeys_internal.limits_are_higher(former apikeys.limits, wanted apikeys.limits) RETURNS boolean
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -32,7 +33,7 @@ BEGIN ATOMIC
         SELECT FROM apikeys.limits_items(former) AS f LEFT JOIN apikeys.limits_items(wanted) AS w ON w.limit_window = f.limit_window
         WHERE w.cap IS NULL OR w.cap > f.cap
     ) AND NOT EXISTS (
-        -- A new window that is shorter than a former one comes so many times in it; one that is longer must have room for one of it.
+        -- A new window that is shorter than a former one counts as often as it fits into it; a longer one counts once.
         SELECT FROM apikeys.limits_items(wanted) AS w, apikeys.limits_items(former) AS f
         WHERE w.limit_window <> ALL (SELECT i.limit_window FROM apikeys.limits_items(former) AS i)
           AND CASE WHEN w.window_length < f.window_length THEN w.cap * extract(epoch FROM f.window_length) / extract(epoch FROM w.window_length)
@@ -40,7 +41,8 @@ BEGIN ATOMIC
                    ELSE w.cap END < f.cap);
 END;
 COMMENT ON FUNCTION apikeys_internal.limits_are_higher(apikeys.limits, apikeys.limits) IS
-'Whether limits are higher than others: no window of those gets a lower cap, and one at least gets a higher one or is free; a window that is new leaves room to use up any of those. Internal.';
+'Whether limits are higher than the former ones: no former window gets a lower cap, at least one gets a higher cap '
+'or none, and a new window leaves room to use up each former one.';
 
 -- Lists.
 
@@ -53,7 +55,8 @@ FROM apikeys.upgrade_request AS r
 JOIN apikeys.key AS k ON k.key_id = r.key_id
 JOIN apikeys.account AS a ON a.account_id = k.account_id
 WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
-COMMENT ON VIEW apikeys.upgrade_list IS 'All upgrade requests, open and closed, for keys that the session''s user may manage.';
+COMMENT ON VIEW apikeys.upgrade_list IS
+'All upgrade requests, open and closed, for keys that the session''s user may manage.';
 COMMENT ON COLUMN apikeys.upgrade_list.alias IS 'The key''s alias now.';
 COMMENT ON COLUMN apikeys.upgrade_list.overdue IS 'Whether it is still pending after due_at.';
 
@@ -65,11 +68,13 @@ LEFT JOIN apikeys.tier AS t ON t.name = k.tier
 WHERE l.state IN ('pending', 'needs_information')
 ORDER BY l.overdue DESC, l.state = 'pending' DESC, l.due_at, l.id;
 COMMENT ON VIEW apikeys.upgrade_queue IS
-'The open upgrade requests in the order in which to see to them: overdue ones first, those that wait for information last.';
+'The open upgrade requests in the order in which to handle them: overdue ones first, those that wait for an answer '
+'last.';
 COMMENT ON COLUMN apikeys.upgrade_queue.alias IS 'The key''s alias now.';
 COMMENT ON COLUMN apikeys.upgrade_queue.overdue IS 'Whether it is still pending after due_at.';
 COMMENT ON COLUMN apikeys.upgrade_queue.present_tier IS 'The key''s tier now; NULL: none.';
-COMMENT ON COLUMN apikeys.upgrade_queue.present_limits IS 'The limits in effect now: the key''s own, else its tier''s.';
+COMMENT ON COLUMN apikeys.upgrade_queue.present_limits IS
+'The limits in effect now: the key''s own, or else its tier''s.';
 
 CREATE FUNCTION apikeys.get_upgrade(id bigint) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -84,7 +89,8 @@ BEGIN
     RETURN listed;
 END
 $$;
-COMMENT ON FUNCTION apikeys.get_upgrade(bigint) IS 'The upgrade request''s row of the view upgrade_list. Errors: P0002 unknown request.';
+COMMENT ON FUNCTION apikeys.get_upgrade(bigint) IS
+'The upgrade request''s row of the view upgrade_list. Errors: P0002 unknown request.';
 
 -- Rules.
 
@@ -118,12 +124,13 @@ BEGIN
     ELSIF NOT apikeys_internal.limits_are_higher(effective, coalesce(limits, wanted.limits)) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('limits of %s are not above the key''s: %s', coalesce(limits, wanted.limits), effective),
-            HINT = 'No window may get less, one at least must get more, and a new one must leave room to use up the others.';
+            HINT = 'No cap may be lower than before, at least one must be higher or gone, and a new window must leave room to use up the others.';
     END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_upgrade(bigint, text, apikeys.limits) IS
-'Whether a tier or limits would be an upgrade for a key: a tier by its rank, against limits of the key''s own by its limits, too. Internal. Errors: P0002, 22023.';
+'Raise if a tier or limits would be no upgrade for a key. Tiers are compared by rank; a tier is compared by its '
+'limits with a key that has limits of its own. Errors: P0002, 22023.';
 
 CREATE FUNCTION apikeys_internal.matching_upgrade_rule(request apikeys.upgrade_request) RETURNS apikeys.upgrade_rule
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -137,7 +144,8 @@ BEGIN ATOMIC
       AND (r.purpose IS NULL OR lower(r.purpose) = lower((request).purpose))
     ORDER BY r.id LIMIT 1;
 END;
-COMMENT ON FUNCTION apikeys_internal.matching_upgrade_rule(apikeys.upgrade_request) IS 'The first rule by which a request is declined at once; NULL: none. Internal.';
+COMMENT ON FUNCTION apikeys_internal.matching_upgrade_rule(apikeys.upgrade_request) IS
+'The first rule that declines a request; NULL: none.';
 
 CREATE FUNCTION apikeys.create_upgrade_rule(
     reason text, min_tier text DEFAULT NULL, project_kind text DEFAULT NULL, purpose text DEFAULT NULL)
@@ -162,7 +170,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_upgrade_rule(text, text, text, text) IS
-'Decline at once, with the reason, upgrade requests that match all the other arguments that are given: min_tier: for this tier or a higher one, or for limits that reach its; project_kind and purpose: the same text in upper or lower case. Errors: 23503 unknown tier; 22023 no reason, or nothing to match.';
+'Decline at once, with the reason, upgrade requests that match all other arguments that are not NULL. min_tier: '
+'requests for this tier or a higher one, or for limits that have no lower cap than its; project_kind and purpose: '
+'the same text, in upper or lower case. Errors: 23503 unknown tier; 22023 no reason, or nothing to match.';
 
 -- Asking.
 
@@ -212,8 +222,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.request_upgrade(bigint, text, text, text, text, text, bigint, bigint, apikeys.limits) IS
-'Ask for a higher tier of a key, or for higher limits of its own where the plan allows them. A tier is higher by its rank; limits are if no window gets a lower cap and one at least gets a higher one or is free, and a window that is new leaves room to use up any of the present ones. The motivation is required; project, project_kind, purpose and the numbers expected (requests a month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and note of the result.
-Errors: P0002 unknown key or tier; 22023 not higher, no motivation, or not in the plan; 23505 the key has an open request.';
+'Ask for a higher tier of a key, or for higher limits of its own if the plan allows them. A higher tier has a '
+'higher rank. Higher limits lower no cap, raise or remove at least one, and a new window must leave room to use up '
+'each present one. The motivation is required; project, project_kind, purpose and the expected numbers (requests a '
+'month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and '
+'note of the result.
+Errors: P0002 unknown key or tier; 22023 not higher, no motivation, or not allowed by the plan; 23505 the key has '
+'an open request.';
 
 CREATE FUNCTION apikeys_internal.lock_upgrade(id bigint, VARIADIC states text[]) RETURNS apikeys.upgrade_request
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -235,7 +250,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.lock_upgrade(bigint, text[]) IS
-'The upgrade request in one of these states, locked after its key. Internal. Errors: P0002 unknown request; 55000 it is in another state.';
+'Lock the key of an upgrade request, then the request, which must be in one of these states; returns it. Errors: '
+'P0002 unknown request; 55000 it is in another state.';
 
 CREATE FUNCTION apikeys_internal.close_upgrade(id bigint, state text, decided_by text, note text) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -247,7 +263,8 @@ BEGIN
     RETURN apikeys.get_upgrade(id);
 END
 $$;
-COMMENT ON FUNCTION apikeys_internal.close_upgrade(bigint, text, text, text) IS 'What ends an upgrade request that is locked. Internal.';
+COMMENT ON FUNCTION apikeys_internal.close_upgrade(bigint, text, text, text) IS
+'Close an upgrade request that is locked.';
 
 CREATE FUNCTION apikeys.answer_upgrade(id bigint, answer text) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -264,7 +281,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.answer_upgrade(bigint, text) IS
-'Answer the question about an upgrade request, which is pending again then and due two working days on. Errors: P0002 unknown request; 22023 no answer; 55000 nothing was asked.';
+'Answer the question about an upgrade request. It is pending again and due two working days later. Errors: P0002 '
+'unknown request; 22023 no answer; 55000 there is no question.';
 
 CREATE FUNCTION apikeys.withdraw_upgrade(id bigint) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -274,7 +292,8 @@ BEGIN
     RETURN apikeys_internal.close_upgrade(id, 'withdrawn', SESSION_USER, NULL);
 END
 $$;
-COMMENT ON FUNCTION apikeys.withdraw_upgrade(bigint) IS 'Withdraw an upgrade request. Errors: P0002 unknown request; 55000 it is closed.';
+COMMENT ON FUNCTION apikeys.withdraw_upgrade(bigint) IS
+'Withdraw an upgrade request. Errors: P0002 unknown request; 55000 it is closed.';
 
 -- Deciding.
 
@@ -292,7 +311,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.ask_upgrade(bigint, text) IS
-'Ask for more information about an upgrade request, which waits for answer_upgrade then. A second question takes the place of the first and its answer; the audit log has both. Errors: P0002 unknown request; 22023 no question; 55000 it is closed.';
+'Ask a question about an upgrade request, which then waits for answer_upgrade. A second question replaces the first '
+'and its answer; the audit log has both. Errors: P0002 unknown request; 22023 no question; 55000 it is closed.';
 
 CREATE FUNCTION apikeys.approve_upgrade(id bigint, note text DEFAULT NULL) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -306,7 +326,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.approve_upgrade(bigint, text) IS
-'Grant an upgrade request: the key has the tier or the limits with the next request that it makes; a tier takes the place of limits of its own. Errors: P0002 unknown request; 22023 it would be no upgrade any more, or the plan does not allow it any more; 55000 it is closed.';
+'Grant an upgrade request. The key has the tier or the limits from its next request on; a tier replaces limits of '
+'its own. Errors: P0002 unknown request; 22023 it is no upgrade any more, or the plan no longer allows it; 55000 it '
+'is closed.';
 
 CREATE FUNCTION apikeys.decline_upgrade(id bigint, note text) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -314,7 +336,7 @@ AS $$
 BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
     IF NOT apikeys_internal.has_text(note) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'who declines an upgrade request must say why';
+        RAISE invalid_parameter_value USING MESSAGE = 'a declined upgrade request must have a note';
     END IF;
     RETURN apikeys_internal.close_upgrade(id, 'declined', SESSION_USER, note);
 END

@@ -1,4 +1,4 @@
--- Usage as it is metered and stored: how limits stand, usage over time, and whether all of it agrees.
+-- Usage as it is metered and stored: the status of limits, usage over time, and whether meters and tables agree.
 
 CREATE FUNCTION apikeys_internal.limit_status(
     subject "char", subject_id bigint, limits apikeys.limits,
@@ -6,7 +6,7 @@ CREATE FUNCTION apikeys_internal.limit_status(
 ) RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3 AS 'MODULE_PATHNAME', 'apikeys_usage_limits';
 COMMENT ON FUNCTION apikeys_internal.limit_status("char", bigint, apikeys.limits) IS
-'How the limits given stand for a key (k) or an account (a). Internal: part of key_limits and account_limits.';
+'The status of the limits given, for a key (k) or an account (a). Part of key_limits and account_limits.';
 
 CREATE FUNCTION apikeys.account_limits(
     account text,
@@ -23,7 +23,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.account_limits(text) IS
-'How the limits of an account stand now, over all its keys together: units used in the trailing window (of all time for total), the cap with what is granted on top, what remains up to it, and when some units come back (NULL: none are used, or never). It is what verify decides by; where that has no counter in memory (of late unused, not preloaded, a standby) it is computed from the tables. Errors: P0002 unknown account.';
+'The status of an account''s limits now, which count all its keys together: units used in the trailing window (for '
+'total: of all time), the cap with granted units, what remains of it, and when some units will be free again (NULL: '
+'none are used, or never). These are the numbers that verify decides by. If the account has no meter in memory (not '
+'used of late, not preloaded, a standby) they are computed from the tables. Errors: P0002 unknown account.';
 
 CREATE FUNCTION apikeys.key_limits(
     key_id bigint,
@@ -39,10 +42,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.key_limits(bigint) IS
-'How the limits of a key''s account (subject account) and its own (subject key) stand now; columns as in account_limits. A request is admitted if all of them have room for its cost. Errors: P0002 unknown key.';
+'The status of the limits of a key''s account (subject account) and of its own limits (subject key) now; columns as '
+'in account_limits. A request is admitted if each of them has room for its cost. Errors: P0002 unknown key.';
 
--- Steps of days and months are counted on the calendar of the time zone, from a Monday and a January; shorter ones are counted
--- in real time from the first day's midnight there, so that they are equally long where clocks change.
+-- Steps of days and months follow the calendar of the time zone, from a Monday and a January. Shorter steps are counted in real
+-- time from midnight of the first day there, so that all are equally long even where clocks change.
 CREATE FUNCTION apikeys.usage_series(
     key_id bigint, since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
     OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
@@ -89,17 +93,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) IS
-'What a key used over time, a row for each step from the one that holds since to the one before until, whole steps, zeros where nothing was used: requests admitted and denied, units, errors (status 400 and more) and credits as given to complete(). Steps begin at midnight, on Mondays (7 days), on the first of a month or quarter (3 months) in the time zone. Usage is stored in steps of 5 minutes for 2 days, then of hours, after 90 days of days (UTC); what is stored shows in the step in which it begins. Errors: P0002 unknown key; 22023 since not before until, step not positive or mixed, unknown time zone; 54000 more than 100000 steps.';
+'Usage of a key over time: one row for each step, from the step that contains since to the last that begins before '
+'until; zeros where nothing was used. It has admitted and denied requests, units, errors (status 400 and more) and '
+'credits as given to complete(). Steps begin at midnight, on Mondays (7 days), on the first day of a month or '
+'quarter (3 months) in the time zone. Usage is stored in steps of 5 minutes for 2 days, then of hours, and after 90 '
+'days of days (UTC); a stored step counts in the step in which it begins. Errors: P0002 unknown key; 22023 since '
+'not before until, step not positive or mixed, unknown time zone; 54000 more than 100000 steps.';
 
 CREATE FUNCTION apikeys_internal.check_meters(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
 ) RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_usage_check';
 COMMENT ON FUNCTION apikeys_internal.check_meters() IS
-'The meters in shared memory whose units are not those in the tables. Internal: part of check_ledger.';
+'The meters in shared memory whose units differ from those in the tables. Part of check_ledger.';
 
--- The log is compared a day (UTC) at a time: that is what a partition has and what retention drops, and buckets never reach
--- beyond one, however they are merged. One statement, so one snapshot: the writer changes log, buckets and totals together.
+-- The log is compared by days (UTC): a partition has a day, retention drops days, and no bucket is longer than a day. It is one
+-- statement, so that it has one snapshot: the writer changes log, buckets and totals together.
 CREATE FUNCTION apikeys_internal.check_tables(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
 ) RETURNS SETOF record
@@ -121,7 +130,7 @@ BEGIN ATOMIC
         UNION ALL
         SELECT e.at, e.key_id, e.account_id, (e.code IS NOT NULL)::int, coalesce(e.code, r.code), e.cost, e.status, e.credits, e.completed
         FROM apikeys.quarantine AS q CROSS JOIN LATERAL jsonb_populate_record(NULL::apikeys.request_log, q.event) AS e
-             LEFT JOIN apikeys.request_log AS r  -- of a completion that is there alone
+             LEFT JOIN apikeys.request_log AS r  -- for a completion without its request
              ON e.code IS NULL AND r.at = e.at AND r.key_id = e.key_id AND r.request_id = e.request_id
     ), logged AS (
         SELECT s.subject, s.subject_id, date_bin('1 day', r.at, '2000-01-01 00:00+00') AS day, sum(r.requests) AS requests,
@@ -153,7 +162,7 @@ BEGIN ATOMIC
       AND coalesce(v.expected, 0) <> coalesce(v.found, 0);
 END;
 COMMENT ON FUNCTION apikeys_internal.check_tables() IS
-'What does not agree between request_log, usage_bucket and usage_total. Internal: part of check_ledger.';
+'The differences between request_log, usage_bucket and usage_total. Part of check_ledger.';
 
 CREATE FUNCTION apikeys.check_ledger(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
@@ -166,4 +175,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_ledger() IS
-'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied on each day (UTC) that has a partition, apart from the requests that usage_bucket.unlogged counts, and on days without such the same units, errors and credits; live meters must have the units of the totals less those that a reset has set aside, besides those that were admitted unrecorded (which vanish when the meter is loaded anew). Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';
+'All differences in what is stored and metered about usage, for each key (k) and account (a). No row: all agrees. '
+'Buckets must add up to the totals. For each day (UTC) that has a partition, the log and the quarantine must have '
+'as many rows as requests were admitted and denied, except those that usage_bucket.unlogged counts; on days without '
+'such requests, also the same units, errors and credits. Live meters must have the units of the totals, less those '
+'that a reset has set aside, plus those that were admitted unrecorded (which are lost when the meter is loaded '
+'again). It flushes the queue first, and reads the whole log: use it in tests and at quiet times.';
