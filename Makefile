@@ -8,6 +8,7 @@ MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
 OBJS = \
 	src/pure/keytext.o \
+	src/pure/hashrule.o \
 	src/pure/limittext.o \
 	src/pure/ring.o \
 	src/pure/pattern.o \
@@ -16,14 +17,19 @@ OBJS = \
 	src/pure/clock.o \
 	src/pure/secret.o \
 	src/engine/waitpoint.o \
+	src/engine/wait.o \
 	src/engine/meter.o \
+	src/engine/meterpool.o \
+	src/engine/meterload.o \
 	src/engine/address.o \
 	src/engine/queue.o \
+	src/engine/directory.o \
 	src/types/limits.o \
 	src/types/digest.o \
 	src/tables/catalog.o \
 	src/tables/rulecache.o \
 	src/request/block.o \
+	src/request/hint.o \
 	src/request/lookup.o \
 	src/types/verdict.o \
 	src/request/request.o \
@@ -34,7 +40,12 @@ OBJS = \
 	src/manage/redact.o \
 	src/request/adjustment.o \
 	src/request/usage.o \
+	src/request/metering.o \
+	src/request/limitstatus.o \
+	src/request/call.o \
+	src/request/record.o \
 	src/request/verify.o \
+	src/request/complete.o \
 	src/engine/engine.o \
 	src/writer/notice.o \
 	src/tables/rows.o \

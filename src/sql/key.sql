@@ -29,6 +29,10 @@ COMMENT ON FUNCTION apikeys_internal.digest_of(text, text) IS
 'Digest of a key text, by a hash rule as in column key.hash_rule. Errors: 22023 longer than 512 bytes, no text to '
 'hash, a text in the form of our keys with a wrong checksum, or unknown rule.';
 
+CREATE FUNCTION apikeys_internal.require_hash_rule(hash_rule text) RETURNS void
+LANGUAGE C IMMUTABLE AS 'MODULE_PATHNAME', 'apikeys_hash_rule_require';
+COMMENT ON FUNCTION apikeys_internal.require_hash_rule(text) IS 'Raise if there is no hash rule of that name. Errors: 22023.';
+
 -- Checks of settings.
 
 -- The constraints of the table ask for the same, but their messages name the constraint and show the table's owner the digest.
@@ -278,11 +282,8 @@ DECLARE
 BEGIN
     IF (key IS NULL) = (digest IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'give either the text of the key or its digest';
-    ELSIF coalesce(hash_rule, '') NOT IN ('sha256', 'sha256_after_bar', 'sha256_after_underscore') THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('unknown hash rule %s', apikeys_internal.quoted(hash_rule)),
-            HINT = 'The rules are sha256, sha256_after_bar and sha256_after_underscore.';
     END IF;
+    PERFORM apikeys_internal.require_hash_rule(hash_rule);
     -- A separate statement: in an expression, the planner would compute the character in every encoding.
     IF getdatabaseencoding() = 'UTF8' THEN
         ellipsis := chr(8230);

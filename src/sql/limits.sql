@@ -33,33 +33,18 @@ COMMENT ON TYPE apikeys.limits IS
 'hours or days, from 1 second to 366 days. A cap is at most 4294967295, that of total at most 9007199254740991; 0 '
 'denies all requests. The empty text has no limit. Errors: 22P02.';
 
--- Equality, hashing and sorting.
+-- Equality and hashing. There is no order: of two sets of limits, neither is the lower one.
 
 CREATE FUNCTION apikeys_internal.limits_eq(apikeys.limits, apikeys.limits) RETURNS boolean
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_eq';
 CREATE FUNCTION apikeys_internal.limits_ne(apikeys.limits, apikeys.limits) RETURNS boolean
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_ne';
-CREATE FUNCTION apikeys_internal.limits_lt(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_lt';
-CREATE FUNCTION apikeys_internal.limits_le(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_le';
-CREATE FUNCTION apikeys_internal.limits_ge(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_ge';
-CREATE FUNCTION apikeys_internal.limits_gt(apikeys.limits, apikeys.limits) RETURNS boolean
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_gt';
-CREATE FUNCTION apikeys_internal.limits_cmp(apikeys.limits, apikeys.limits) RETURNS int
-LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_cmp';
 CREATE FUNCTION apikeys_internal.limits_hash(apikeys.limits) RETURNS int
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_hash';
 CREATE FUNCTION apikeys_internal.limits_hash_extended(apikeys.limits, bigint) RETURNS bigint
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_hash_extended';
 COMMENT ON FUNCTION apikeys_internal.limits_eq(apikeys.limits, apikeys.limits) IS 'Implementation of the operator =.';
 COMMENT ON FUNCTION apikeys_internal.limits_ne(apikeys.limits, apikeys.limits) IS 'Implementation of the operator <>.';
-COMMENT ON FUNCTION apikeys_internal.limits_lt(apikeys.limits, apikeys.limits) IS 'Implementation of the operator <.';
-COMMENT ON FUNCTION apikeys_internal.limits_le(apikeys.limits, apikeys.limits) IS 'Implementation of the operator <=.';
-COMMENT ON FUNCTION apikeys_internal.limits_ge(apikeys.limits, apikeys.limits) IS 'Implementation of the operator >=.';
-COMMENT ON FUNCTION apikeys_internal.limits_gt(apikeys.limits, apikeys.limits) IS 'Implementation of the operator >.';
-COMMENT ON FUNCTION apikeys_internal.limits_cmp(apikeys.limits, apikeys.limits) IS 'Order of limits for sorting.';
 COMMENT ON FUNCTION apikeys_internal.limits_hash(apikeys.limits) IS 'Hash of limits.';
 COMMENT ON FUNCTION apikeys_internal.limits_hash_extended(apikeys.limits, bigint) IS
 'Hash of limits, 64 bits with a seed.';
@@ -67,53 +52,15 @@ COMMENT ON FUNCTION apikeys_internal.limits_hash_extended(apikeys.limits, bigint
 CREATE OPERATOR apikeys.= (
     LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys_internal.limits_eq,
     COMMUTATOR = OPERATOR(apikeys.=), NEGATOR = OPERATOR(apikeys.<>),
-    RESTRICT = pg_catalog.eqsel, JOIN = pg_catalog.eqjoinsel, HASHES, MERGES
+    RESTRICT = pg_catalog.eqsel, JOIN = pg_catalog.eqjoinsel, HASHES
 );
 CREATE OPERATOR apikeys.<> (
     LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys_internal.limits_ne,
     COMMUTATOR = OPERATOR(apikeys.<>), NEGATOR = OPERATOR(apikeys.=),
     RESTRICT = pg_catalog.neqsel, JOIN = pg_catalog.neqjoinsel
 );
-CREATE OPERATOR apikeys.< (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys_internal.limits_lt,
-    COMMUTATOR = OPERATOR(apikeys.>), NEGATOR = OPERATOR(apikeys.>=),
-    RESTRICT = pg_catalog.scalarltsel, JOIN = pg_catalog.scalarltjoinsel
-);
-CREATE OPERATOR apikeys.<= (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys_internal.limits_le,
-    COMMUTATOR = OPERATOR(apikeys.>=), NEGATOR = OPERATOR(apikeys.>),
-    RESTRICT = pg_catalog.scalarlesel, JOIN = pg_catalog.scalarlejoinsel
-);
-CREATE OPERATOR apikeys.>= (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys_internal.limits_ge,
-    COMMUTATOR = OPERATOR(apikeys.<=), NEGATOR = OPERATOR(apikeys.<),
-    RESTRICT = pg_catalog.scalargesel, JOIN = pg_catalog.scalargejoinsel
-);
-CREATE OPERATOR apikeys.> (
-    LEFTARG = apikeys.limits, RIGHTARG = apikeys.limits, FUNCTION = apikeys_internal.limits_gt,
-    COMMUTATOR = OPERATOR(apikeys.<), NEGATOR = OPERATOR(apikeys.<=),
-    RESTRICT = pg_catalog.scalargtsel, JOIN = pg_catalog.scalargtjoinsel
-);
 COMMENT ON OPERATOR apikeys.= (apikeys.limits, apikeys.limits) IS 'Same limits.';
 COMMENT ON OPERATOR apikeys.<> (apikeys.limits, apikeys.limits) IS 'Not the same limits.';
-COMMENT ON OPERATOR apikeys.< (apikeys.limits, apikeys.limits) IS
-'Sorts before; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.<= (apikeys.limits, apikeys.limits) IS
-'Sorts before or is the same; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.>= (apikeys.limits, apikeys.limits) IS
-'Sorts after or is the same; says nothing about which limits are stricter.';
-COMMENT ON OPERATOR apikeys.> (apikeys.limits, apikeys.limits) IS
-'Sorts after; says nothing about which limits are stricter.';
-
-CREATE OPERATOR CLASS apikeys.limits_btree_ops DEFAULT FOR TYPE apikeys.limits USING btree AS
-    OPERATOR 1 apikeys.<,
-    OPERATOR 2 apikeys.<=,
-    OPERATOR 3 apikeys.=,
-    OPERATOR 4 apikeys.>=,
-    OPERATOR 5 apikeys.>,
-    FUNCTION 1 apikeys_internal.limits_cmp(apikeys.limits, apikeys.limits),
-    FUNCTION 4 pg_catalog.btequalimage(oid);
-COMMENT ON OPERATOR CLASS apikeys.limits_btree_ops USING btree IS 'Sorting and grouping of limits.';
 
 CREATE OPERATOR CLASS apikeys.limits_hash_ops DEFAULT FOR TYPE apikeys.limits USING hash AS
     OPERATOR 1 apikeys.=,

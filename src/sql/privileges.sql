@@ -84,7 +84,9 @@ GRANT EXECUTE ON FUNCTION
     apikeys_internal.managed_accounts(), apikeys_internal.key_state(boolean, boolean, timestamptz), apikeys_internal.key_used(bigint, apikeys.limits), apikeys_internal.wall_clock()
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys_internal.automatic_blocks() TO apikeys_admin, apikeys_auditor;
-GRANT EXECUTE ON FUNCTION apikeys_internal.domains_are_valid(text[]), apikeys_internal.has_text(text) TO apikeys_manager, apikeys_admin;
+GRANT EXECUTE ON FUNCTION
+    apikeys_internal.domains_are_valid(text[]), apikeys_internal.has_text(text), apikeys_internal.hash_rule_is_known(text)
+TO apikeys_manager, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys_internal.prefix_is_valid(text), apikeys_internal.lifetimes_are_valid(interval[]),
     apikeys_internal.longest_lifetime(interval[]), apikeys_internal.lifetime_is_offered(interval, interval[]) TO apikeys_admin;
 

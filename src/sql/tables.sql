@@ -47,6 +47,10 @@ LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_domains
 COMMENT ON FUNCTION apikeys_internal.domains_are_valid(text[]) IS
 'Whether each element of a list is a domain such as example.com, or *.example.com for all domains below it.';
 
+CREATE FUNCTION apikeys_internal.hash_rule_is_known(hash_rule text) RETURNS boolean
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_hash_rule_check';
+COMMENT ON FUNCTION apikeys_internal.hash_rule_is_known(text) IS 'Whether there is a hash rule of that name (src/pure/hashrule.c).';
+
 -- ::ffff:a.b.c.d stands for the IPv4 address a.b.c.d.
 CREATE FUNCTION apikeys_internal.plain_network(address inet) RETURNS cidr
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -179,8 +183,8 @@ CREATE TABLE apikeys.key (
     scopes               text[] NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(scopes, NULL) IS NULL),
     billing_type         text CHECK (billing_type <> ''),
     metadata             jsonb NOT NULL DEFAULT '{}' CHECK (pg_catalog.jsonb_typeof(metadata) = 'object'),
-    hash_rule            text NOT NULL DEFAULT 'sha256' CHECK (hash_rule IN ('sha256', 'sha256_after_bar', 'sha256_after_underscore')),
-    previous_hash_rule   text CHECK (previous_hash_rule IN ('sha256', 'sha256_after_bar', 'sha256_after_underscore')),
+    hash_rule            text NOT NULL DEFAULT 'sha256' CHECK (apikeys_internal.hash_rule_is_known(hash_rule)),
+    previous_hash_rule   text CHECK (apikeys_internal.hash_rule_is_known(previous_hash_rule)),
     created_by           text NOT NULL DEFAULT SESSION_USER,
     CONSTRAINT key_account_id_alias_key UNIQUE (account_id, alias),
     CONSTRAINT key_digest_key UNIQUE (digest),

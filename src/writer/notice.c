@@ -28,6 +28,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "engine/directory.h"
 #include "pure/clock.h"
 #include "writer/notice.h"
 
@@ -49,7 +50,7 @@ static void
 wakeWriter(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT && added)
-		QueueAskForNotices();
+		DirectoryAskForNotices();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		added = false;
 }
@@ -66,7 +67,7 @@ apikeys_notice_wake(PG_FUNCTION_ARGS)
 	if (!registered)
 		RegisterXactCallback(wakeWriter, NULL);
 	registered = true;
-	added = QueueExists();
+	added = DirectoryExists();
 	PG_RETURN_VOID();
 }
 
@@ -75,7 +76,7 @@ apikeys_notice_wake(PG_FUNCTION_ARGS)
  * is connected.
  */
 static void
-addLimit(const Event *event, const MeterMark *mark)
+addLimit(const Event *event, const MeterRise *rise)
 {
 	static SPIPlanPtr plan = NULL;
 	static Oid types[] = {CHAROID, INT8OID, INT8OID, TEXTOID,		INT8OID,
@@ -84,16 +85,16 @@ addLimit(const Event *event, const MeterMark *mark)
 	Datum values[lengthof(types)];
 	char nulls[lengthof(types) + 1] = "         ";
 
-	LimitWindowFormat(mark->limit.window, window);
-	values[0] = CharGetDatum(mark->of_account ? METER_ACCOUNT : METER_KEY);
+	LimitWindowFormat(rise->limit.window, window);
+	values[0] = CharGetDatum(rise->of_account ? METER_ACCOUNT : METER_KEY);
 	values[1] = Int64GetDatum(event->account_id);
 	values[2] = Int64GetDatum(event->key_id);
 	values[3] = CStringGetTextDatum(window);
-	values[4] = Int64GetDatum(mark->limit.window);
-	nulls[4] = mark->limit.window == LIMIT_WINDOW_TOTAL ? 'n' : ' ';
-	values[5] = Int64GetDatum(mark->limit.cap);
-	values[6] = Int64GetDatum(mark->used);
-	values[7] = BoolGetDatum(mark->reached);
+	values[4] = Int64GetDatum(rise->limit.window);
+	nulls[4] = rise->limit.window == LIMIT_WINDOW_TOTAL ? 'n' : ' ';
+	values[5] = Int64GetDatum(rise->limit.cap);
+	values[6] = Int64GetDatum(rise->used);
+	values[7] = BoolGetDatum(rise->reached);
 	values[8] = TimestampTzGetDatum(ClockTimestamp(event->at * 1000));
 	if (plan == NULL)
 	{
@@ -123,7 +124,7 @@ bool
 NoticeHasLimits(const Batch *batch)
 {
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-		if (event->kind == EVENT_LIMITS)
+		if (event->kind == EVENT_RISES)
 			return true;
 	return false;
 }
@@ -135,15 +136,15 @@ NoticeAddLimits(const Batch *batch)
 	shortenLockTimeout();
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 	{
-		if (event->kind != EVENT_LIMITS)
+		if (event->kind != EVENT_RISES)
 			continue;
 		SPI_connect();
-		for (int i = 0; i < event->mark_count; i++)
+		for (int i = 0; i < event->rise_count; i++)
 		{
-			MeterMark mark;
+			MeterRise rise;
 
-			memcpy(&mark, event->texts + i * sizeof(mark), sizeof(mark));
-			addLimit(event, &mark);
+			memcpy(&rise, event->texts + i * sizeof(rise), sizeof(rise));
+			addLimit(event, &rise);
 		}
 		SPI_finish();
 	}
@@ -160,7 +161,7 @@ NoticeForgetLimits(const Batch *batch)
 	{
 		MeterSubject subject;
 
-		if (event->kind != EVENT_LIMITS)
+		if (event->kind != EVENT_RISES)
 			continue;
 		MeterSubjectSet(&subject, event->relation, METER_KEY, event->key_id);
 		MeterForgetLevels(&subject);
