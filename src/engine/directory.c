@@ -10,8 +10,8 @@
  * Beside the queues stand the databases in which notices were made: these want
  * a writer too, for a moment, but no queue.
  *
- * All that needs the directory's lock is here, which makes the file long: the
- * sides of the backend, of the writer and of the launcher, in this order.
+ * Long: all that needs the directory's lock is here: the sides of the backend,
+ * of the writer and of the launcher, in this order.
  *
  * queue_internal.h has the order of the locks.
  */

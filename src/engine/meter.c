@@ -9,10 +9,11 @@
  * read under MVCC, so that a changed cap needs no invalidation.
  *
  * Three files share the meters, through meter_internal.h:
- *	meter.c			admits requests, reads, and retires events; what MeterAdmit
- *					calls is here or inline, for it is called by each request
+ *	meter.c			admits requests, reads, and retires events
  *	meterpool.c		the arrays in shared memory, the hash, pins, eviction
  *	meterload.c		the states of a meter, loading it, resets and grants
+ *
+ * Long: what MeterAdmit calls is here or inline, for each request calls it.
  *
  * Invariants:
  *	- tables + pending events + unrecorded units = the meter, from READY on:
