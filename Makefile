@@ -1,12 +1,14 @@
-# apikeys: PGXS build. The version stands in apikeys.control alone.
+# apikeys: PGXS build, in the tree or out of it (make -f PATH/Makefile in a folder of its own).
+# The version stands in apikeys.control alone.
 
 EXTENSION = apikeys
-EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" apikeys.control)
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/apikeys.control)
 
 MODULE_big = apikeys
 # Lowest layer first; src/apikeys.c has the map.
 OBJS = \
 	src/pure/keytext.o \
+	src/pure/hashrule.o \
 	src/pure/limittext.o \
 	src/pure/ring.o \
 	src/pure/pattern.o \
@@ -15,14 +17,19 @@ OBJS = \
 	src/pure/clock.o \
 	src/pure/secret.o \
 	src/engine/waitpoint.o \
+	src/engine/wait.o \
 	src/engine/meter.o \
+	src/engine/meterpool.o \
+	src/engine/meterload.o \
 	src/engine/address.o \
 	src/engine/queue.o \
+	src/engine/directory.o \
 	src/types/limits.o \
 	src/types/digest.o \
 	src/tables/catalog.o \
 	src/tables/rulecache.o \
 	src/request/block.o \
+	src/request/hint.o \
 	src/request/lookup.o \
 	src/types/verdict.o \
 	src/request/request.o \
@@ -33,7 +40,12 @@ OBJS = \
 	src/manage/redact.o \
 	src/request/adjustment.o \
 	src/request/usage.o \
+	src/request/metering.o \
+	src/request/limitstatus.o \
+	src/request/call.o \
+	src/request/record.o \
 	src/request/verify.o \
+	src/request/complete.o \
 	src/engine/engine.o \
 	src/writer/notice.o \
 	src/tables/rows.o \
@@ -55,6 +67,8 @@ SQL_PARTS = \
 	src/sql/audit.sql \
 	src/sql/account.sql \
 	src/sql/notice.sql \
+	src/sql/keylist.sql \
+	src/sql/planrule.sql \
 	src/sql/key.sql \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \
@@ -70,9 +84,12 @@ SQL_PARTS = \
 	src/sql/privileges.sql
 
 DATA_built = apikeys--$(EXTVERSION).sql
-EXTRA_CLEAN = apikeys--*.sql
+# From one release to the next.
+DATA = $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/src/sql/apikeys--*--*.sql))
+# Of .build, what make and lint put there; the rest of it belongs to the scripts.
+EXTRA_CLEAN = apikeys--*.sql .build/unit .build/fuzz .build/tools .build/lint
 
-PG_CPPFLAGS = -Isrc
+PG_CPPFLAGS = -I$(srcdir)/src
 SHLIB_LINK = -lsodium
 
 # For tests of races: src/engine/waitpoint.h.
@@ -100,7 +117,7 @@ REGRESS = \
 	privileges \
 	usage \
 	adjustment
-REGRESS_OPTS = --inputdir=. --load-extension=apikeys
+REGRESS_OPTS = --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
 REGRESS_PRELOADED = verify block usage adjustment
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
@@ -113,7 +130,7 @@ ISOLATION = \
 	plan \
 	product \
 	upgrade_request
-ISOLATION_OPTS = --inputdir=test --load-extension=apikeys
+ISOLATION_OPTS = --inputdir=$(srcdir)/test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -121,10 +138,56 @@ PGXS := $(shell $(PG_CONFIG) --pgxs)
 override with_llvm := no
 include $(PGXS)
 
-$(OBJS): $(wildcard src/*.h src/*/*.h)
+# Out of the tree, what is built is never taken from the tree, where it may be built for another server.
+ifneq ($(srcdir),.)
+srcdir := $(srcdir)
+override VPATH =
+vpath %.c $(srcdir)
+vpath src/sql/%.sql $(srcdir)
+vpath %.control $(srcdir)
+endif
 
-apikeys--$(EXTVERSION).sql: $(SQL_PARTS) apikeys.control Makefile
-	{ printf '%s\n' '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(SQL_PARTS); } > $@
+OBJ_FOLDERS = $(sort $(dir $(OBJS)))
+$(OBJS): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h) | $(OBJ_FOLDERS)
+$(OBJ_FOLDERS):
+	mkdir -p $@
+
+# What the library exports, where the linker can be told.
+exports = $(srcdir)/src/exports.map
+ifeq ($(PORTNAME),linux)
+SHLIB_LINK += -Wl,--version-script=$(exports)
+$(shlib): $(exports)
+endif
+
+apikeys--$(EXTVERSION).sql: $(SQL_PARTS) $(srcdir)/apikeys.control $(srcdir)/Makefile
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION apikeys" to load this file. \quit'; cat $(filter %.sql,$^); } > $@
+
+# README.md names the others as docs/NAME.md, so the folder keeps its shape, which DOCS would not.
+doc_folder = $(DESTDIR)$(docdir)/$(docmoduledir)/apikeys
+install: install-docs
+install-docs:
+	$(MKDIR_P) '$(doc_folder)/docs'
+	$(INSTALL_DATA) $(srcdir)/README.md $(srcdir)/CHANGELOG.md $(srcdir)/LICENSE '$(doc_folder)/'
+	$(INSTALL_DATA) $(wildcard $(srcdir)/docs/*.md) '$(doc_folder)/docs/'
+uninstall: uninstall-docs
+uninstall-docs:
+	rm -rf '$(doc_folder)'
+.PHONY: install-docs uninstall-docs
+
+# installcheck names the settings that the running server lacks, instead of failing for want of them.
+installcheck: installcheck-settings
+installcheck-settings:
+	@missing=$$('$(bindir)/psql' -X -A -t -d postgres -c "SELECT setting FROM (VALUES \
+	    ('$(filter $(REGRESS_PRELOADED),$(REGRESS))$(ISOLATION)' <> '' AND current_setting('shared_preload_libraries') !~ 'apikeys', \
+	        'shared_preload_libraries = ''apikeys'''), \
+	    ('$(filter firstuse,$(ISOLATION))' <> '' AND current_setting('max_prepared_transactions') = '0', \
+	        'max_prepared_transactions = 10')) AS v(missing, setting) WHERE missing") && \
+	if [ -n "$$missing" ]; then \
+	    printf '%s\n' 'The tests need this in postgresql.conf, and a restart:' "$$missing" \
+	        'Without it, run: make installcheck ISOLATION= REGRESS="$(REGRESS_UNLOADED)"' >&2; \
+	    exit 1; \
+	fi
+.PHONY: installcheck-settings
 
 # The scripts ask for the lists above.
 print-%:

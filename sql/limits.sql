@@ -1,5 +1,5 @@
--- The type limits: text, binary and JSON, equality, sorting, hashing, parts.
-SET search_path = apikeys, pg_catalog;
+-- The type limits: text, binary and JSON, equality, hashing, parts.
+SET search_path = apikeys, apikeys_internal, pg_catalog;
 
 -- What a text is read as, or why it is refused.
 CREATE FUNCTION pg_temp.read(input text) RETURNS text LANGUAGE plpgsql AS $$
@@ -117,36 +117,24 @@ SELECT '1/day'::limits -> 'fortnight';
 SELECT * FROM limits_items('7/total, 6/month, 5/week, 4/day, 3/90 minutes, 2/minute, 1/366 days');
 SELECT count(*) AS none FROM limits_items('');
 
--- Equality and order, by every path the planner has.
+-- Equality, by every path the planner has without an order.
 SELECT '1/24 hours'::limits = '1/day' AS eq, '1/day'::limits = '2/day' AS ne, '1/day'::limits <> '1/day, 1/total' AS longer,
        '1/day'::limits = '' AS empty;
-SELECT a.value AS a, b.value AS b, a.value < b.value AS lt, a.value <= b.value AS le, a.value >= b.value AS ge, a.value > b.value AS gt
-FROM (VALUES ('10/minute'::limits), ('9/day')) AS a(value), (VALUES ('9/minute'::limits), ('10/minute'), ('10/minute, 1/day'), ('')) AS b(value)
-ORDER BY 1, 2;
-SELECT value, count(*) FROM (SELECT ((n % 3) || '/day')::limits FROM generate_series(1, 9) AS n) AS t(value) GROUP BY value ORDER BY value DESC;
+SELECT * FROM (SELECT value, count(*) FROM (SELECT ((n % 3) || '/day')::limits FROM generate_series(1, 9) AS n) AS t(value) GROUP BY value) AS t
+ORDER BY value::text;
+SELECT count(*) FROM (SELECT DISTINCT value FROM (VALUES ('1/day'::limits), ('2/day'), ('1/24 hours')) AS t(value)) AS t;
 CREATE TEMP TABLE many AS
 SELECT format('%s/%s seconds, %s/total', n % 100, 1 + n / 100, n)::limits AS value FROM generate_series(0, 9999) AS n;
 CREATE INDEX many_hash ON many USING hash (value);
-CREATE UNIQUE INDEX many_btree ON many (value);
 ANALYZE many;
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;
-EXPLAIN (COSTS OFF) SELECT count(*) FROM many WHERE value > '99/100 seconds';
-SELECT count(*) FROM many WHERE value > '99/100 seconds';
-INSERT INTO many VALUES (' 1 / 1 second , 1/total');
-\echo :LAST_ERROR_SQLSTATE
-DROP INDEX many_btree;
 EXPLAIN (COSTS OFF) SELECT value FROM many WHERE value = '42/13 seconds, 1242/total';
 SELECT value FROM many WHERE value = '42/13 seconds, 1242/total';
 RESET enable_seqscan;
 RESET enable_bitmapscan;
-SET enable_mergejoin = off;
 SET enable_nestloop = off;
 SELECT count(*) FROM many AS a JOIN many AS b USING (value);
-RESET enable_mergejoin;
-SET enable_hashjoin = off;
-SELECT count(*) FROM many AS a JOIN many AS b USING (value);
-RESET enable_hashjoin;
 RESET enable_nestloop;
 
 -- Equal values hash equally; unequal ones spread.

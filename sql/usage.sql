@@ -164,7 +164,7 @@ SELECT v.code, v.limit_window, v.remaining, v.reset_after > '0' AS reset FROM ap
 SELECT set_clock('2031-03-08 10:32Z');
 SELECT v.code, v.limit_window, v.remaining FROM apikeys.verify('text of small') AS v;
 SELECT * FROM apikeys.key_limits(id('small'));
-SELECT "check", passed, code, detail FROM apikeys.explain_key(id('small')) WHERE "check" LIKE '%limit%';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(id('small')) WHERE check_name LIKE '%limit%';
 -- next_free_at is when some come back, and not before.
 SELECT set_clock(l.next_free_at - interval '5 s') < l.next_free_at AS before FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
 SELECT l.used FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
@@ -181,7 +181,7 @@ SELECT * FROM apikeys.account_limits('acme');
 -- A cap that was lowered below what is used.
 UPDATE apikeys.key SET limits = '1/week' WHERE key_id = id('small');
 SELECT * FROM apikeys.key_limits(id('small'));
-SELECT "check", passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
+SELECT check_name, passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
 -- Asking uses nothing, and leaves nothing pinned: the ledger still holds.
 SELECT * FROM ledger();
 \set VERBOSITY terse
@@ -218,7 +218,7 @@ SET timezone = 'UTC';
 CREATE FUNCTION pg_temp.local_steps(since timestamp, until timestamp, step interval, zone text) RETURNS TABLE (starts timestamp, takes interval)
 LANGUAGE sql AS $$
     SELECT s.starts_at AT TIME ZONE zone, s.ends_at - s.starts_at
-    FROM apikeys.series_steps(since AT TIME ZONE zone, until AT TIME ZONE zone, step, zone) AS s ORDER BY s.starts_at
+    FROM apikeys_internal.series_steps(since AT TIME ZONE zone, until AT TIME ZONE zone, step, zone) AS s ORDER BY s.starts_at
 $$;
 SELECT * FROM pg_temp.local_steps('2031-03-29 18:00', '2031-03-31 06:00', '6 hours', 'Europe/Berlin');
 SELECT * FROM pg_temp.local_steps('2031-10-25 18:00', '2031-10-27 06:00', '6 hours', 'Europe/Berlin');
@@ -234,14 +234,14 @@ SELECT zone, step, count(*) AS differences FROM (
     FROM (VALUES ('UTC'), ('Europe/Berlin'), ('Asia/Kolkata'), ('Australia/Lord_Howe'), ('Pacific/Apia'), ('America/Sao_Paulo'), ('America/Havana')) AS z(zone),
          (VALUES (interval '1 hour'), ('6 hours'), ('1 day'), ('7 days'), ('1 month')) AS s(step),
          LATERAL (
-            (SELECT w.* FROM apikeys.series_steps('2011-09-25 01:17Z', '2012-01-05 01:17Z', s.step, z.zone) AS w
+            (SELECT w.* FROM apikeys_internal.series_steps('2011-09-25 01:17Z', '2012-01-05 01:17Z', s.step, z.zone) AS w
              EXCEPT
              SELECT w.* FROM generate_series(timestamptz '2011-09-25 01:17Z', '2012-01-05', '31 hours') AS part(since),
-                    apikeys.series_steps(part.since, least(part.since + interval '31 hours', '2012-01-05 01:17Z'), s.step, z.zone) AS w)
+                    apikeys_internal.series_steps(part.since, least(part.since + interval '31 hours', '2012-01-05 01:17Z'), s.step, z.zone) AS w)
             UNION ALL
             (SELECT w.starts_at, w.ends_at FROM (
                  SELECT w.*, lead(w.starts_at) OVER (ORDER BY w.starts_at) AS next
-                 FROM apikeys.series_steps('2011-09-25 01:17Z', '2012-01-05 01:17Z', s.step, z.zone) AS w) AS w
+                 FROM apikeys_internal.series_steps('2011-09-25 01:17Z', '2012-01-05 01:17Z', s.step, z.zone) AS w) AS w
              WHERE w.next <> w.ends_at)
          ) AS whole
 ) AS d GROUP BY 1, 2;

@@ -9,17 +9,26 @@
  *	pattern			domains, origins, addresses, networks
  *	addressset		failures of a few addresses, and the blocks that follow
  *	requestid		the id of a request: a UUIDv7 that finds its row
+ *	hashrule		what part of a key text its digest is made of
  *	clock			engine time and the wall clock
  *	secret			libsodium: random secrets, digests, comparison, wiping
  *
- * types/: the SQL types limits, digest and verdict
+ * types/: the SQL types
+ *	limits			caps by window
+ *	digest			SHA-256 of a key text
+ *	verdict			the answer to a request
  *
  * engine/: shared memory, never SPI or catalogs
- *	meter			counters of keys and accounts: pinned, loaded, evicted
+ *	meter			counters of keys and accounts: admit, read, retire
+ *	meterpool		their shared memory, hash, pins and eviction
+ *	meterload		their states, loading, resets and grants
  *	address			the client addresses that fail
- *	queue			events on their way to the writer
+ *	event.h			what goes from a backend to the writer
+ *	queue			events on their way: a ring of bytes
+ *	directory		which database has which queue and writer
+ *	wait			waits, each with a wait event of its own
  *	waitpoint		places where a test can hold a process
- *	engine			whether all that is there, and its figures
+ *	engine			whether requests can be metered; stats, flush, maintain
  *
  * tables/: rows without SQL
  *	catalog			tables, columns and indexes by name; scans
@@ -29,13 +38,19 @@
  * request/: what decides about a request
  *	request			its arguments
  *	lookup			from key text to rows
+ *	hint			where a backend found rows before
  *	policy			the checks that need no meters
  *	block			blocked client addresses
  *	guard			used keys stay
  *	adjustment		resets and grants
- *	usage			meters from the tables
+ *	usage			usage as the tables have it
+ *	metering		meters of a call, loaded from the tables
+ *	limitstatus		how much of limits is used
  *	authenticate	all checks but the meters
+ *	call			deadline and waits of a call
+ *	record			a request is metered and recorded
  *	verify			the whole protocol of a request
+ *	complete		how a request ended
  *
  * writer/: the background workers
  *	launcher		the worker that starts writers
@@ -61,15 +76,18 @@
 #include "utils/timestamp.h"
 
 #include "engine/address.h"
+#include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/meter.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "manage/key.h"
 #include "manage/redact.h"
 #include "pure/clock.h"
 #include "pure/secret.h"
 #include "request/block.h"
-#include "request/verify.h"
+#include "request/call.h"
+#include "request/record.h"
 #include "types/verdict.h"
 #include "writer/batch.h"
 #include "writer/launcher.h"
@@ -108,15 +126,15 @@ defineStartSettings(void)
 
 	DefineCustomIntVariable("apikeys.max_databases",
 							"How many databases of the server can verify keys at the same time.",
-							NULL, &QueueMaxDatabases, 4, 1, LAUNCHER_DATABASES_MAX, PGC_POSTMASTER,
-							0, NULL, NULL, NULL);
+							NULL, &DirectoryMaxDatabases, 4, 1, LAUNCHER_DATABASES_MAX,
+							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
 /* Defines the settings of verify and the writer. */
 static void
 defineEngineSettings(void)
 {
-	static const struct config_enum_entry overload_rules[] = {
+	static const struct config_enum_entry on_overload[] = {
 		{"deny", OVERLOAD_DENY, false}, {"allow", OVERLOAD_ALLOW, false}, {NULL, 0, false}};
 	static const struct config_enum_entry address_rules[] = {{"full", ADDRESS_FULL, false},
 															 {"network", ADDRESS_NETWORK, false},
@@ -151,8 +169,8 @@ defineEngineSettings(void)
 	DefineCustomEnumVariable(
 		"apikeys.on_overload",
 		"What becomes of requests that cannot be recorded: deny, or allow without a record.",
-		"The first use of a key is always recorded or denied.", &VerifyOnOverload, OVERLOAD_DENY,
-		overload_rules, PGC_SIGHUP, 0, NULL, NULL, NULL);
+		"The first use of a key is always recorded or denied.", &RecordOnOverload, OVERLOAD_DENY,
+		on_overload, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.quota_status", "HTTP status of the verdict quota_exceeded.",
 							NULL, &QuotaStatus, 401, 400, 499, PGC_SIGHUP, 0, NULL, NULL, NULL);
@@ -160,7 +178,7 @@ defineEngineSettings(void)
 	DefineCustomBoolVariable(
 		"apikeys.synchronous_usage",
 		"Gives a verdict only when its record would survive a crash of the server.", NULL,
-		&VerifySynchronous, false, PGC_SUSET, 0, NULL, NULL, NULL);
+		&CallSynchronous, false, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.queue_timeout",
 							"How long a request may wait in all before its verdict is overloaded.",
@@ -225,7 +243,7 @@ requestShmem(void)
 		next_shmem_request();
 	MeterShmemRequest();
 	AddressShmemRequest();
-	QueueShmemRequest();
+	DirectoryShmemRequest();
 }
 
 static void
@@ -236,8 +254,9 @@ startShmem(void)
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	MeterShmemInit();
 	AddressShmemInit();
-	QueueShmemInit();
+	DirectoryShmemInit();
 	LWLockRelease(AddinShmemInitLock);
+	WaitInit();
 }
 
 void

@@ -13,6 +13,7 @@
 #include "access/tableam.h"
 #include "executor/executor.h"
 #include "storage/lock.h"
+#include "utils/wait_event.h"
 
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -43,6 +44,10 @@ typedef bool TU_UpdateIndexes;
 
 #if PG_VERSION_NUM >= 170000
 #define LockHeldByMe(tag, mode) LockHeldByMe(tag, mode, false)
+#endif
+
+#if PG_VERSION_NUM < 170000
+#define WaitEventExtensionNew(name) ((void) (name), PG_WAIT_EXTENSION)
 #endif
 
 #if PG_VERSION_NUM < 180000

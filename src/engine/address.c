@@ -2,22 +2,22 @@
  * address.c
  *	  The client addresses that fail, in shared memory.
  *
- * They have a table of their own, apart from the meters of keys and accounts:
- * whoever fails from a million addresses must not evict these.  It never grows.
- * apikeys.address_memory is cut into sets (addressset.c); an address of a
- * database has its place in one of them, which a hash tells.  The hash has a
- * secret seed, so that nobody can find addresses that meet in one set.
+ * They have a table of their own, so that failures from a million addresses do
+ * not evict the meters of keys and accounts.  It never grows:
+ * apikeys.address_memory is cut into sets (addressset.c), and a hash tells in
+ * which set an address of a database has its place.  The hash has a secret
+ * seed, so that nobody can find many addresses of one set.
  *
  * Nothing is loaded, and nothing outlives the server: blocks last minutes.
  *
- * Locks: one spinlock a set, for all that is in it; never two of them.  Under
- * it there are only bounded steps that cannot throw, allocate or wait.  Tags
- * alone are read without it, first of all: nearly every address is in no set,
- * and that costs one cache line and no lock.  A block that comes this very
- * moment may be missed so.
+ * Locks: each set has one spinlock for all that is in it; nobody holds two of
+ * them.  Under it there are only bounded steps that cannot throw, allocate or
+ * wait.  Only the tags are first read without it: nearly all addresses are in
+ * no set, and for these that is one cache line and no lock.  A block that is
+ * made at the same moment may be missed.
  *
- * The writer puts blocks on record (block.c).  blocks_made tells it that there
- * are new ones, announced in each entry which they are.
+ * The writer records blocks (block.c).  blocks_made tells it that there are new
+ * ones; recorded, in each entry, which are not new any more.
  */
 #include "postgres.h"
 
@@ -44,8 +44,10 @@ typedef union AddressSetPadded
 
 typedef struct AddressControlShared
 {
-	uint32 set_count; /* constant; so the next */
+	/* constant */
+	uint32 set_count;
 	uint64 seed;
+
 	pg_atomic_uint64 blocks_made; /* since the server started */
 } AddressControlShared;
 
@@ -96,13 +98,6 @@ AddressShmemInit(void)
 	}
 }
 
-/* Tells whether there is shared memory: the library was preloaded. */
-bool
-AddressExists(void)
-{
-	return control != NULL;
-}
-
 /*
  * Makes the subject of an address of this database; returns its set and, never
  * 0, its tag.
@@ -118,7 +113,7 @@ findSet(const PatternAddress *address, AddressSubject *subject, uint32 *tag)
 	return &sets[(uint32) hash % control->set_count].shared;
 }
 
-/* Tells whether the set may have an entry with the tag; needs no lock. */
+/* Tells whether the set may have an entry with the tag.  Needs no lock. */
 static bool
 hasTag(const AddressSetShared *shared, uint32 tag)
 {
@@ -137,12 +132,12 @@ describeBlock(const AddressEntry *entry, AddressBlock *block)
 	block->since = entry->blocked_at;
 	block->until = entry->blocked_until;
 	block->failures = entry->failures;
-	block->announced = entry->announced;
+	block->recorded = entry->recorded;
 }
 
 /*
- * Tells whether the address is blocked by itself, and in *block, if that is not
- * NULL, how.
+ * Tells whether the address is blocked for its failures; if so, describes the
+ * block in *block, unless that is NULL.
  */
 bool
 AddressIsBlocked(const PatternAddress *address, AddressBlock *block)
@@ -218,8 +213,8 @@ AddressNextBlock(uint32 *position, AddressBlock *block)
 }
 
 /*
- * Lifts the block of an address, and forgets its failures; false: it was not
- * there any more.
+ * Lifts the block of an address and forgets its failures; false: none was
+ * there.
  */
 bool
 AddressLift(const PatternAddress *network)
@@ -247,9 +242,9 @@ AddressBlocksMade(void)
 	return pg_atomic_read_u64(&control->blocks_made);
 }
 
-/* Takes note that the block is on record. */
+/* Notes that the block is on record. */
 void
-AddressSetAnnounced(const AddressBlock *block)
+AddressRecorded(const AddressBlock *block)
 {
 	AddressSubject subject;
 	uint32 tag;
@@ -259,7 +254,7 @@ AddressSetAnnounced(const AddressBlock *block)
 	SpinLockAcquire(&shared->mutex);
 	entry = AddressSetFind(&shared->set, tag, &subject);
 	if (entry && entry->blocked_at == block->since)
-		entry->announced = true;
+		entry->recorded = true;
 	SpinLockRelease(&shared->mutex);
 }
 

@@ -9,14 +9,15 @@
 
 #include "pure/addressset.h"
 
-/* A block of an address of this database, that came by itself. */
+/* The block of an address of this database for its failures. */
 typedef struct AddressBlock
 {
 	PatternAddress network; /* an address of IPv4, a /64 of IPv6 */
-	int64 since;			/* nanoseconds, engine time; so the next */
+	/* engine time, nanoseconds */
+	int64 since;
 	int64 until;
 	uint32 failures; /* that led to it */
-	bool announced;	 /* it is on record */
+	bool recorded;	 /* it is on record */
 } AddressBlock;
 
 typedef struct AddressStatistics
@@ -29,14 +30,13 @@ extern int AddressMemory; /* setting apikeys.address_memory, kB */
 
 extern void AddressShmemRequest(void);
 extern void AddressShmemInit(void);
-extern bool AddressExists(void);
 
 extern bool AddressIsBlocked(const PatternAddress *address, AddressBlock *block);
 extern AddressOutcome AddressFail(const PatternAddress *address, const FailureRules *rules);
 extern bool AddressNextBlock(uint32 *position, AddressBlock *block);
 extern bool AddressLift(const PatternAddress *network);
 extern uint64 AddressBlocksMade(void);
-extern void AddressSetAnnounced(const AddressBlock *block);
+extern void AddressRecorded(const AddressBlock *block);
 extern void AddressStatisticsGet(AddressStatistics *statistics);
 
 #endif

@@ -1,7 +1,7 @@
 /*
  * engine.c
- *	  The engine as a whole: whether it is there, its figures, and the calls of
- *	  an operator: stats, flush and maintain.
+ *	  The engine as a whole: whether requests can be metered here, and what an
+ *	  operator calls: stats, flush and maintain.
  */
 #include "postgres.h"
 
@@ -13,6 +13,7 @@
 #include "utils/timestamp.h"
 
 #include "engine/address.h"
+#include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/meter.h"
 #include "engine/queue.h"
@@ -52,7 +53,7 @@ bool EngineLogRequests = true;
 void
 EngineRequirePreload(void)
 {
-	if (!QueueExists())
+	if (!DirectoryExists())
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -92,7 +93,7 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 {
 	static const char *const states[] = {
 		[WRITER_NONE] = "none", [WRITER_RUNNING] = "running", [WRITER_FAILING] = "failing"};
-	QueueStatistics queue;
+	DirectoryStatistics queue;
 	MeterStatistics meter;
 	AddressStatistics address;
 	TupleDesc desc;
@@ -103,7 +104,7 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE ||
 		desc->natts != STATS_COLUMNS)
 		elog(ERROR, "function does not return the columns of stats");
-	QueueStatisticsGet(&queue);
+	(void) DirectoryStatisticsGet(&queue);
 	MeterStatisticsGet(&meter);
 	AddressStatisticsGet(&address);
 	values[STATS_QUEUE_BYTES] = Int64GetDatum(queue.bytes_used);
@@ -111,11 +112,11 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 	nulls[STATS_OLDEST_EVENT_AGE] = (queue.bytes_used == 0);
 	values[STATS_OLDEST_EVENT_AGE] = makeInterval(ClockNow() / 1000 - queue.oldest_at);
 	values[STATS_FLUSH_LAG] = makeInterval(queue.lag_us);
-	values[STATS_EVENTS_WRITTEN] = Int64GetDatum(queue.written);
-	values[STATS_EVENTS_QUARANTINED] = Int64GetDatum(queue.quarantined);
-	values[STATS_DENIALS_DROPPED] = Int64GetDatum(queue.dropped);
-	values[STATS_REQUESTS_UNRECORDED] = Int64GetDatum(queue.unrecorded);
-	values[STATS_VERDICTS_OVERLOADED] = Int64GetDatum(queue.overloaded);
+	values[STATS_EVENTS_WRITTEN] = Int64GetDatum(queue.counters[QUEUE_WRITTEN]);
+	values[STATS_EVENTS_QUARANTINED] = Int64GetDatum(queue.counters[QUEUE_QUARANTINED]);
+	values[STATS_DENIALS_DROPPED] = Int64GetDatum(queue.counters[QUEUE_DROPPED]);
+	values[STATS_REQUESTS_UNRECORDED] = Int64GetDatum(queue.counters[QUEUE_UNRECORDED]);
+	values[STATS_VERDICTS_OVERLOADED] = Int64GetDatum(queue.counters[QUEUE_OVERLOADED]);
 	values[STATS_METERS_USED] = Int64GetDatum(meter.meters_used);
 	values[STATS_METERS_SIZE] = Int64GetDatum(meter.meters_size);
 	values[STATS_RINGS_USED] = Int64GetDatum(meter.rings_used);
@@ -139,11 +140,11 @@ apikeys_engine_flush(PG_FUNCTION_ARGS)
 
 	EngineRequire();
 	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
-	QueueAttach();
+	DirectoryAttach();
 	PG_RETURN_BOOL(QueueWaitWritten(deadline));
 }
 
-/* Has the writer care for what is stored, and waits for it; SQL: maintain. */
+/* Asks the writer for maintenance, and waits for it; SQL: maintain. */
 Datum
 apikeys_engine_maintain(PG_FUNCTION_ARGS)
 {
@@ -151,6 +152,6 @@ apikeys_engine_maintain(PG_FUNCTION_ARGS)
 
 	EngineRequire();
 	deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
-	QueueAttach();
-	PG_RETURN_BOOL(QueueWaitMaintained(deadline));
+	DirectoryAttach();
+	PG_RETURN_BOOL(DirectoryMaintain(deadline));
 }

@@ -1,7 +1,6 @@
 /*
  * meter.h
- *	  Shared-memory counters of the units that a key, an account or an
- *	  address has used.
+ *	  Shared-memory counters of the units that a key or an account has used.
  */
 #ifndef METER_H
 #define METER_H
@@ -32,26 +31,26 @@ typedef struct MeterSubject
 
 typedef enum MeterReadiness
 {
-	METER_READY,	 /* and it has a ring for each window asked for */
-	METER_TO_LOAD,	 /* the caller shall load it, or some rings of it: MeterLoadBegin */
-	METER_TO_ADJUST, /* the caller shall read its adjustments: MeterAdjustBegin */
-	METER_BUSY		 /* somebody else does: MeterWait */
+	METER_READY,	 /* it has a ring for each window asked for */
+	METER_TO_LOAD,	 /* the caller must load it, or some rings of it: MeterLoadBegin */
+	METER_TO_ADJUST, /* the caller must read its adjustments: MeterAdjustBegin */
+	METER_BUSY		 /* another process loads it: MeterWait */
 } MeterReadiness;
 
 /* What resets and grants do to one window of a subject. */
 typedef struct MeterAdjustment
 {
 	uint32 window;
-	int64 counts_from; /* units of all time that no longer count, 0 if it was never reset */
-	int64 granted;	   /* units above the cap, for now */
+	int64 counts_from; /* units of all time that no longer count; 0: it was never reset */
+	int64 granted;	   /* units above the cap, now */
 } MeterAdjustment;
 
-/* What a reader of adjustments fills: the windows are given. */
+/* Adjustments to be read; MeterAdjustBegin gives the windows. */
 typedef struct MeterAdjustments
 {
-	uint32 version;	  /* of the meter's: a later one ends this reading's worth */
-	int64 now;		  /* engine time by which grants are judged */
-	int64 hold_until; /* engine time when the first of the grants ends, METER_FOR_EVER */
+	uint32 version;	  /* the meter's; when that has grown, the reading is out of date */
+	int64 now;		  /* engine time: grants that end later hold */
+	int64 hold_until; /* engine time when the first of them ends, METER_FOR_EVER */
 	int count;
 	MeterAdjustment windows[LIMITS_MAX + 1]; /* the total first */
 } MeterAdjustments;
@@ -59,8 +58,8 @@ typedef struct MeterAdjustments
 #define METER_FOR_EVER PG_INT64_MAX
 
 /*
- * What a loader fills: rings of the windows that are missing and, the first
- * time, the totals.
+ * What a loader fills: rings for the windows that have none and, if the load is
+ * whole, the totals.
  */
 typedef struct MeterLoading
 {
@@ -71,7 +70,7 @@ typedef struct MeterLoading
 	uint32 windows[LIMITS_MAX];
 	Ring *rings[LIMITS_MAX];	  /* initialised and empty */
 	int64 total;				  /* units of all time */
-	bool used;					  /* some request, however decided, is on record */
+	bool used;					  /* a request is on record, admitted or denied */
 	MeterAdjustments adjustments; /* of all windows */
 } MeterLoading;
 
@@ -79,14 +78,10 @@ typedef enum MeterOutcome
 {
 	METER_ADMITTED,
 	METER_DENIED,
-	METER_NOT_READY, /* nothing was done: pin (again) */
-	/* nothing was done: it would be admitted, and was to be denied only */
-	METER_ADMISSIBLE,
-	/*
-	 * nothing was done: no use of the key is durable; it takes first_use_locked
-	 * and queued
-	 */
-	METER_FIRST_USE
+	/* With the following, nothing was counted: */
+	METER_NOT_READY,  /* the meters must be pinned and prepared (again) */
+	METER_ADMISSIBLE, /* it would be admitted, but is deny_only */
+	METER_FIRST_USE	  /* of the key: needs queued and first_use_locked */
 } MeterOutcome;
 
 /* A request as the meters see it. */
@@ -94,44 +89,45 @@ typedef struct MeterRequest
 {
 	MeterSubject account_subject;
 	MeterSubject key_subject;
-	MeterIndex account; /* pinned, or where it was before, or any other; so the next */
+	/* pinned, or a guess: MeterAdmit looks whose they are */
+	MeterIndex account;
 	MeterIndex key;
 	const LimitSet *account_limits;
 	const LimitSet *key_limits;
 	uint32 cost;		   /* units */
 	int64 now;			   /* engine time, as the caller read it */
-	bool denied;		   /* by something else than limits: it is recorded, and not metered */
-	bool queued;		   /* an event will be appended: counts as pending in both meters */
-	bool deny_only;		   /* not to be admitted: there is no room for the event */
+	bool denied;		   /* by something else than limits: recorded, not metered */
+	bool queued;		   /* an event will be appended: it counts as pending in both meters */
+	bool deny_only;		   /* may not be admitted: the queue has no room for the event */
 	bool first_use_locked; /* the caller holds the guard's first-use lock on the key */
 } MeterRequest;
 
-/* A limit that is nearly, or all, used now, and was not before. */
-typedef struct MeterMark
+/* A limit whose level is higher than the one last noticed: near or reached. */
+typedef struct MeterRise
 {
 	UsageLimit limit; /* its cap with what is granted on top */
 	int64 used;
 	bool of_account;
-	bool reached; /* all of it; else 80 % */
-} MeterMark;
+	bool reached; /* all of it; else near: 80 % */
+} MeterRise;
 
-#define MARKS_MAX (2 * LIMITS_MAX)
+#define METER_RISES_MAX (2 * LIMITS_MAX)
 
-/* What the meters say of it.  Times are nanoseconds, RING_NEVER for never. */
+/* The meters' answer.  Times are in nanoseconds, RING_NEVER for never. */
 typedef struct MeterDecision
 {
-	int64 at; /* engine time of the request: never before that of an earlier one */
+	int64 at; /* engine time of the request: no earlier request of a meter is later */
 	bool first_use;
 	bool use_durable; /* before this request */
-	bool limited;	  /* there is a limit to show: the rest is set */
+	bool limited;	  /* there is a limit to show: the next five are set */
 	bool of_account;
 	UsageLimit limit; /* its cap with what is granted on top */
 	int64 remaining;
 	int64 reset_after;
 	int64 retry_after; /* denied requests only */
-	bool has_news;	   /* some limit may have to be marked */
-	int mark_count;	   /* 0 if the request is not queued */
-	MeterMark marks[MARKS_MAX];
+	bool has_news;	   /* the level of some limit has changed */
+	int rise_count;	   /* 0 if the request is not queued */
+	MeterRise rises[METER_RISES_MAX];
 } MeterDecision;
 
 typedef struct MeterStatistics
@@ -145,14 +141,32 @@ typedef struct MeterStatistics
 
 extern int MeterMemory; /* setting apikeys.meter_memory, kB */
 
+/* meter.c */
+extern void MeterPrefetch(MeterIndex meter);
+extern void MeterPrefetchRings(MeterIndex meter);
+extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
+extern void MeterRetire(MeterIndex meter, bool unflushed);
+extern void MeterSetDurable(MeterIndex meter);
+extern void MeterForgetLevels(const MeterSubject *subject);
+extern int64 MeterCap(const UsageLimit *limit, int64 granted);
+extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *cap, int64 *used,
+					  int64 *free_at);
+extern bool MeterIsUsed(MeterIndex meter);
+
+/* meterpool.c */
 extern void MeterShmemRequest(void);
 extern void MeterShmemInit(void);
 extern void MeterSubjectSet(MeterSubject *subject, Oid relation, MeterKind kind, int64 id);
-extern void MeterPrefetch(MeterIndex meter);
-extern void MeterPrefetchRings(MeterIndex meter);
 extern MeterIndex MeterPin(const MeterSubject *subject);
-extern MeterReadiness MeterPrepare(MeterIndex meter, const LimitSet *limits);
 extern void MeterUnpinAll(void);
+extern bool MeterExists(const MeterSubject *subject);
+extern bool MeterHasPending(const MeterSubject *subject);
+extern bool MeterAnyPending(Oid relation);
+extern bool MeterNextIdle(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *recorded);
+extern void MeterStatisticsGet(MeterStatistics *statistics);
+
+/* meterload.c */
+extern MeterReadiness MeterPrepare(MeterIndex meter, const LimitSet *limits);
 extern bool MeterWait(MeterIndex meter, int64 deadline);
 extern bool
 MeterLoadBegin(MeterIndex meter, const LimitSet *limits, int64 deadline, MeterLoading *loading);
@@ -161,19 +175,5 @@ extern void MeterAdjustBegin(MeterIndex meter, MeterAdjustments *adjustments);
 extern bool MeterAdjustEnd(MeterIndex meter, const MeterAdjustments *adjustments);
 extern void MeterAdjusted(const MeterSubject *subject);
 extern int64 MeterUnitsSince(int64 total, int64 counts_from);
-extern int64 MeterCap(const UsageLimit *limit, int64 granted);
-extern MeterOutcome MeterAdmit(const MeterRequest *request, MeterDecision *decision);
-extern bool MeterIsUsed(MeterIndex meter);
-extern void MeterForgetLevels(const MeterSubject *subject);
-extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *cap, int64 *used,
-					  int64 *free_at);
-extern void MeterSettle(MeterIndex meter, bool unflushed);
-extern void MeterSetDurable(MeterIndex meter);
-extern bool MeterExists(const MeterSubject *subject);
-extern bool MeterHasPending(const MeterSubject *subject);
-extern bool MeterAnyPending(Oid relation);
-extern bool
-MeterNextSettled(Oid relation, MeterIndex *meter, MeterSubject *subject, int64 *recorded);
-extern void MeterStatisticsGet(MeterStatistics *statistics);
 
 #endif

@@ -3,7 +3,7 @@
  *	  What the management functions need from C: new key texts, digests,
  *	  locators, the wall clock and the words for a key's state.
  *
- * The rules for keys are SQL (src/sql/key.sql).  Here stands only what SQL
+ * The rest of key management is SQL (src/sql/key.sql).  Here is only what SQL
  * cannot do: libsodium, the pure parts, the clock that tests may move, and
  * settings that a session cannot plant.
  *
@@ -22,12 +22,13 @@
 #include "compat.h"
 #include "manage/key.h"
 #include "pure/clock.h"
+#include "pure/hashrule.h"
 #include "pure/keytext.h"
 #include "pure/pattern.h"
 #include "pure/secret.h"
 #include "types/digest.h"
 
-#define KEY_NUMBER_BITS 37 /* of a key id; the locator stands above them */
+#define KEY_NUMBER_BITS 37 /* of a key id; the locator is above them */
 
 bool KeyCreateAccounts;
 int KeyExpiryNotice;
@@ -35,6 +36,8 @@ int KeyExpiryNotice;
 PG_FUNCTION_INFO_V1(apikeys_key_draw);
 PG_FUNCTION_INFO_V1(apikeys_key_digest);
 PG_FUNCTION_INFO_V1(apikeys_key_state);
+PG_FUNCTION_INFO_V1(apikeys_hash_rule_check);
+PG_FUNCTION_INFO_V1(apikeys_hash_rule_require);
 PG_FUNCTION_INFO_V1(apikeys_accounts_are_created);
 PG_FUNCTION_INFO_V1(apikeys_clock_wall);
 PG_FUNCTION_INFO_V1(apikeys_domains_check);
@@ -42,7 +45,7 @@ PG_FUNCTION_INFO_V1(apikeys_shard_hash_text);
 PG_FUNCTION_INFO_V1(apikeys_shard_hash_id);
 PG_FUNCTION_INFO_V1(apikeys_shard_hash_account);
 
-/* Compute the locator of an account's name, which is hashed as UTF-8. */
+/* Computes the locator of an account's name, which is hashed as UTF-8. */
 static uint16
 computeLocator(text *account)
 {
@@ -53,7 +56,7 @@ computeLocator(text *account)
 	return SecretLocator(utf8, utf8 == name ? len : strlen(utf8));
 }
 
-/* Read the wall clock as the server counts time. */
+/* Reads the wall clock as the server counts time. */
 static TimestampTz
 readWallClock(void)
 {
@@ -61,33 +64,51 @@ readWallClock(void)
 		   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 }
 
-/*
- * Point at the part of a key text that its digest is made of, by the rule's
- * name; NULL if the text has none.  An unknown rule is an error.
- */
-static const char *
-findHashedPart(const char *key, size_t len, const char *rule)
+/* Lists the names of the hash rules, for a hint. */
+static char *
+listHashRules(void)
 {
-	char separator;
+	StringInfoData list;
 
-	if (strcmp(rule, "sha256") == 0)
-		return key;
-	else if (strcmp(rule, "sha256_after_bar") == 0)
-		separator = '|';
-	else if (strcmp(rule, "sha256_after_underscore") == 0)
-		separator = '_';
-	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown hash rule \"%s\"", rule),
-				 errhint("The rules are sha256, sha256_after_bar and sha256_after_underscore."),
-				 errhidestmt(true)));
-
-	for (const char *p = key + len; p-- > key;)
+	initStringInfo(&list);
+	for (const HashRule *rule = HashRules; rule->name; rule++)
 	{
-		if (*p == separator)
-			return p + 1;
+		if (rule > HashRules)
+			appendStringInfoString(&list, rule[1].name ? ", " : " and ");
+		appendStringInfoString(&list, rule->name);
 	}
-	return NULL;
+	return list.data;
+}
+
+/* Finds a hash rule by its name (NULL: none); raises 22023 if it is unknown. */
+static const HashRule *
+requireHashRule(text *name)
+{
+	const HashRule *rule = name ? HashRuleFind(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) : NULL;
+
+	if (rule == NULL)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						name ? errmsg("unknown hash rule \"%s\"", text_to_cstring(name)) :
+							   errmsg("unknown hash rule NULL"),
+						errhint("The rules are %s.", listHashRules()), errhidestmt(true)));
+	return rule;
+}
+
+/* hash_rule_is_known: whether there is a rule of that name. */
+Datum
+apikeys_hash_rule_check(PG_FUNCTION_ARGS)
+{
+	text *name = PG_GETARG_TEXT_PP(0);
+
+	PG_RETURN_BOOL(HashRuleFind(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) != NULL);
+}
+
+/* require_hash_rule: nothing, or the error for an unknown rule. */
+Datum
+apikeys_hash_rule_require(PG_FUNCTION_ARGS)
+{
+	(void) requireHashRule(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
+	PG_RETURN_VOID();
 }
 
 /* draw_key: make a new key text for an account, with its digest and hint. */
@@ -141,11 +162,13 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 	text *key = PG_GETARG_TEXT_PP(0);
 	const char *key_text = VARDATA_ANY(key);
 	size_t len = VARSIZE_ANY_EXHDR(key);
-	const char *hashed = findHashedPart(key_text, len, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	const HashRule *rule = requireHashRule(PG_GETARG_TEXT_PP(1));
+	size_t hashed_len;
+	const char *hashed = HashRulePart(rule, key_text, len, &hashed_len);
 	size_t prefix_len;
 	Digest *digest;
 
-	if (hashed == NULL || hashed == key_text + len || len > KEYTEXT_PRESENTED_MAX)
+	if (hashed == NULL || len > KEYTEXT_PRESENTED_MAX)
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("this cannot be a key text"),
@@ -163,7 +186,7 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 				 errhidestmt(true)));
 
 	digest = palloc(sizeof(Digest));
-	SecretDigest(digest, hashed, key_text + len - hashed);
+	SecretDigest(digest, hashed, hashed_len);
 	PG_RETURN_POINTER(digest);
 }
 

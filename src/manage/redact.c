@@ -36,7 +36,7 @@
 
 static emit_log_hook_type next_hook = NULL;
 
-/* Redact a text that ends with a NUL, in place. */
+/* Redacts a text that ends with a NUL, in place. */
 static void
 redactText(char *text)
 {
@@ -45,7 +45,7 @@ redactText(char *text)
 }
 
 /*
- * Have the log show a redacted copy of the running statement, if it shows the
+ * Makes the log show a redacted copy of the running statement, if it shows the
  * statement; or hide it, if there can be no copy.
  *
  * The original must stay as it is, for it is what is executed.  The copy stays
@@ -82,7 +82,7 @@ redactStatement(ErrorData *edata)
 	debug_query_string = copy;
 }
 
-/* Redact all that is about to be logged. */
+/* Redacts all that is about to be logged. */
 static void
 redactLog(ErrorData *edata)
 {
@@ -98,7 +98,7 @@ redactLog(ErrorData *edata)
 		next_hook(edata);
 }
 
-/* Begin to redact, in this process and those that it forks. */
+/* Begins to redact, in this process and those that it forks. */
 void
 RedactInit(void)
 {

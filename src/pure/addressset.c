@@ -111,7 +111,7 @@ AddressSetFail(AddressSet *set, uint32 tag, const AddressSubject *subject,
 	entry->failures = failures;
 	entry->blocked_at = now;
 	entry->blocked_until = now + rules->duration;
-	entry->announced = false;
+	entry->recorded = false;
 	return ADDRESS_BLOCKED_NOW;
 }
 

@@ -35,7 +35,7 @@ typedef struct AddressEntry
 	AddressSubject subject;
 	uint32 window;	 /* of the ring */
 	uint32 failures; /* that led to the block */
-	bool announced;	 /* the block is on record */
+	bool recorded;	 /* the block is on record */
 	int64 failed_at; /* the latest failure: nanoseconds, engine time; so the next */
 	int64 blocked_at;
 	int64 blocked_until; /* 0: never was */

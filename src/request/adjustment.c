@@ -5,22 +5,23 @@
  * Each is a row of adjustment, which is only ever added to.
  *
  * A reset of a window says how many units the subject had used in all
- * (counts_from): these count no more in that window, the later ones do.  It
- * does not say when.  Units are written in the order in which they were
- * admitted, so the ones that count are the last of all that are stored, and
- * remain so when stored steps are merged: a step that was under way at the
- * reset gives what is left of it, at its end, as all steps do.  What was
- * admitted before a reset but not written yet counts on.  Of several resets
- * of a window the one with the most units counts: it was the last.
+ * (counts_from): these no longer count in that window, later ones do.  It does
+ * not say when.  Units are written in the order in which they were admitted, so
+ * the ones that count are the last of all that are stored, and remain so when
+ * stored steps are merged.  A step that the reset falls into gives its
+ * remaining units at its end, as all steps do.  Units that were admitted before
+ * a reset but not written yet still count.  Of several resets of a window the
+ * one with the most units counts: it was the last.
  *
  * A grant gives units above the cap of a window until an instant of engine
  * time.  Grants of one window add up; a negative one takes units back.
  *
- * Both take effect when their transaction commits, for all sessions at once
- * and not before for its own either: what is read here may become part of a
- * meter, which others use.  At the commit each subject's meter is told to read
- * again, once the rows are visible.  The commit of a prepared transaction would
- * come from a session that knows nothing of them: PREPARE is refused.
+ * Both take effect when their transaction commits, for all sessions at once.
+ * Before that they have no effect for their own session either: what is read
+ * here may become part of a meter, which others use.  After the commit, once
+ * the rows are visible, each subject's meter is told to read them.  A prepared
+ * transaction may be committed by another session, which knows nothing of
+ * adjustments: PREPARE is refused.
  */
 #include "postgres.h"
 
@@ -39,20 +40,8 @@
 #include "request/lookup.h"
 #include "tables/catalog.h"
 
-/* what is granted for longer is looked at again by then */
+/* grants that end later are read again by then */
 #define GRANT_US_MAX (INT64CONST(100) * 366 * USECS_PER_DAY)
-
-typedef enum AdjustmentColumn
-{
-	ADJUSTMENT_WINDOW,
-	ADJUSTMENT_UNITS,
-	ADJUSTMENT_UNTIL,
-	ADJUSTMENT_COUNTS_FROM
-} AdjustmentColumn;
-
-CatalogTable AdjustmentTable = {"adjustment",
-								{"limit_window", "units", "until", "counts_from", NULL},
-								{"adjustment_subject_idx", NULL}};
 
 /* Whom this transaction has adjusted; in TopTransactionContext. */
 static MeterSubject *adjusted = NULL;
@@ -81,7 +70,8 @@ static void
 addRow(TupleTableSlot *slot, MeterAdjustments *adjustments)
 {
 	bool isnull;
-	text *name = DatumGetTextPP(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_WINDOW, &isnull));
+	text *name =
+		DatumGetTextPP(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_WINDOW, &isnull));
 	MeterAdjustment *adjustment = findWindow(adjustments, name);
 	TimestampTz now = ClockTimestamp(adjustments->now);
 	TimestampTz until;
@@ -89,18 +79,18 @@ addRow(TupleTableSlot *slot, MeterAdjustments *adjustments)
 
 	if (adjustment == NULL)
 		return;
-	until = DatumGetTimestampTz(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_UNTIL, &isnull));
+	until = DatumGetTimestampTz(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_UNTIL, &isnull));
 	if (isnull)
 	{
 		int64 counts_from =
-			DatumGetInt64(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_COUNTS_FROM, &isnull));
+			DatumGetInt64(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_COUNTS_FROM, &isnull));
 
 		adjustment->counts_from = Max(adjustment->counts_from, counts_from);
 		return;
 	}
 	if (until <= now)
 		return;
-	units = DatumGetInt64(CatalogColumn(&AdjustmentTable, slot, ADJUSTMENT_UNITS, &isnull));
+	units = DatumGetInt64(CatalogColumn(&CatalogAdjustment, slot, ADJUSTMENT_UNITS, &isnull));
 	if (pg_add_s64_overflow(adjustment->granted, units, &units))
 		return;
 	adjustment->granted = units;
@@ -108,16 +98,16 @@ addRow(TupleTableSlot *slot, MeterAdjustments *adjustments)
 	adjustments->hold_until = Min(adjustments->hold_until, adjustments->now + (until - now) * 1000);
 }
 
-/* Tells what the committed rows of a subject do to the windows given there. */
+/* Fills in what the committed rows of a subject do to the windows given. */
 void
 AdjustmentRead(const MeterSubject *subject, Snapshot snapshot, MeterAdjustments *adjustments)
 {
-	Relation rel = CatalogOpen(&AdjustmentTable, AccessShareLock);
+	Relation rel = CatalogOpen(&CatalogAdjustment, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	Datum values[2] = {CharGetDatum((char) subject->kind), Int64GetDatum(subject->id)};
 	CatalogScan scan;
 
-	CatalogScanBegin(&scan, &AdjustmentTable, rel, 0, snapshot, 2, values, NULL);
+	CatalogScanBegin(&scan, &CatalogAdjustment, rel, 0, snapshot, 2, values, NULL);
 	while (CatalogScanNext(&scan, slot, NULL))
 	{
 		bool isnull;
@@ -134,7 +124,7 @@ AdjustmentRead(const MeterSubject *subject, Snapshot snapshot, MeterAdjustments 
 			Min(Max(adjustments->windows[i].granted, 0), LIMIT_CAP_TOTAL_MAX);
 }
 
-/* Tells the meters at the end of a transaction that has adjusted them. */
+/* Tells the meters at the commit of a transaction that has adjusted them. */
 static void
 endTransaction(XactEvent event, void *arg)
 {
@@ -161,7 +151,7 @@ endTransaction(XactEvent event, void *arg)
 }
 
 /*
- * Has the meter of a subject read its adjustments again when this transaction
+ * Makes the meter of a subject read its adjustments again when this transaction
  * commits; SQL: adjustment_made.
  */
 Datum

@@ -10,9 +10,6 @@
 #include "utils/snapshot.h"
 
 #include "engine/meter.h"
-#include "tables/catalog.h"
-
-extern CatalogTable AdjustmentTable; /* for who locks it before AdjustmentRead */
 
 extern void
 AdjustmentRead(const MeterSubject *subject, Snapshot snapshot, MeterAdjustments *adjustments);

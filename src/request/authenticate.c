@@ -5,7 +5,7 @@
  *
  * They write to no table, so they work on a standby and without shared memory.
  * authenticate leaves the limits out.  Where there is shared memory it counts
- * failures like verify: guessing keys by it would else be free.
+ * failures as verify does, so that nobody can guess keys by it.
  */
 #include "postgres.h"
 
@@ -17,9 +17,9 @@
 
 #include "pure/clock.h"
 #include "request/block.h"
+#include "request/limitstatus.h"
 #include "request/policy.h"
 #include "request/request.h"
-#include "request/usage.h"
 #include "types/verdict.h"
 
 PG_FUNCTION_INFO_V1(apikeys_key_authenticate);
@@ -60,18 +60,18 @@ putCheck(ReturnSetInfo *result, const char *name, bool passes, VerdictCode failu
 }
 
 /*
- * Writes how each limit of the key or its account stands, and whether it leaves
- * room for the request.
+ * Writes the status of each limit of the key or its account, and whether it
+ * leaves room for the request.
  */
 static void
 putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
 {
 	bool of_account = (kind == METER_ACCOUNT);
 	const LimitSet *limits = of_account ? &c->row->account_limits : &c->row->limits;
-	UsageReading readings[LIMITS_MAX];
+	LimitStatus statuses[LIMITS_MAX];
 
-	UsageRead(RelationGetRelid(c->lookup->key), kind,
-			  of_account ? c->row->account_id : c->row->key_id, limits, readings);
+	LimitStatusRead(RelationGetRelid(c->lookup->key), kind,
+					of_account ? c->row->account_id : c->row->key_id, limits, statuses);
 	for (int i = 0; i < limits->count; i++)
 	{
 		const UsageLimit *limit = &limits->limits[i];
@@ -80,13 +80,13 @@ putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
 
 		LimitWindowFormat(limit->window, window);
 		initStringInfo(&detail);
-		appendStringInfo(&detail, INT64_FORMAT " of " INT64_FORMAT " units used", readings[i].used,
-						 readings[i].cap);
-		if (readings[i].free_at != RING_NEVER)
+		appendStringInfo(&detail, INT64_FORMAT " of " INT64_FORMAT " units used", statuses[i].used,
+						 statuses[i].cap);
+		if (statuses[i].free_at != RING_NEVER)
 			appendStringInfo(&detail, ", some come back at %s",
-							 timestamptz_to_str(ClockTimestamp(readings[i].free_at + 999)));
+							 timestamptz_to_str(ClockTimestamp(statuses[i].free_at + 999)));
 		putCheck(result, psprintf("%s limit: %s", of_account ? "account" : "key", window),
-				 readings[i].used + Max(c->request->cost, 1) <= readings[i].cap,
+				 statuses[i].used + Max(c->request->cost, 1) <= statuses[i].cap,
 				 VerdictOfLimit(of_account, limit->window), detail.data);
 	}
 }

@@ -2,19 +2,19 @@
  * block.c
  *	  Blocked client addresses: by themselves after failures, and by hand.
  *
- * An address from which too many texts come that are no keys is blocked by
- * itself, in shared memory (address.c), for some minutes.  A network that is
- * blocked by hand has a row in address_block, which rulecache.c keeps in each
- * backend.  Both are of one database; the settings are of the whole server.
- * Trusted networks are never blocked, and no failures counted.
+ * An address that sends too many texts which are no keys is blocked by itself,
+ * in shared memory (address.c), for some minutes.  A network that is blocked by
+ * hand has a row in address_block, which rulecache.c keeps in each backend.
+ * Both are of one database; the settings are of the whole server.  Trusted
+ * networks are never blocked, and their failures are not counted.
  *
- * A request on which a block applies goes no further: nothing is looked up,
+ * A request from a blocked address goes no further: nothing is looked up,
  * metered or recorded.
  *
- * A verdict writes to no table, so what is blocked by itself is put on record,
- * in audit_log and notice, by the writer: in a transaction of its own, apart
- * from its batches.  It is in its table in shared memory that it finds what is
- * new: blocks need no room in the queue.
+ * A verdict writes to no table.  So the writer records automatic blocks, in
+ * audit_log and notice: in a transaction of its own, apart from its batches.
+ * It finds new blocks in the table in shared memory: they need no room in the
+ * queue.
  */
 #include "postgres.h"
 
@@ -30,14 +30,14 @@
 
 #include "compat.h"
 #include "engine/address.h"
-#include "engine/queue.h"
+#include "engine/directory.h"
 #include "pure/clock.h"
 #include "pure/limittext.h"
 #include "pure/pattern.h"
 #include "request/block.h"
 #include "tables/rulecache.h"
 
-#define ANNOUNCED_AT_ONCE 64
+#define RECORDED_AT_ONCE 64
 #define NETWORK_TEXT_MAX 64
 #define BLANKS " \t\n\r\f\v"
 
@@ -63,8 +63,8 @@ static UsageLimit failure_limit; /* cap 0: none */
 static const NetworkList *trusted_networks;
 
 /* The writer's: blocks that the open transaction puts on record. */
-static AddressBlock announced[ANNOUNCED_AT_ONCE];
-static int announced_count;
+static AddressBlock recorded[RECORDED_AT_ONCE];
+static int recorded_count;
 static uint64 blocks_seen = 0; /* all of the first so many are on record, or are over */
 static uint64 blocks_found;	   /* the same once the open transaction has committed */
 
@@ -225,7 +225,7 @@ BlockCountFailure(const inet *ip)
 		return true;
 	outcome = AddressFail(&address, &rules);
 	if (outcome == ADDRESS_BLOCKED_NOW && !RecoveryInProgress())
-		QueueAskForNotices();
+		DirectoryAskForNotices();
 	return outcome != ADDRESS_WAS_BLOCKED;
 }
 
@@ -330,22 +330,22 @@ apikeys_block_lift(PG_FUNCTION_ARGS)
 
 /*
  * Tells whether there may be blocks that are not on record; to be asked before
- * each BlockAnnounce.
+ * each BlockRecord.
  */
 bool
 BlockHasNews(void)
 {
-	announced_count = 0;
+	recorded_count = 0;
 	blocks_found = AddressBlocksMade();
 	return blocks_found != blocks_seen;
 }
 
 /*
  * Puts blocks of this database on record, in a transaction of the writer;
- * BlockAnnounced is to be called once it has committed.  True: there are more.
+ * BlockRecorded is to be called once it has committed.  True: there are more.
  */
 bool
-BlockAnnounce(void)
+BlockRecord(void)
 {
 	Oid types[] = {CIDROID, INT8OID, TIMESTAMPTZOID};
 	uint32 position = 0;
@@ -358,23 +358,23 @@ BlockAnnounce(void)
 		Datum values[] = {InetPGetDatum(formNetwork(&block.network)), Int64GetDatum(block.failures),
 						  TimestampTzGetDatum(ClockTimestamp(block.until))};
 
-		if (block.announced)
+		if (block.recorded)
 			continue;
-		SPI_execute_with_args("SELECT apikeys.announce_block($1, $2, $3)", lengthof(types), types,
-							  values, NULL, false, 0);
-		announced[announced_count++] = block;
-		more = (announced_count == ANNOUNCED_AT_ONCE);
+		SPI_execute_with_args("SELECT apikeys_internal.record_block($1, $2, $3)", lengthof(types),
+							  types, values, NULL, false, 0);
+		recorded[recorded_count++] = block;
+		more = (recorded_count == RECORDED_AT_ONCE);
 	}
 	SPI_finish();
 	return more;
 }
 
-/* Takes note that what BlockAnnounce has written is committed. */
+/* Takes note that what BlockRecord has written is committed. */
 void
-BlockAnnounced(bool more)
+BlockRecorded(bool more)
 {
-	for (int i = 0; i < announced_count; i++)
-		AddressSetAnnounced(&announced[i]);
+	for (int i = 0; i < recorded_count; i++)
+		AddressRecorded(&recorded[i]);
 	if (!more)
 		blocks_seen = blocks_found;
 }

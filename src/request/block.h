@@ -26,7 +26,7 @@ extern bool BlockExplain(const inet *ip, StringInfo detail);
 
 /* The writer's side. */
 extern bool BlockHasNews(void);
-extern bool BlockAnnounce(void);
-extern void BlockAnnounced(bool more);
+extern bool BlockRecord(void);
+extern void BlockRecorded(bool more);
 
 #endif

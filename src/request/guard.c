@@ -5,13 +5,13 @@
  *
  * A key is used from the moment any request has named it, and its row in
  * usage_total says so.  A foreign key cannot guard that: only the writer writes
- * usage_total, later than the request, and no lock of anybody may stall it.  So
- * triggers look there instead.  They are ENABLE ALWAYS, in C and call no SPI:
- * neither session_replication_role nor any other setting, snapshot or privilege
- * of the caller has a say in what they see.
+ * usage_total, later than the request, and no lock of another session may delay
+ * the writer.  So triggers look there instead.  They are ENABLE ALWAYS, in C
+ * and without SPI: what they see does not depend on session_replication_role or
+ * any other setting, on the caller's snapshot or privileges.
  *
- * Only the first use can race with a deletion, and the two exclude each other
- * by heavyweight locks (advisory, but of classes that SQL cannot name: its own
+ * Only the first use can race with a deletion.  The two exclude each other by
+ * heavyweight locks: advisory ones, but of classes that SQL cannot use (its own
  * are 1 and 2):
  *
  *						whole table (class 3)		key (class 4)
@@ -20,15 +20,15 @@
  *	many, TRUNCATE		AccessExclusive				-
  *
  * The first use takes its locks before it reads the key's row for the last
- * time, and lets go when its row in usage_total is committed; a deletion takes
- * them before it looks there, and keeps them to the end of its transaction.
- * Whoever comes second sees what the first has done.  Being ordinary locks of
- * the transaction, those of a deletion follow it through savepoints, PREPARE
- * TRANSACTION and a crash.  A key that has been used needs no lock any more.
+ * time, and releases them when its row in usage_total is committed.  A deletion
+ * takes them before it looks there, and keeps them to the end of its
+ * transaction.  The second of the two sees what the first has done.  The locks
+ * of a deletion are ordinary locks of the transaction: they survive savepoints,
+ * PREPARE TRANSACTION and a crash.  A key that has been used needs no lock.
  *
  * Order: the key's tuple (which the executor locks before the trigger), its
- * lock, the whole table's.  A first use takes the other two the other way
- * round, but never waits for either, so no cycle goes through it.
+ * lock, the lock of the whole table.  A first use takes the latter two in the
+ * opposite order, but waits for neither, so it cannot be part of a deadlock.
  */
 #include "postgres.h"
 
@@ -59,24 +59,17 @@
 
 #define SUBJECT_KEY 'k' /* usage_total.subject of a key */
 
-static CatalogTable key_table = {.name = "key", .columns = {"key_id"}};
-static CatalogTable usage_total = {.name = "usage_total", .indexes = {"usage_total_pkey"}};
-
-/*
- * The lock of the whole table; key_table must be resolved.
- */
+/* The lock of the whole table. */
 static LOCKTAG
 tableTag(void)
 {
 	LOCKTAG tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, key_table.oid, 0, LOCK_CLASS_TABLE);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, CatalogOid(&CatalogKey), 0, LOCK_CLASS_TABLE);
 	return tag;
 }
 
-/*
- * The lock of a key.
- */
+/* The lock of a key. */
 static LOCKTAG
 keyTag(int64 key_id)
 {
@@ -88,22 +81,20 @@ keyTag(int64 key_id)
 }
 
 /*
- * Lock a key against deletion for its first use; false if somebody is about to
+ * Locks a key against deletion for its first use; false if somebody is about to
  * delete it, our own transaction included: its locks would not hinder us, and
  * what deletes the row may be the very command that we are called from.
  *
  * Never waits, so that a first use is no victim of the deadlock detector and
  * keeps its own deadline: try again until then, reading the key anew each time.
- * The locks go at GuardFirstUseUnlock, or at the end of the transaction.
+ * The locks end with GuardFirstUseUnlock, or with the transaction.
  */
 bool
 GuardFirstUseTryLock(int64 key_id)
 {
-	LOCKTAG table;
+	LOCKTAG table = tableTag();
 	LOCKTAG key = keyTag(key_id);
 
-	CatalogResolve(&key_table);
-	table = tableTag();
 	if (LockHeldByMe(&table, AccessExclusiveLock) || LockHeldByMe(&key, ExclusiveLock))
 		return false;
 	if (LockAcquire(&table, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
@@ -116,9 +107,7 @@ GuardFirstUseTryLock(int64 key_id)
 	return true;
 }
 
-/*
- * Let go what GuardFirstUseTryLock has locked; under the same resource owner.
- */
+/* Releases the locks of GuardFirstUseTryLock; under the same resource owner. */
 void
 GuardFirstUseUnlock(int64 key_id)
 {
@@ -130,11 +119,11 @@ GuardFirstUseUnlock(int64 key_id)
 }
 
 /*
- * Lock a key, or the whole table after many, against its first use to the end
- * of the transaction; key_table must be resolved.
+ * Locks a key, or the whole table after many, against its first use to the end
+ * of the transaction.
  *
- * Keys of statements and savepoints that were rolled back count too: the whole
- * table is locked sooner, no worse.
+ * Keys of statements and savepoints that were rolled back count, too: at worst
+ * the whole table is locked sooner.
  */
 static void
 lockForDelete(int64 key_id)
@@ -164,20 +153,20 @@ lockForDelete(int64 key_id)
 }
 
 /*
- * Tell whether a key (NULL: any) has a row in usage_total, of those committed
+ * Tells whether a key (NULL: any) has a row in usage_total, of those committed
  * by now and our own.
  */
 static bool
 isUsed(const int64 *key_id)
 {
-	Relation usage = CatalogOpen(&usage_total, AccessShareLock);
+	Relation usage = CatalogOpen(&CatalogUsageTotal, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(usage, NULL);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	Datum values[] = {CharGetDatum(SUBJECT_KEY), key_id ? Int64GetDatum(*key_id) : (Datum) 0};
 	CatalogScan scan;
 	bool used;
 
-	CatalogScanBegin(&scan, &usage_total, usage, 0, snapshot, key_id ? 2 : 1, values, NULL);
+	CatalogScanBegin(&scan, &CatalogUsageTotal, usage, 0, snapshot, key_id ? 2 : 1, values, NULL);
 	used = CatalogScanNext(&scan, slot, NULL);
 	CatalogScanEnd(&scan);
 
@@ -188,7 +177,7 @@ isUsed(const int64 *key_id)
 }
 
 /*
- * Tell whether events of a key (NULL: any) wait to be written.  To be asked
+ * Tells whether events of a key (NULL: any) wait to be written.  To be asked
  * before isUsed: what waits no more then has been committed, and a snapshot
  * taken later sees it.
  */
@@ -198,8 +187,8 @@ isPending(const int64 *key_id)
 	MeterSubject subject;
 
 	if (key_id == NULL)
-		return MeterAnyPending(key_table.oid);
-	MeterSubjectSet(&subject, key_table.oid, METER_KEY, *key_id);
+		return MeterAnyPending(CatalogOid(&CatalogKey));
+	MeterSubjectSet(&subject, CatalogOid(&CatalogKey), METER_KEY, *key_id);
 	return MeterHasPending(&subject);
 }
 
@@ -207,9 +196,7 @@ PG_FUNCTION_INFO_V1(apikeys_guard_delete);
 PG_FUNCTION_INFO_V1(apikeys_guard_truncate);
 PG_FUNCTION_INFO_V1(apikeys_guard_change);
 
-/*
- * Stop a function that is not called as the trigger it is.
- */
+/* Stops a function that is not called as the trigger it is. */
 static void
 requireTrigger(FunctionCallInfo fcinfo, bool fits)
 {
@@ -220,9 +207,7 @@ requireTrigger(FunctionCallInfo fcinfo, bool fits)
 						errhidestmt(true)));
 }
 
-/*
- * BEFORE DELETE of each row of key: refuse a key that has been used.
- */
+/* BEFORE DELETE of each row of key: refuse a key that has been used. */
 Datum
 apikeys_guard_delete(PG_FUNCTION_ARGS)
 {
@@ -233,8 +218,8 @@ apikeys_guard_delete(PG_FUNCTION_ARGS)
 	requireTrigger(fcinfo, CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(trigger->tg_event) &&
 							   TRIGGER_FIRED_FOR_ROW(trigger->tg_event) &&
 							   TRIGGER_FIRED_BY_DELETE(trigger->tg_event));
-	CatalogResolve(&key_table);
-	key_id = DatumGetInt64(heap_getattr(trigger->tg_trigtuple, key_table.attnums[0],
+	CatalogResolve(&CatalogKey);
+	key_id = DatumGetInt64(heap_getattr(trigger->tg_trigtuple, CatalogKey.attnums[KEY_KEY_ID],
 										RelationGetDescr(trigger->tg_relation), &isnull));
 
 	lockForDelete(key_id);
@@ -247,9 +232,7 @@ apikeys_guard_delete(PG_FUNCTION_ARGS)
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
 
-/*
- * BEFORE TRUNCATE of key: refuse if any key has been used.
- */
+/* BEFORE TRUNCATE of key: refuse if any key has been used. */
 Datum
 apikeys_guard_truncate(PG_FUNCTION_ARGS)
 {
@@ -258,8 +241,6 @@ apikeys_guard_truncate(PG_FUNCTION_ARGS)
 
 	requireTrigger(fcinfo, CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(trigger->tg_event) &&
 							   TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event));
-
-	CatalogResolve(&key_table);
 	tag = tableTag();
 	(void) LockAcquire(&tag, AccessExclusiveLock, false, false);
 	if (isPending(NULL) || isUsed(NULL))

@@ -4,28 +4,21 @@
  *
  * Rows are read with the latest snapshot, whatever the caller's isolation
  * level: a revocation that has committed is seen by the next call.  No row is
- * ever cached.  What a backend remembers is where rows were: a table from
- * digest (or account id) to the TID that the index gave.  Such a hint may be
- * wrong in every way: the block must lie within the relation, the tuple found
- * there must be visible and carry the digest, else the index is asked.  So
- * MVCC holds and nothing has to be invalidated.  The same is true of the buffer
- * that the row's page was in, which spares looking for it in the buffer table.
+ * ever cached.  What a backend remembers is where rows were (hint.c); the row
+ * found there counts only if it has the digest, or the account id.  So MVCC
+ * holds and nothing has to be invalidated.
  *
  * A look-up holds AccessShareLock on the tables (to the end of the
  * transaction), a registered snapshot and the pins of its two slots between
- * LookupBegin and LookupEnd; at an error the resource owner gives them back.
- * The slots themselves are kept from look-up to look-up, of which there is one
- * at a time; after an error, or when its table has changed, a slot is made
- * anew.
+ * LookupBegin and LookupEnd; at an error the resource owner releases them.
+ * There is one look-up at a time.  Its slots are kept for the next one; after
+ * an error, or when its table has changed, a slot is made anew.
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "storage/bufmgr.h"
-#include "storage/smgr.h"
 #include "utils/array.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -35,122 +28,18 @@
 
 #include "compat.h"
 #include "pure/clock.h"
+#include "pure/hashrule.h"
 #include "pure/keytext.h"
+#include "request/hint.h"
 #include "request/lookup.h"
 #include "tables/catalog.h"
 #include "tables/rulecache.h"
 #include "types/digest.h"
 #include "types/limits.h"
 
-typedef enum KeyColumn
-{
-	KEY_KEY_ID,
-	KEY_ACCOUNT_ID,
-	KEY_EXPIRES_AT,
-	KEY_PREVIOUS_VALID_UNTIL,
-	KEY_ACTIVE,
-	KEY_DIGEST,
-	KEY_CATEGORY,
-	KEY_SUSPENDED_REASON,
-	KEY_TIER,
-	KEY_LIMITS,
-	KEY_ALLOWED_DOMAINS,
-	KEY_ALLOWED_IPS,
-	KEY_SCOPES,
-	KEY_HASH_RULE,
-	KEY_PREVIOUS_HASH_RULE
-} KeyColumn;
-
-typedef enum KeyIndex
-{
-	KEY_BY_ID,
-	KEY_BY_DIGEST,
-	KEY_BY_PREVIOUS_DIGEST
-} KeyIndex;
-
-static CatalogTable key_table = {"key",
-								 {"key_id", "account_id", "expires_at", "previous_valid_until",
-								  "active", "digest", "category", "suspended_reason", "tier",
-								  "limits", "allowed_domains", "allowed_ips", "scopes", "hash_rule",
-								  "previous_hash_rule", NULL},
-								 {"key_pkey", "key_digest_key", "key_previous_digest_key"}};
-
-typedef enum AccountColumn
-{
-	ACCOUNT_ACCOUNT_ID,
-	ACCOUNT_NAME,
-	ACCOUNT_PLAN,
-	ACCOUNT_LIMITS,
-	ACCOUNT_ACTIVE
-} AccountColumn;
-
-static CatalogTable account_table = {
-	"account", {"account_id", "name", "plan", "limits", "active", NULL}, {"account_pkey", NULL}};
-
-typedef enum KeyProductColumn
-{
-	KEY_PRODUCT_PRODUCT
-} KeyProductColumn;
-
-static CatalogTable key_product_table = {
-	"key_product", {"product", NULL}, {"key_product_pkey", NULL}};
-
-/*
- * Where a row was, and the meter of its subject: of a key by the first bytes
- * of the digest, of an account by its id.  The row fetched tells whether it is
- * the right one, so a part of these is tag enough.  As many tags with the same
- * remainder find room as go into a cache line.
- */
-#define HINT_SETS 8192
-#define HINT_WAYS 3
-
-typedef struct Hint
-{
-	uint32 tag;
-	MeterIndex meter;
-	ItemPointerData tid;
-	uint16 uses;
-	Buffer buffer; /* InvalidBuffer: not known */
-} Hint;
-
-typedef union HintSet
-{
-	Hint hints[HINT_WAYS]; /* the newest first */
-	char pad[64];
-} HintSet;
-
-static HintSet *key_hints = NULL;
-static HintSet *account_hints = NULL;
-
-/*
- * Returns the hints that may be the tag's, of a table that is made at its first
- * use.
- */
-static Hint *
-hintsOf(HintSet **sets, uint32 tag)
-{
-	if (unlikely(*sets == NULL)) /* of invalid TIDs */
-		*sets = (HintSet *) CACHELINEALIGN(MemoryContextAllocZero(
-			TopMemoryContext, HINT_SETS * sizeof(HintSet) + PG_CACHE_LINE_SIZE));
-	return (*sets)[tag % HINT_SETS].hints;
-}
-
-/*
- * Remembers where a row is, in the place of what was known of the tag, else of
- * the oldest hint.
- */
-static Hint *
-saveHint(HintSet **sets, uint32 tag, const ItemPointerData *tid)
-{
-	Hint *hints = hintsOf(sets, tag);
-	int last = 0;
-
-	while (last < HINT_WAYS - 1 && hints[last].tag != tag)
-		last++;
-	memmove(hints + 1, hints, last * sizeof(Hint));
-	hints[0] = (Hint){.tag = tag, .meter = METER_NONE, .tid = *tid};
-	return &hints[0];
-}
+/* By the first bytes of the digest, and by the account id. */
+static HintTable key_hints;
+static HintTable account_hints;
 
 /* A slot that is kept. */
 typedef struct KeptSlot
@@ -158,16 +47,13 @@ typedef struct KeptSlot
 	TupleTableSlot *slot;
 	MemoryContext context;
 	uint64 generation; /* of the table's definition that it was made for */
-	/*
-	 * and if that at the start of a look-up: an error has ended the one before
-	 */
-	bool in_use;
+	bool in_use;	   /* at the start of a look-up: an error has ended the one before */
 } KeptSlot;
 
 static KeptSlot key_slot;
 static KeptSlot account_slot;
 
-/* Returns an empty slot for the rows of a table that is open. */
+/* Returns an empty slot for the rows of a table, which is open. */
 static TupleTableSlot *
 takeSlot(KeptSlot *kept, const CatalogTable *table, Relation rel)
 {
@@ -179,7 +65,7 @@ takeSlot(KeptSlot *kept, const CatalogTable *table, Relation rel)
 			kept->context =
 				AllocSetContextCreate(TopMemoryContext, "apikeys slot", ALLOCSET_SMALL_SIZES);
 		kept->generation = 0;
-		/* what a slot in use has pinned is no longer pinned */
+		/* the resource owner has released the pins of a slot in use */
 		MemoryContextReset(kept->context);
 		caller = MemoryContextSwitchTo(kept->context);
 		kept->slot = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(rel)),
@@ -197,82 +83,6 @@ putSlotBack(KeptSlot *kept)
 {
 	ExecClearTuple(kept->slot);
 	kept->in_use = false;
-}
-
-static bool
-blockExists(Relation rel, BlockNumber block)
-{
-	BlockNumber known = RelationGetSmgr(rel)->smgr_cached_nblocks[MAIN_FORKNUM];
-
-	/*
-	 * What is cached can be too small, and too large only until the lock's
-	 * invalidations were taken: before us.
-	 */
-	return (known != InvalidBlockNumber && block < known) || block < RelationGetNumberOfBlocks(rel);
-}
-
-/* Returns a hint for a row that is found in another way, and will be again. */
-static Hint *
-noHint(void)
-{
-	static Hint hint;
-
-	hint.meter = METER_NONE;
-	return &hint;
-}
-
-/*
- * Prepares a fetch from the page of a hint, which is pinned if it is still in
- * its buffer.  Now and then the buffer is looked for all the same: PostgreSQL
- * 15 takes only that for a use, which keeps the page in memory.
- */
-static IndexFetchTableData *
-beginHintedFetch(Hint *hint, Relation rel)
-{
-	IndexFetchTableData *fetch = table_index_fetch_begin(rel);
-
-	if (rel->rd_tableam == GetHeapamTableAmRoutine() && BufferIsValid(hint->buffer) &&
-		hint->uses++ % 8 != 0 &&
-		ReadRecentBuffer(rel->rd_locator, MAIN_FORKNUM, ItemPointerGetBlockNumber(&hint->tid),
-						 hint->buffer))
-		((IndexFetchHeapData *) fetch)->xs_cbuf = hint->buffer;
-	return fetch;
-}
-
-/* Ends the fetch, and remembers the buffer. */
-static void
-endHintedFetch(Hint *hint, Relation rel, IndexFetchTableData *fetch)
-{
-	if (rel->rd_tableam == GetHeapamTableAmRoutine())
-		hint->buffer = ((IndexFetchHeapData *) fetch)->xs_cbuf;
-	table_index_fetch_end(fetch);
-}
-
-/*
- * Fetches the visible row where the tag's was and returns the hint, NULL if
- * there is none; the caller checks whether it is the one it wants.
- */
-static Hint *
-fetchHinted(HintSet **sets, uint32 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
-{
-	Hint *hint = hintsOf(sets, tag);
-	Hint *end = hint + HINT_WAYS;
-	ItemPointerData tid;
-	IndexFetchTableData *fetch;
-	bool call_again = false;
-	bool found;
-
-	while (hint < end && hint->tag != tag)
-		hint++;
-	if (hint == end || !ItemPointerIsValid(&hint->tid) ||
-		!blockExists(rel, ItemPointerGetBlockNumber(&hint->tid)))
-		return NULL;
-	MeterPrefetch(hint->meter);
-	tid = hint->tid;
-	fetch = beginHintedFetch(hint, rel);
-	found = table_index_fetch_tuple(fetch, &tid, snapshot, slot, &call_again, NULL);
-	endHintedFetch(hint, rel, fetch);
-	return found ? hint : NULL;
 }
 
 /*
@@ -296,8 +106,7 @@ fetchIndexed(const CatalogTable *table, Relation rel, int index, Datum value, Sn
 Oid
 LookupKeyRelation(void)
 {
-	CatalogResolve(&key_table);
-	return key_table.oid;
+	return CatalogOid(&CatalogKey);
 }
 
 /*
@@ -308,11 +117,11 @@ void
 LookupBegin(Lookup *lookup)
 {
 	AcceptInvalidationMessages();
-	lookup->key = CatalogOpen(&key_table, AccessShareLock);
-	lookup->account = CatalogOpen(&account_table, AccessShareLock);
+	lookup->key = CatalogOpen(&CatalogKey, AccessShareLock);
+	lookup->account = CatalogOpen(&CatalogAccount, AccessShareLock);
 	lookup->snapshot = RegisterSnapshot(GetLatestSnapshot());
-	lookup->key_slot = takeSlot(&key_slot, &key_table, lookup->key);
-	lookup->account_slot = takeSlot(&account_slot, &account_table, lookup->account);
+	lookup->key_slot = takeSlot(&key_slot, &CatalogKey, lookup->key);
+	lookup->account_slot = takeSlot(&account_slot, &CatalogAccount, lookup->account);
 }
 
 /* Ends the look-up; what its KeyRow points to is gone. */
@@ -329,7 +138,7 @@ LookupEnd(Lookup *lookup)
 static Datum
 keyColumn(Lookup *lookup, KeyColumn column, bool *isnull)
 {
-	return CatalogColumn(&key_table, lookup->key_slot, column, isnull);
+	return CatalogColumn(&CatalogKey, lookup->key_slot, column, isnull);
 }
 
 /*
@@ -353,17 +162,17 @@ fetchAccount(Lookup *lookup, int64 account_id)
 {
 	uint32 tag = (uint32) account_id;
 	Hint *hint =
-		fetchHinted(&account_hints, tag, lookup->account, lookup->snapshot, lookup->account_slot);
+		HintFetch(&account_hints, tag, lookup->account, lookup->snapshot, lookup->account_slot);
 	ItemPointerData tid;
 	bool isnull;
 
-	if (hint && DatumGetInt64(CatalogColumn(&account_table, lookup->account_slot,
+	if (hint && DatumGetInt64(CatalogColumn(&CatalogAccount, lookup->account_slot,
 											ACCOUNT_ACCOUNT_ID, &isnull)) == account_id)
 		return hint;
-	if (!fetchIndexed(&account_table, lookup->account, 0, Int64GetDatum(account_id),
+	if (!fetchIndexed(&CatalogAccount, lookup->account, 0, Int64GetDatum(account_id),
 					  lookup->snapshot, lookup->account_slot, &tid))
 		return NULL;
-	return saveHint(&account_hints, tag, &tid);
+	return HintSave(&account_hints, tag, &tid);
 }
 
 /*
@@ -401,9 +210,7 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 			RuleCacheTierLimits(DatumGetTextPP(value), &row->limits);
 	}
 
-	/*
-	 * A foreign key says that the account is there; the snapshot is the same.
-	 */
+	/* A foreign key makes sure that it exists; the snapshot is the same. */
 	account_hint = fetchAccount(lookup, row->account_id);
 	if (account_hint == NULL)
 		elog(ERROR, "account " INT64_FORMAT " of key " INT64_FORMAT " is missing", row->account_id,
@@ -411,15 +218,15 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 	row->meter = &hint->meter;
 	row->account_meter = &account_hint->meter;
 	row->account_active =
-		DatumGetBool(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_ACTIVE, &isnull));
+		DatumGetBool(CatalogColumn(&CatalogAccount, lookup->account_slot, ACCOUNT_ACTIVE, &isnull));
 	row->account_name =
-		DatumGetTextPP(CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_NAME, &isnull));
-	value = CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_LIMITS, &isnull);
+		DatumGetTextPP(CatalogColumn(&CatalogAccount, lookup->account_slot, ACCOUNT_NAME, &isnull));
+	value = CatalogColumn(&CatalogAccount, lookup->account_slot, ACCOUNT_LIMITS, &isnull);
 	if (!isnull)
 		LimitsUnpack(value, &row->account_limits);
 	else
 	{
-		value = CatalogColumn(&account_table, lookup->account_slot, ACCOUNT_PLAN, &isnull);
+		value = CatalogColumn(&CatalogAccount, lookup->account_slot, ACCOUNT_PLAN, &isnull);
 		RuleCachePlanLimits(DatumGetTextPP(value), &row->account_limits);
 	}
 }
@@ -435,17 +242,16 @@ hasDigest(Lookup *lookup, KeyColumn column, const Digest *digest)
 }
 
 /*
- * Fills the row if the digest that found it was made by the rule that its
- * column names.
+ * Fills the row if the digest that found it was made by the rule that a column
+ * names.
  */
 static bool
-acceptRow(Lookup *lookup, KeyColumn rule_column, const char *hash_rule, Hint *hint, KeyRow *row)
+acceptRow(Lookup *lookup, KeyColumn rule_column, const HashRule *rule, Hint *hint, KeyRow *row)
 {
 	bool isnull;
-	text *rule = DatumGetTextPP(keyColumn(lookup, rule_column, &isnull));
+	text *name = DatumGetTextPP(keyColumn(lookup, rule_column, &isnull));
 
-	if (VARSIZE_ANY_EXHDR(rule) != strlen(hash_rule) ||
-		memcmp(VARDATA_ANY(rule), hash_rule, strlen(hash_rule)) != 0)
+	if (!HashRuleIsNamed(rule, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)))
 		return false;
 	readRow(lookup, hint, row);
 	return true;
@@ -460,58 +266,50 @@ tagOf(const Digest *digest)
 	return tag;
 }
 
-/*
- * Finds the key with a digest where it was before; hash_rule is how the digest
- * was made, as in the column of that name.
- */
+/* Finds the key with a digest, made by a rule, where it was before. */
 static bool
-findRemembered(Lookup *lookup, const Digest *digest, const char *hash_rule, KeyRow *row)
+findRemembered(Lookup *lookup, const Digest *digest, const HashRule *rule, KeyRow *row)
 {
 	Hint *hint =
-		fetchHinted(&key_hints, tagOf(digest), lookup->key, lookup->snapshot, lookup->key_slot);
+		HintFetch(&key_hints, tagOf(digest), lookup->key, lookup->snapshot, lookup->key_slot);
 
 	return hint && hasDigest(lookup, KEY_DIGEST, digest) &&
-		   acceptRow(lookup, KEY_HASH_RULE, hash_rule, hint, row);
+		   acceptRow(lookup, KEY_HASH_RULE, rule, hint, row);
 }
 
-/* Finds it by the indexes, and remembers its place if asked to. */
+/* Finds it by the indexes, and remembers where it is if asked to. */
 static bool
-findDigest(Lookup *lookup, const Digest *digest, const char *hash_rule, bool remember, KeyRow *row)
+findDigest(Lookup *lookup, const Digest *digest, const HashRule *rule, bool remember, KeyRow *row)
 {
 	ItemPointerData tid;
 	bool isnull;
 
-	if (fetchIndexed(&key_table, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest),
+	if (fetchIndexed(&CatalogKey, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest),
 					 lookup->snapshot, lookup->key_slot, &tid))
-		return acceptRow(lookup, KEY_HASH_RULE, hash_rule,
-						 remember ? saveHint(&key_hints, tagOf(digest), &tid) : noHint(), row);
+		return acceptRow(lookup, KEY_HASH_RULE, rule,
+						 remember ? HintSave(&key_hints, tagOf(digest), &tid) : HintNone(), row);
 
-	/* After its grace a rotated key text is no key any more. */
-	return fetchIndexed(&key_table, lookup->key, KEY_BY_PREVIOUS_DIGEST, PointerGetDatum(digest),
+	/* A rotated key text is good until its grace ends. */
+	return fetchIndexed(&CatalogKey, lookup->key, KEY_BY_PREVIOUS_DIGEST, PointerGetDatum(digest),
 						lookup->snapshot, lookup->key_slot, NULL) &&
 		   DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) >
 			   ClockTimestamp(ClockWallNow()) &&
-		   acceptRow(lookup, KEY_PREVIOUS_HASH_RULE, hash_rule, noHint(), row);
+		   acceptRow(lookup, KEY_PREVIOUS_HASH_RULE, rule, HintNone(), row);
 }
 
-/*
- * Finds the key by what follows the last separator in a text that is not of our
- * shape, if there is any.
- */
+/* Finds an imported key by the part of its text that a rule hashes. */
 static bool
-findTail(Lookup *lookup, const char *key, size_t len, char separator, const char *hash_rule,
-		 KeyRow *row)
+findPart(Lookup *lookup, const char *key, size_t len, const HashRule *rule, KeyRow *row)
 {
-	size_t start = len;
+	size_t part_len;
+	const char *part = HashRulePart(rule, key, len, &part_len);
 	Digest digest;
 
-	while (start > 0 && key[start - 1] != separator)
-		start--;
-	if (start == 0 || start == len)
+	if (part == NULL)
 		return false;
-	SecretDigest(&digest, key + start, len - start);
-	return findRemembered(lookup, &digest, hash_rule, row) ||
-		   findDigest(lookup, &digest, hash_rule, true, row);
+	SecretDigest(&digest, part, part_len);
+	return findRemembered(lookup, &digest, rule, row) ||
+		   findDigest(lookup, &digest, rule, true, row);
 }
 
 /*
@@ -519,13 +317,14 @@ findTail(Lookup *lookup, const char *key, size_t len, char separator, const char
  * none.  A text of our shape and of a plan's prefix whose checksum is wrong is
  * refused without a search of the key table; other shapes may be imported keys.
  *
- * Where a row with the digest is found at a place that is remembered, the shape
- * does not matter.  So no place is remembered of a text with a wrong checksum:
- * it may be refused later, when a plan takes its prefix.
+ * A text that is found where its key was before is not checked for its shape.
+ * So hints are not kept for texts with a wrong checksum: such a text must be
+ * refused once a plan takes its prefix.
  */
 bool
 LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
 {
+	const HashRule *rule = HashRules; /* the whole text */
 	size_t prefix_len;
 	KeyTextShape shape;
 	Digest digest;
@@ -533,26 +332,27 @@ LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
 	if (len > KEYTEXT_PRESENTED_MAX)
 		return false;
 	SecretDigest(&digest, key, len);
-	if (findRemembered(lookup, &digest, "sha256", row))
+	if (findRemembered(lookup, &digest, rule, row))
 		return true;
 	shape = KeyTextClassify(key, len, &prefix_len);
 	if (shape == KEYTEXT_BAD_CHECKSUM && RuleCachePrefixIsKnown(key, prefix_len))
 		return false;
-	if (findDigest(lookup, &digest, "sha256", shape != KEYTEXT_BAD_CHECKSUM, row))
+	if (findDigest(lookup, &digest, rule, shape != KEYTEXT_BAD_CHECKSUM, row))
 		return true;
-	return shape != KEYTEXT_WELL_FORMED &&
-		   (findTail(lookup, key, len, '|', "sha256_after_bar", row) ||
-			findTail(lookup, key, len, '_', "sha256_after_underscore", row));
+	while (shape != KEYTEXT_WELL_FORMED && (++rule)->name)
+		if (findPart(lookup, key, len, rule, row))
+			return true;
+	return false;
 }
 
 /* Finds the key with an id and fills the row; false: there is none. */
 bool
 LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
 {
-	if (!fetchIndexed(&key_table, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), lookup->snapshot,
+	if (!fetchIndexed(&CatalogKey, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), lookup->snapshot,
 					  lookup->key_slot, NULL))
 		return false;
-	readRow(lookup, noHint(), row);
+	readRow(lookup, HintNone(), row);
 	return true;
 }
 
@@ -560,10 +360,10 @@ LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
  * Tells what the key's list of products says of one of them (NULL: none was
  * named).
  */
-ProductStanding
+ProductMatch
 LookupProduct(Lookup *lookup, int64 key_id, const text *product)
 {
-	ProductStanding standing = PRODUCT_UNRESTRICTED;
+	ProductMatch match = PRODUCT_UNRESTRICTED;
 	Datum value = Int64GetDatum(key_id);
 	Relation rel;
 	TupleTableSlot *slot;
@@ -571,31 +371,31 @@ LookupProduct(Lookup *lookup, int64 key_id, const text *product)
 
 	if (!RuleCacheProductsExist())
 		return PRODUCT_UNRESTRICTED;
-	rel = CatalogOpen(&key_product_table, AccessShareLock);
+	rel = CatalogOpen(&CatalogKeyProduct, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
-	CatalogScanBegin(&scan, &key_product_table, rel, 0, lookup->snapshot, 1, &value, NULL);
-	while (standing != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
+	CatalogScanBegin(&scan, &CatalogKeyProduct, rel, 0, lookup->snapshot, 1, &value, NULL);
+	while (match != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
 	{
 		bool isnull;
 		text *assigned =
-			DatumGetTextPP(CatalogColumn(&key_product_table, slot, KEY_PRODUCT_PRODUCT, &isnull));
+			DatumGetTextPP(CatalogColumn(&CatalogKeyProduct, slot, KEY_PRODUCT_PRODUCT, &isnull));
 
-		standing = PRODUCT_NOT_ASSIGNED;
+		match = PRODUCT_NOT_ASSIGNED;
 		if (product && VARSIZE_ANY_EXHDR(assigned) == VARSIZE_ANY_EXHDR(product) &&
 			memcmp(VARDATA_ANY(assigned), VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product)) == 0)
-			standing = PRODUCT_ASSIGNED;
+			match = PRODUCT_ASSIGNED;
 	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, NoLock);
-	return standing;
+	return match;
 }
 
 /*
- * Tells whether the key that was found was made by this session's own
- * transaction, which is still open: nobody else can see it, and a rollback
- * would take it away.  (A key that this transaction has only changed is seen
- * by the same snapshot as of the transaction's begin.)
+ * Tells whether the key that was found was made by this session's own open
+ * transaction: no other session can see it, and a rollback would remove it.  (A
+ * key that this transaction has only changed is also seen by the snapshot with
+ * the command id of the transaction's begin.)
  */
 bool
 LookupMadeHere(Lookup *lookup, int64 key_id)
@@ -611,7 +411,7 @@ LookupMadeHere(Lookup *lookup, int64 key_id)
 	memcpy(&before, lookup->snapshot, sizeof(before));
 	before.curcid = FirstCommandId;
 	slot = table_slot_create(lookup->key, NULL);
-	found = fetchIndexed(&key_table, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), &before, slot,
+	found = fetchIndexed(&CatalogKey, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), &before, slot,
 						 NULL);
 	ExecDropSingleTupleTableSlot(slot);
 	return !found;

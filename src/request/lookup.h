@@ -16,7 +16,7 @@
 #include "pure/limittext.h"
 
 /*
- * A key as it stands: its row and its account's.  Pointers live until
+ * What decides about a key: its row and its account's.  Pointers live until
  * LookupEnd, those to meters longer.
  */
 typedef struct KeyRow
@@ -30,14 +30,14 @@ typedef struct KeyRow
 	text *account_name;
 	text *category;
 	text *suspended_reason;			   /* NULL: not suspended */
-	struct ArrayType *allowed_domains; /* NULL: unrestricted; so the next two */
+	struct ArrayType *allowed_domains; /* NULL: unrestricted, as below */
 	struct ArrayType *allowed_ips;
 	struct ArrayType *scopes;
-	/* where verify notes the key's meter: METER_NONE, or maybe out of date */
+	/* where verify notes their meters: METER_NONE, or perhaps out of date */
 	MeterIndex *meter;
-	MeterIndex *account_meter; /* the same for the account's */
-	LimitSet limits;		   /* effective: its own, or its tier's */
-	LimitSet account_limits;   /* effective: its own, or its plan's */
+	MeterIndex *account_meter;
+	LimitSet limits;		 /* effective: its own, or its tier's */
+	LimitSet account_limits; /* effective: its own, or its plan's */
 } KeyRow;
 
 /*
@@ -54,18 +54,18 @@ typedef struct Lookup
 } Lookup;
 
 /* What a key's list of products says of one of them. */
-typedef enum ProductStanding
+typedef enum ProductMatch
 {
 	PRODUCT_UNRESTRICTED, /* the list is empty */
 	PRODUCT_ASSIGNED,
 	PRODUCT_NOT_ASSIGNED
-} ProductStanding;
+} ProductMatch;
 
 extern Oid LookupKeyRelation(void);
 extern void LookupBegin(Lookup *lookup);
 extern bool LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row);
 extern bool LookupById(Lookup *lookup, int64 key_id, KeyRow *row);
-extern ProductStanding LookupProduct(Lookup *lookup, int64 key_id, const text *product);
+extern ProductMatch LookupProduct(Lookup *lookup, int64 key_id, const text *product);
 extern bool LookupMadeHere(Lookup *lookup, int64 key_id);
 extern void LookupEnd(Lookup *lookup);
 

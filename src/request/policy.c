@@ -1,15 +1,14 @@
 /*
  * policy.c
- *	  What a key's row and its account's say of a request, in the order of
- *	  the checks.
+ *	  The checks of a request that need no meters, in their order.
  *
- * First of all comes the block of the client's address (block.c), for which no
- * key is needed, then the look-up.  Each further check is a row of
+ * The first check is the block of the client's address (block.c), which needs
+ * no key; then the key is looked up.  Each further check is a row of
  * PolicyChecks: verify stops at the first that fails, explain_key shows them
  * all.  Limits are not decided here: they need meters.
  *
- * Lists on a key (addresses, domains, products): an empty one restricts
- * nothing; one with entries refuses a request that names nothing to compare.
+ * An empty list of a key (addresses, domains, products) restricts nothing; one
+ * with entries refuses a request that names nothing to compare.
  */
 #include "postgres.h"
 

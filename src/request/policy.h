@@ -1,7 +1,6 @@
 /*
  * policy.h
- *	  What a key's row and its account's say of a request, in the order of
- *	  the checks.
+ *	  The checks of a request that need no meters, in their order.
  */
 #ifndef APIKEYS_POLICY_H
 #define APIKEYS_POLICY_H

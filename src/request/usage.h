@@ -1,26 +1,17 @@
 /*
  * usage.h
- *	  Usage as the tables have it, and meters loaded from them.
+ *	  Usage as the tables have it.
  */
 #ifndef USAGE_H
 #define USAGE_H
 
 #include "postgres.h"
 
+#include "utils/snapshot.h"
+
 #include "engine/meter.h"
 
-/* How a limit stands. */
-typedef struct UsageReading
-{
-	int64 cap;	   /* units, with what is granted on top */
-	int64 used;	   /* units */
-	int64 free_at; /* engine time when some of them come back, RING_NEVER */
-} UsageReading;
-
-extern void UsageBegin(void);
-extern void UsageRelease(void);
-extern MeterIndex UsageMeter(const MeterSubject *subject, const LimitSet *limits, int64 deadline);
-extern void
-UsageRead(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, UsageReading *readings);
+extern bool UsageReadTotal(const MeterSubject *subject, Snapshot snapshot, int64 *units);
+extern void UsageLoad(const MeterSubject *subject, MeterLoading *loading);
 
 #endif

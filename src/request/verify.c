@@ -1,190 +1,52 @@
 /*
  * verify.c
- *	  Decides about a request, meters and records it: verify, verify_many and
- *	  complete.
+ *	  Decides about a request, meters and records it: verify, verify_many.
  *
- * The protocol of a request, each step of which may be cancelled but the fifth:
+ * The protocol of a request.  Each step but the fifth can be cancelled.  Steps
+ * 2, 3 and 5 are in record.c.
  *
  * 1. read the arguments, make the checks that need no meters (policy.c)
- * 2. take the meters of account and key for where they were before; if that
- *    fails, pin them and load what they lack
- * 3. reserve room for the event in a queue that a writer serves; this may wait
+ * 2. take the meters of account and key from where they were before; if they
+ *    are not there, pin them and load what they lack (metering.c)
+ * 3. reserve room for the event in a queue that a writer serves
  * 4. on the first use of a key, lock it against deletion (guard.c) and start
  *    again at 1
  * 5. with interrupts held: admit in all meters, append the event
  * 6. wait until the event is durable, if usage is synchronous or the key's
  *    first use is not durable yet
  *
- * All waits of a call end together, apikeys.queue_timeout after its start, in
- * the verdict overloaded: the deadlock detector cannot see them.  Locks on the
- * tables of keys and accounts are waited for as any SELECT does, before
- * anything is pinned: the detector sees that, and lock_timeout ends it.  An
- * event that was appended stays and counts.  The verdicts of verify_many share
- * their waits, but each depends on its own event alone.
- *
- * Pins and room are noted by their modules and given back by UsageRelease: at
- * the end of each call, at the abort of a (sub)transaction, at exit; the
- * locks of a first use go with the transaction.
- *
- * Denied requests wait neither for room (without it they are dropped, and
- * counted) nor for a writer: only its start, or a stop of the server, can be
- * in their way to the tables.  The first use of a key is never dropped, however
- * it is decided.
+ * All waits of a call end together (call.c), in the verdict overloaded.  Locks
+ * on the tables of keys and accounts are waited for as any SELECT does, before
+ * anything is pinned: the deadlock detector sees that, and lock_timeout ends
+ * it.  An event that was appended stays and counts.  The verdicts of
+ * verify_many share their waits, but each depends on its own event alone.
  */
 #include "postgres.h"
 
-#include <math.h>
-#include <sys/socket.h>
-
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
-#include "utils/uuid.h"
 
-#include "engine/engine.h"
-#include "engine/meter.h"
 #include "engine/queue.h"
-#include "engine/waitpoint.h"
-#include "pure/clock.h"
-#include "pure/pattern.h"
-#include "request/guard.h"
+#include "engine/wait.h"
+#include "request/call.h"
 #include "request/lookup.h"
 #include "request/policy.h"
+#include "request/record.h"
 #include "request/request.h"
-#include "request/usage.h"
-#include "request/verify.h"
 #include "types/verdict.h"
 
-/* of one request: their sums stay far from overflow */
-#define CREDITS_MAX INT64CONST(1000000000000000)
-/* how much later than now a request may seem to be made */
-#define CLOCKS_APART_US INT64CONST(60000000)
 /*
- * of one verify_many with one snapshot: what is revoked meanwhile is seen by
- * those after them
+ * Requests of one verify_many that share a snapshot: what is revoked meanwhile
+ * is seen by those after them.
  */
 #define MANY_LOOKUPS 100
-/* of one verify_many; beyond that it waits for them in between */
-#define MANY_FIRST_USES 64
-#define GUARD_NAP_US 1000 /* between two attempts to lock a key that somebody deletes */
-
-/* How a request that named a key was recorded. */
-typedef enum Recorded
-{
-	RECORDED,
-	RECORDED_NOT,	   /* the verdict says why */
-	RECORDED_FIRST_USE /* not yet: the key's first use must be locked */
-} Recorded;
-
-/* One call of verify or verify_many. */
-typedef struct Call
-{
-	int64 deadline;
-	/* the position up to which the queue must be durable; 0: does not matter */
-	uint64 durable_at;
-	/*
-	 * a wait for that was in vain: nothing more is recorded that would need one
-	 */
-	bool late;
-	int first_use_count;
-	int64 first_uses[MANY_FIRST_USES]; /* keys locked until theirs is durable */
-} Call;
-
-bool VerifySynchronous = false;
-int VerifyOnOverload = OVERLOAD_DENY;
 
 PG_FUNCTION_INFO_V1(apikeys_key_verify);
 PG_FUNCTION_INFO_V1(apikeys_key_verify_many);
-PG_FUNCTION_INFO_V1(apikeys_request_complete);
-
-static void
-beginCall(Call *call)
-{
-	EngineRequire();
-	UsageBegin();
-	UsageRelease(); /* what an error has left that nobody else cleaned up after */
-	call->deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
-	call->durable_at = 0;
-	call->late = false;
-	call->first_use_count = 0;
-}
-
-/*
- * Waits for all that must be durable and unlocks the first uses; false: this
- * time or before, it was not in time.
- */
-static bool
-awaitDurable(Call *call)
-{
-	if (call->durable_at != 0)
-	{
-		WAIT_POINT("verify_wait");
-		call->late |= !QueueWaitDurable(call->durable_at, call->deadline);
-	}
-	call->durable_at = 0;
-	while (call->first_use_count > 0)
-		GuardFirstUseUnlock(call->first_uses[--call->first_use_count]);
-	return !call->late;
-}
-
-/*
- * Appends a text to the event, cut at a character to so many bytes; returns how
- * many it took.
- */
-static uint16
-addText(Event *event, uint32 *size, const text *value, int max)
-{
-	int len = VARSIZE_ANY_EXHDR(value);
-
-	if (len > max)
-		len = pg_mbcliplen(VARDATA_ANY(value), len, max);
-	memcpy((char *) event + *size, VARDATA_ANY(value), len);
-	*size += len;
-	return len;
-}
-
-/*
- * Makes the event of a request, but for what the admission decides; the buffer
- * has EVENT_SIZE_MAX bytes.
- */
-static void
-makeEvent(Event *event, const Request *request, const KeyRow *row)
-{
-	uint32 size = offsetof(Event, texts);
-
-	memset(event, 0, size);
-	event->kind = EVENT_REQUEST;
-	event->relation = LookupKeyRelation();
-	event->key_id = row->key_id;
-	event->account_id = row->account_id;
-	event->cost = request->cost;
-	if (request->ip)
-	{
-		PatternAddress address;
-
-		PatternAddressSet(&address, ip_addr(request->ip), ip_addrsize(request->ip));
-		event->address_len = address.len;
-		memcpy(event->address, address.bytes, address.len);
-	}
-	if (request->endpoint)
-	{
-		event->has_endpoint = true;
-		event->endpoint_len = addText(event, &size, request->endpoint, EVENT_ENDPOINT_MAX);
-	}
-	event->category_len = addText(event, &size, row->category, EVENT_CATEGORY_MAX);
-	if (request->product)
-		event->product_len = addText(event, &size, request->product, EVENT_PRODUCT_MAX);
-	event->size = MAXALIGN(size);
-	memset((char *) event + size, 0, event->size - size);
-}
 
 static void
 setOverloaded(Verdict *verdict)
@@ -192,208 +54,6 @@ setOverloaded(Verdict *verdict)
 	verdict->code = VERDICT_OVERLOADED;
 	verdict->recorded = verdict->limited = false;
 	verdict->retry_after = VERDICT_NEVER;
-}
-
-/*
- * Appends an event that tells of limits that are nearly or all used; where
- * there is no room, the next request does.  Cannot throw.
- */
-static void
-appendMarks(const MeterRequest *metering, const Event *request, const MeterDecision *decision)
-{
-	union
-	{
-		Event event;
-		char space[MAXALIGN(offsetof(Event, texts) + sizeof(decision->marks))];
-	} buffer;
-	Event *event = &buffer.event;
-	size_t marks_size = decision->mark_count * sizeof(MeterMark);
-
-	memset(&buffer, 0, sizeof(buffer));
-	event->kind = EVENT_LIMITS;
-	event->size = MAXALIGN(offsetof(Event, texts) + marks_size);
-	event->at = request->at;
-	event->key_id = request->key_id;
-	event->account_id = request->account_id;
-	event->relation = request->relation;
-	event->key_meter = event->account_meter = METER_NONE;
-	event->mark_count = decision->mark_count;
-	memcpy(event->texts, decision->marks, marks_size);
-	if (QueueReserve(event->size, QUEUE_NO_WAIT))
-		(void) QueueAppend(event);
-	else
-	{
-		MeterForgetLevels(&metering->account_subject);
-		MeterForgetLevels(&metering->key_subject);
-	}
-}
-
-/*
- * Admits (or denies by limits) and appends the event, for which room is
- * reserved if it is not NULL.
- */
-static MeterOutcome
-admit(MeterRequest *metering, Event *event, Verdict *verdict, Call *call)
-{
-	MeterDecision decision;
-	MeterOutcome outcome;
-
-	metering->now = ClockNow();
-	metering->queued = (event != NULL);
-
-	HOLD_INTERRUPTS();
-	outcome = MeterAdmit(metering, &decision);
-	if (outcome == METER_ADMITTED || outcome == METER_DENIED)
-	{
-		verdict->limited = decision.limited;
-		verdict->of_account = decision.of_account;
-		verdict->limit = decision.limit;
-		verdict->remaining = decision.remaining;
-		verdict->reset_after = decision.reset_after;
-		verdict->retry_after = decision.retry_after;
-		if (outcome == METER_DENIED && verdict->code == VERDICT_VALID)
-			verdict->code = VerdictOfLimit(decision.of_account, decision.limit.window);
-		if (event)
-		{
-			bool urgent = VerifySynchronous || !decision.use_durable;
-			uint64 position;
-
-			event->code = verdict->code;
-			event->admitted = (outcome == METER_ADMITTED);
-			event->status = VerdictStatus(verdict->code);
-			event->urgent = urgent;
-			event->at = decision.at / 1000;
-			event->key_meter = metering->key;
-			event->account_meter = metering->account;
-			RequestIdEncode(&event->request_id, event->at, event->key_id, QueueNextSequence());
-			position = QueueAppend(event);
-			verdict->recorded = true;
-			memcpy(&verdict->request_id, &event->request_id, sizeof(verdict->request_id));
-			if (unlikely(decision.mark_count > 0))
-				appendMarks(metering, event, &decision);
-			if (urgent)
-				verdict->durable_at = call->durable_at = position;
-		}
-	}
-	RESUME_INTERRUPTS();
-	return outcome;
-}
-
-/*
- * Pins the meters of account and key, loaded for their limits, and remembers
- * where they are; false: not in time.
- */
-static bool
-pinMeters(MeterRequest *metering, const KeyRow *row, int64 deadline)
-{
-	metering->account = UsageMeter(&metering->account_subject, metering->account_limits, deadline);
-	metering->key = metering->account == METER_NONE ?
-						METER_NONE :
-						UsageMeter(&metering->key_subject, metering->key_limits, deadline);
-	*row->account_meter = metering->account;
-	*row->meter = metering->key;
-	return metering->key != METER_NONE;
-}
-
-/* Records a request that named a key: steps 2, 3 and 5. */
-static Recorded
-record(const Lookup *lookup, const Request *request, const KeyRow *row, bool first_use_locked,
-	   Verdict *verdict, Call *call)
-{
-	static const LimitSet no_limits = {0};
-	Oid relation = RelationGetRelid(lookup->key);
-	bool denied = (verdict->code != VERDICT_VALID);
-	MeterRequest metering = {.account = *row->account_meter,
-							 .key = *row->meter,
-							 .account_limits = denied ? &no_limits : &row->account_limits,
-							 .key_limits = denied ? &no_limits : &row->limits,
-							 .cost = request->cost,
-							 .denied = denied,
-							 .first_use_locked = first_use_locked};
-	union
-	{
-		Event event;
-		char space[EVENT_SIZE_MAX];
-	} buffer;
-	MeterOutcome outcome = METER_NOT_READY;
-	bool tried = false; /* with the meters where they were before */
-
-	/* The meters are on their way, that of the account last. */
-	MeterPrefetchRings(metering.key);
-	MeterSubjectSet(&metering.account_subject, relation, METER_ACCOUNT, row->account_id);
-	MeterSubjectSet(&metering.key_subject, relation, METER_KEY, row->key_id);
-	makeEvent(&buffer.event, request, row);
-	MeterPrefetchRings(metering.account);
-	QueueAttach();
-	if (call->late && VerifySynchronous)
-	{
-		setOverloaded(verdict);
-		return RECORDED_NOT;
-	}
-	while (outcome == METER_NOT_READY || outcome == METER_ADMISSIBLE)
-	{
-		bool admissible = (outcome == METER_ADMISSIBLE);
-
-		/*
-		 * Only a first use, and who would be admitted, waits for a writer and
-		 * for room.
-		 */
-		int64 deadline = first_use_locked || admissible ? call->deadline : QUEUE_NO_WAIT;
-		bool room;
-		bool served;
-		bool queued;
-
-		if ((tried || metering.account == METER_NONE || metering.key == METER_NONE) &&
-			!pinMeters(&metering, row, call->deadline))
-			break;
-		tried = true;
-		served = QueueIsServed(deadline);
-		room = QueueReserve(buffer.event.size, served ? deadline : QUEUE_NO_WAIT);
-		if (!(room && served) &&
-			(first_use_locked || (admissible && VerifyOnOverload == OVERLOAD_DENY)))
-			break;
-		metering.deny_only = !(room && served) && !admissible;
-		queued = room && (served || metering.deny_only);
-		outcome = admit(&metering, queued ? &buffer.event : NULL, verdict, call);
-		UsageRelease();
-		if (!queued && (outcome == METER_ADMITTED || outcome == METER_DENIED))
-			QueueCount(outcome == METER_DENIED ? QUEUE_DROPPED : QUEUE_UNRECORDED, 1);
-	}
-	UsageRelease();
-	switch (outcome)
-	{
-		case METER_ADMITTED:
-		case METER_DENIED:
-			return RECORDED;
-		case METER_FIRST_USE:
-			if (!first_use_locked)
-				return RECORDED_FIRST_USE;
-			break;
-		case METER_NOT_READY:
-		case METER_ADMISSIBLE:
-			break;
-	}
-	setOverloaded(verdict);
-	return RECORDED_NOT;
-}
-
-/*
- * Locks the key's first use against its deletion; false: not in time.  Who
- * deletes it may be waiting for the keys that this call has locked before, so
- * these are let go first.
- */
-static bool
-lockFirstUse(int64 key_id, Call *call)
-{
-	while (!GuardFirstUseTryLock(key_id))
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!awaitDurable(call) || ClockMillisecondsUntil(call->deadline) == 0)
-			return false;
-		pg_usleep(GUARD_NAP_US);
-	}
-	call->first_uses[call->first_use_count++] = key_id;
-	return true;
 }
 
 /*
@@ -405,6 +65,7 @@ static void
 decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 {
 	int64 locked_key = 0; /* whose first use is locked */
+	Recorded recorded;
 
 	for (;;)
 	{
@@ -413,33 +74,29 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 		*verdict = (Verdict) VERDICT_EMPTY;
 		if (!PolicyDecide(lookup, request, &row, verdict) || LookupMadeHere(lookup, row.key_id))
 			return;
-		if (record(lookup, request, &row, row.key_id == locked_key, verdict, call) !=
-			RECORDED_FIRST_USE)
-			return;
+		recorded = RecordRequest(lookup, request, &row, row.key_id == locked_key, verdict, call);
+		if (recorded != RECORDED_FIRST_USE)
+			break;
 
 		/*
-		 * Lock, then look again: it may have been deleted meanwhile, even
-		 * replaced by another with the same text.
+		 * Step 4.  Lock, then look again: the key may have been deleted
+		 * meanwhile, even replaced by another with the same text.
 		 */
-		if (call->first_use_count == MANY_FIRST_USES)
-			(void) awaitDurable(call);
-		WAIT_POINT("verify_lock");
-		if (call->late || !lockFirstUse(row.key_id, call))
-		{
-			setOverloaded(verdict);
-			return;
-		}
+		if (!CallLockFirstUse(call, row.key_id))
+			break;
 		locked_key = row.key_id;
 		LookupEnd(lookup);
 		LookupBegin(lookup);
 	}
+	if (recorded != RECORDED)
+		setOverloaded(verdict);
 }
 
-/* Ends a verdict: it is overloaded if what it waited for has not come. */
+/* Finishes a verdict: it is overloaded if its event is not durable in time. */
 static void
-settleVerdict(Verdict *verdict)
+finishVerdict(Verdict *verdict)
 {
-	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, QUEUE_NO_WAIT))
+	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, DEADLINE_NOW))
 		setOverloaded(verdict);
 	if (verdict->code == VERDICT_OVERLOADED)
 		QueueCount(QUEUE_OVERLOADED, 1);
@@ -458,11 +115,11 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 	RequestRead(fcinfo, &request);
 	if (!PG_ARGISNULL(REQUEST_KEY))
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
-	beginCall(&call);
+	CallBegin(&call);
 	LookupBegin(&lookup);
 	decide(&request, &lookup, &verdict, &call);
-	(void) awaitDurable(&call);
-	settleVerdict(&verdict);
+	(void) CallAwaitDurable(&call);
+	finishVerdict(&verdict);
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;
@@ -549,7 +206,7 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 			RequestCheckCost(DatumGetInt32(costs[i]));
 
 	InitMaterializedSRF(fcinfo, 0);
-	beginCall(&call);
+	CallBegin(&call);
 	verdicts = palloc(count * sizeof(Verdict));
 	LookupBegin(&lookup);
 	for (int i = 0; i < count; i++)
@@ -570,108 +227,9 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 			verdicts[i].account = DatumGetTextPCopy(PointerGetDatum(verdicts[i].account));
 	}
 	LookupEnd(&lookup);
-	(void) awaitDurable(&call);
+	(void) CallAwaitDurable(&call);
 	for (int i = 0; i < count; i++)
-		settleVerdict(&verdicts[i]);
+		finishVerdict(&verdicts[i]);
 	putVerdicts(result, verdicts, count);
 	return (Datum) 0;
-}
-
-/* Finds whose key it is; false: there is none with that id. */
-static bool
-findAccount(int64 key_id, int64 *account_id)
-{
-	Lookup lookup;
-	KeyRow row;
-	bool found;
-
-	LookupBegin(&lookup);
-	found = LookupById(&lookup, key_id, &row);
-	if (found)
-		*account_id = row.account_id;
-	LookupEnd(&lookup);
-	return found;
-}
-
-/*
- * Tells whether a key was ever used, on record or in the queue; false: it was
- * not, or that cannot be told in time.
- */
-static bool
-keyIsUsed(int64 key_id, int64 deadline)
-{
-	static const LimitSet no_limits = {0};
-	MeterSubject subject;
-	MeterIndex meter;
-	bool used;
-
-	MeterSubjectSet(&subject, LookupKeyRelation(), METER_KEY, key_id);
-	meter = UsageMeter(&subject, &no_limits, deadline);
-	used = meter != METER_NONE && MeterIsUsed(meter);
-	UsageRelease();
-	return used;
-}
-
-/*
- * Records how a request ended; SQL: complete.  The writer looks whether the
- * request is in the log.  Where not all are, all that can be known of another
- * is whether its key was ever used.  False: the id can be none that verify
- * gave, or the record cannot be taken now.
- */
-Datum
-apikeys_request_complete(PG_FUNCTION_ARGS)
-{
-	union
-	{
-		Event event;
-		char space[MAXALIGN(offsetof(Event, texts))];
-	} buffer;
-	Event *event = &buffer.event;
-	uint32 sequence;
-	int64 requested_at;
-	int32 status;
-	Call call;
-
-	beginCall(&call);
-	if (PG_ARGISNULL(0))
-		PG_RETURN_BOOL(false);
-	status = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
-	if (status < 100 || status > 599)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("status must be an HTTP status, from 100 to 599")));
-	memset(&buffer, 0, sizeof(buffer));
-	event->kind = EVENT_COMPLETION;
-	event->relation = LookupKeyRelation();
-	event->size = MAXALIGN(offsetof(Event, texts));
-	event->key_meter = event->account_meter = METER_NONE;
-	event->urgent = VerifySynchronous;
-	event->status = status;
-	event->has_duration = !PG_ARGISNULL(2);
-	event->duration_ms = event->has_duration ? PG_GETARG_FLOAT4(2) : 0;
-	event->has_credits = !PG_ARGISNULL(3);
-	event->credits = event->has_credits ? PG_GETARG_INT64(3) : 0;
-	if (isnan(event->duration_ms) || event->duration_ms < 0 || event->credits < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must not be negative",
-							   event->credits < 0 ? "credits" : "duration_ms")));
-	if (event->credits > CREDITS_MAX)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("credits must not be greater than %lld", (long long) CREDITS_MAX)));
-	memcpy(&event->request_id, PG_GETARG_UUID_P(0), REQUESTID_LEN);
-	if (!RequestIdDecode(&event->request_id, &requested_at, &event->key_id, &sequence) ||
-		requested_at > ClockNow() / 1000 + CLOCKS_APART_US)
-		PG_RETURN_BOOL(false);
-	QueueAttach();
-	if (!EngineLogRequests && !(findAccount(event->key_id, &event->account_id) &&
-								keyIsUsed(event->key_id, call.deadline)))
-		PG_RETURN_BOOL(false);
-	if (!QueueIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
-		PG_RETURN_BOOL(false);
-	event->at = ClockNow() / 1000;
-	HOLD_INTERRUPTS();
-	call.durable_at = QueueAppend(event);
-	RESUME_INTERRUPTS();
-	if (!event->urgent)
-		call.durable_at = 0;
-	PG_RETURN_BOOL(awaitDurable(&call));
 }

@@ -3,12 +3,15 @@
  *	  The extension's tables and indexes, resolved by name.
  *
  * The C code reads the tables by direct scans: SPI would run with the caller's
- * rights and settings, and cost many times as much.  A module declares a
- * static CatalogTable with the names of the columns and indexes it reads;
- * CatalogOpen fills in OIDs and column numbers when they are first needed and
- * again after any of these relations has changed (each resolution belongs to
- * a generation, which a relcache callback ends).  Absence is never
- * remembered: what is missing raises an error each time.
+ * rights and settings, and cost many times as much.  Each table that C touches
+ * is defined here, once, with the columns and indexes that C reads.  OIDs and
+ * column numbers are filled in when they are first needed, and again after one
+ * of these relations has changed (each resolution belongs to a generation,
+ * which a relcache callback ends).  Absence is never remembered: what is
+ * missing raises an error each time.
+ *
+ * The writer needs of its tables no more than the OID: it finds columns and
+ * indexes itself (rows.c), and works without an index.
  */
 #include "postgres.h"
 
@@ -25,8 +28,70 @@
 
 #define RELATIONS_MAX 64
 
+CatalogTable CatalogKey = {.name = "key",
+						   .columns = {[KEY_KEY_ID] = "key_id",
+									   [KEY_ACCOUNT_ID] = "account_id",
+									   [KEY_EXPIRES_AT] = "expires_at",
+									   [KEY_PREVIOUS_VALID_UNTIL] = "previous_valid_until",
+									   [KEY_ACTIVE] = "active",
+									   [KEY_DIGEST] = "digest",
+									   [KEY_CATEGORY] = "category",
+									   [KEY_SUSPENDED_REASON] = "suspended_reason",
+									   [KEY_TIER] = "tier",
+									   [KEY_LIMITS] = "limits",
+									   [KEY_ALLOWED_DOMAINS] = "allowed_domains",
+									   [KEY_ALLOWED_IPS] = "allowed_ips",
+									   [KEY_SCOPES] = "scopes",
+									   [KEY_HASH_RULE] = "hash_rule",
+									   [KEY_PREVIOUS_HASH_RULE] = "previous_hash_rule"},
+						   .indexes = {[KEY_BY_ID] = "key_pkey",
+									   [KEY_BY_DIGEST] = "key_digest_key",
+									   [KEY_BY_PREVIOUS_DIGEST] = "key_previous_digest_key"}};
+
+CatalogTable CatalogAccount = {.name = "account",
+							   .columns = {[ACCOUNT_ACCOUNT_ID] = "account_id",
+										   [ACCOUNT_NAME] = "name",
+										   [ACCOUNT_PLAN] = "plan",
+										   [ACCOUNT_LIMITS] = "limits",
+										   [ACCOUNT_ACTIVE] = "active"},
+							   .indexes = {"account_pkey"}};
+
+CatalogTable CatalogKeyProduct = {.name = "key_product",
+								  .columns = {[KEY_PRODUCT_PRODUCT] = "product"},
+								  .indexes = {"key_product_pkey"}};
+
+CatalogTable CatalogPlan = {
+	.name = "plan",
+	.columns = {[RULE_NAME] = "name", [RULE_LIMITS] = "limits", [RULE_PREFIX] = "key_prefix"}};
+
+CatalogTable CatalogTier = {.name = "tier",
+							.columns = {[RULE_NAME] = "name", [RULE_LIMITS] = "limits"}};
+
+CatalogTable CatalogAddressBlock = {
+	.name = "address_block",
+	.columns = {[ADDRESS_BLOCK_NETWORK] = "network", [ADDRESS_BLOCK_UNTIL] = "until"}};
+
+CatalogTable CatalogAdjustment = {.name = "adjustment",
+								  .columns = {[ADJUSTMENT_WINDOW] = "limit_window",
+											  [ADJUSTMENT_UNITS] = "units",
+											  [ADJUSTMENT_UNTIL] = "until",
+											  [ADJUSTMENT_COUNTS_FROM] = "counts_from"},
+								  .indexes = {"adjustment_subject_idx"}};
+
+CatalogTable CatalogUsageTotal = {.name = "usage_total",
+								  .columns = {[USAGE_TOTAL_UNITS] = "units"},
+								  .indexes = {"usage_total_pkey"}};
+
+CatalogTable CatalogUsageBucket = {
+	.name = "usage_bucket",
+	.columns = {[USAGE_BUCKET_BUCKET] = "bucket", [USAGE_BUCKET_UNITS] = "units"},
+	.indexes = {"usage_bucket_pkey"}};
+
+CatalogTable CatalogRequestLog = {.name = "request_log"};
+
+CatalogTable CatalogQuarantine = {.name = "quarantine"};
+
 static uint64 current_generation = 1;
-static bool callback_registered = false;
 
 /*
  * While names are being resolved, any change may concern them; an error leaves
@@ -88,6 +153,47 @@ resolveRelation(Oid schema, const char *name)
 	return relid;
 }
 
+/* Sees to it that changes of relations end the generation. */
+static void
+registerCallback(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(endGeneration, (Datum) 0);
+	registered = true;
+}
+
+/* Fills in the OID of the table, unless it is known and still right. */
+static void
+resolveOid(CatalogTable *table)
+{
+	uint64 generation;
+
+	if (table->oid_generation == current_generation)
+		return;
+	registerCallback();
+
+	/*
+	 * The generation is read before the name: a change in between ends it, and
+	 * the OID is resolved again.
+	 */
+	generation = current_generation;
+	resolving = true;
+	table->oid = resolveRelation(CatalogSchema(false), table->name);
+	rememberRelation(table->oid);
+	resolving = false;
+	table->oid_generation = generation;
+}
+
+/* Returns the OID of the table. */
+Oid
+CatalogOid(CatalogTable *table)
+{
+	resolveOid(table);
+	return table->oid;
+}
+
 /* Fills in OIDs and column numbers, unless they are known and still right. */
 void
 CatalogResolve(CatalogTable *table)
@@ -97,21 +203,11 @@ CatalogResolve(CatalogTable *table)
 
 	if (likely(table->generation == current_generation))
 		return;
-	if (!callback_registered)
-	{
-		CacheRegisterRelcacheCallback(endGeneration, (Datum) 0);
-		callback_registered = true;
-	}
-
-	/*
-	 * Mark the moment before reading: what changes meanwhile ends the
-	 * generation.
-	 */
-	generation = current_generation;
+	registerCallback();
+	generation = current_generation; /* as in resolveOid */
+	resolveOid(table);
 	resolving = true;
 	schema = CatalogSchema(false);
-	table->oid = resolveRelation(schema, table->name);
-	rememberRelation(table->oid);
 	for (int i = 0; i < CATALOG_INDEXES_MAX && table->indexes[i]; i++)
 	{
 		table->index_oids[i] = resolveRelation(schema, table->indexes[i]);
@@ -192,6 +288,16 @@ CatalogOpen(CatalogTable *table, LOCKMODE mode)
 	/* Taking the lock may have brought news of a change. */
 	CatalogResolve(table);
 	return rel;
+}
+
+/*
+ * Opens and locks the table, as CatalogOpen does, without its columns and
+ * indexes: CatalogColumn and CatalogScanBegin cannot be used.
+ */
+Relation
+CatalogOpenBare(CatalogTable *table, LOCKMODE mode)
+{
+	return table_open(CatalogOid(table), mode);
 }
 
 /*

@@ -3,26 +3,26 @@
  *	  Rows of the tables that the writer alone writes, without SQL.
  *
  * The writer adds to some rows and appends others, many thousand a second; SQL
- * would cost several times what the work itself does.  Here rows are found by
+ * would cost several times what the work itself costs.  Here rows are found by
  * a hint or an index, updated one by one and inserted many at a time, as COPY
  * does it.
  *
- * What a database administrator has added to a table holds: CHECK, NOT NULL,
- * unique and exclusion constraints, indexes, generated columns, defaults of
- * columns that the writer does not know.  Not so deferrable constraints,
- * triggers, rules and row-level security: they have no effect here.
- * Expressions run as the current user, so the table must be his: nobody else
- * can have planted them.
+ * What a database administrator has added to a table has its effect: CHECK, NOT
+ * NULL, unique and exclusion constraints, indexes, generated columns, defaults
+ * of columns that the writer does not know.  Deferrable constraints, triggers,
+ * rules and row-level security have none.  Expressions run as the current user,
+ * who must own the table: no other user can have planted them.
  *
- * A hint tells where a row was: the TID that the index has for its key.  It
- * may be wrong in every way, as in lookup.c: what is found there counts only
- * if it is visible and has the key.
+ * A hint tells where a row was: the TID that the index has for its key.  It may
+ * be wrong in every way, as those of request/hint.c: a row that is found there
+ * counts only if it is visible and has the key.
  *
- * A table is open within one transaction, with a snapshot taken after it was
- * locked: one from before would not see the rows if somebody has rewritten the
- * table (ALTER TABLE, VACUUM FULL) while the lock was waited for.  Rows that
- * were inserted or updated meanwhile are not found again: whoever calls this
- * touches each row once.  An error leaves all to the transaction's abort.
+ * A table is open within one transaction, with a snapshot that is taken after
+ * it was locked.  An earlier one would not see the rows of a table that was
+ * rewritten (ALTER TABLE, VACUUM FULL) while this session waited for the lock.
+ * Rows that were inserted or updated meanwhile are not found again, so a caller
+ * changes each row once.  An error leaves everything to the transaction's
+ * abort.
  */
 #include "postgres.h"
 
@@ -93,8 +93,8 @@ typedef struct Hint
 static Hint *hints = NULL;
 
 /*
- * Fills in the numbers of the columns; what is not as the writer knows it is
- * refused.
+ * Fills in the numbers of the columns; raises an error if the table is not as
+ * the writer knows it.
  */
 static void
 resolveColumns(RowTable *table)
@@ -340,8 +340,8 @@ RowsGet(RowTable *table, Datum *values, bool *nulls)
 }
 
 /*
- * Puts the writer's columns into the slot, then has the row ready to be
- * written: complete, and as the constraints want it.
+ * Puts the writer's columns into the slot and completes the row: generated
+ * columns are computed, constraints are checked.
  */
 static void
 formRow(RowTable *table, TupleTableSlot *slot, const Datum *values, const bool *nulls,

@@ -16,11 +16,8 @@
 typedef struct RowColumns
 {
 	int count;
-	int key_count; /* so many of the first find a row */
-	/*
-	 * rows are looked for again and again: remember where they are; keys are by
-	 * value
-	 */
+	int key_count; /* the first so many are the key of a row */
+	/* rows are found again and again: keep hints; keys are passed by value */
 	bool hinted;
 	struct
 	{

@@ -3,20 +3,21 @@
  *	  What the C code needs of plans, tiers, products and blocks by hand,
  *	  cached in the backend.
  *
- * They are few and seldom change, and every verdict needs them. The first need
- * reads the tables whole into a memory context of their own; any change to one
- * of them drops the lot: triggers on them send a relcache invalidation, which
- * reaches every backend before its next verdict (LookupBegin accepts
- * invalidations) and, after a rollback, this one again. A plan or tier that is
- * not found in the cache has been added since and is looked for by reading
- * anew; its absence is never cached, so INSERT needs no trigger.
+ * They are few and seldom change, and every verdict needs them.  The tables are
+ * read whole when they are first needed, into a memory context of their own.
+ * Any change to one of them drops all that is cached: triggers on the tables
+ * send a relcache invalidation, which reaches every backend before its next
+ * verdict (LookupBegin accepts invalidations) and, after a rollback, the
+ * session's own again.  A plan or tier that is not in the cache has been added
+ * since, and the tables are read again; its absence is never cached, so INSERT
+ * needs no trigger.
  *
- * Of products it is known whether any key has some: where none has, no call
- * need look into key_product.  That is a cached absence, and so is that no
- * block covers an address: there INSERT too sends an invalidation, for each
- * row, since a subscription's worker fires no statement triggers.  (A restore
- * fires it, to no harm.)  Invalidations are sent before the COMMIT of the
- * change is acknowledged, so the next call knows.
+ * Of products the cache knows whether any key has some: if none has, no call
+ * need read key_product.  That is a cached absence, and so is the absence of a
+ * block on an address.  So INSERT into these tables sends an invalidation, too,
+ * for each row, since a subscription's worker fires no statement triggers.  (A
+ * restore fires the trigger, which does no harm.)  Invalidations are sent
+ * before the COMMIT of the change is acknowledged, so the next call sees it.
  */
 #include "postgres.h"
 
@@ -48,34 +49,11 @@ typedef struct Rule
 	LimitSet limits;
 } Rule;
 
-typedef enum RuleColumn
-{
-	RULE_NAME,
-	RULE_LIMITS,
-	RULE_PREFIX /* plans only */
-} RuleColumn;
-
-typedef enum BlockColumn
-{
-	BLOCK_NETWORK,
-	BLOCK_UNTIL
-} BlockColumn;
-
-static CatalogTable tier_table = {"tier", {"name", "limits", NULL}, {NULL}};
-static CatalogTable plan_table = {"plan", {"name", "limits", "key_prefix", NULL}, {NULL}};
-static CatalogTable block_table = {"address_block", {"network", "until", NULL}, {NULL}};
-
-static CatalogTable key_product_table = {"key_product", {NULL}, {"key_product_pkey", NULL}};
-
 /* What is known of key_product. */
 typedef enum ProductsKnown
 {
 	PRODUCTS_UNKNOWN,
-	/*
-	 * and no change has come in since it began; as good as unknown, if an error
-	 * cut it
-	 */
-	PRODUCTS_READING,
+	PRODUCTS_READING, /* no change since it began; unknown if an error ended it */
 	PRODUCTS_NONE,
 	PRODUCTS_SOME
 } ProductsKnown;
@@ -94,10 +72,10 @@ PG_FUNCTION_INFO_V1(apikeys_rulecache_changed);
 static void
 dropCache(Datum arg, Oid relid)
 {
-	if (relid == InvalidOid || relid == tier_table.oid || relid == plan_table.oid ||
-		relid == block_table.oid)
+	if (relid == InvalidOid || relid == CatalogTier.oid || relid == CatalogPlan.oid ||
+		relid == CatalogAddressBlock.oid)
 		cache_valid = false;
-	if (relid == InvalidOid || relid == key_product_table.oid)
+	if (relid == InvalidOid || relid == CatalogKeyProduct.oid)
 		products = PRODUCTS_UNKNOWN;
 }
 
@@ -115,14 +93,14 @@ registerCallback(void)
 static void
 addRule(CatalogTable *table, TupleTableSlot *slot)
 {
-	Rule **list = (table == &plan_table) ? &plans : &tiers;
+	Rule **list = (table == &CatalogPlan) ? &plans : &tiers;
 	Rule *rule = palloc0(sizeof(Rule));
 	bool isnull;
 
 	rule->name = TextDatumGetCString(CatalogColumn(table, slot, RULE_NAME, &isnull));
 	rule->name_len = strlen(rule->name);
 	LimitsUnpack(CatalogColumn(table, slot, RULE_LIMITS, &isnull), &rule->limits);
-	if (table == &plan_table)
+	if (table == &CatalogPlan)
 	{
 		rule->prefix = TextDatumGetCString(CatalogColumn(table, slot, RULE_PREFIX, &isnull));
 		rule->prefix_len = strlen(rule->prefix);
@@ -138,9 +116,9 @@ addBlock(CatalogTable *table, TupleTableSlot *slot)
 	RuleCacheBlocked *block = palloc(sizeof(RuleCacheBlocked));
 	bool isnull;
 
-	block->network =
-		(const inet *) PG_DETOAST_DATUM_COPY(CatalogColumn(table, slot, BLOCK_NETWORK, &isnull));
-	block->until = DatumGetTimestampTz(CatalogColumn(table, slot, BLOCK_UNTIL, &isnull));
+	block->network = (const inet *) PG_DETOAST_DATUM_COPY(
+		CatalogColumn(table, slot, ADDRESS_BLOCK_NETWORK, &isnull));
+	block->until = DatumGetTimestampTz(CatalogColumn(table, slot, ADDRESS_BLOCK_UNTIL, &isnull));
 	if (isnull)
 		block->until = DT_NOEND;
 	block->next = blocks;
@@ -184,13 +162,13 @@ readCache(void)
 		MemoryContextReset(rules_context);
 		tiers = plans = NULL;
 		blocks = NULL;
-		CatalogResolve(&tier_table);
-		CatalogResolve(&plan_table);
-		CatalogResolve(&block_table);
+		CatalogResolve(&CatalogTier);
+		CatalogResolve(&CatalogPlan);
+		CatalogResolve(&CatalogAddressBlock);
 		cache_valid = true; /* before reading: a change from here on unsets it */
-		readTable(&tier_table, addRule);
-		readTable(&plan_table, addRule);
-		readTable(&block_table, addBlock);
+		readTable(&CatalogTier, addRule);
+		readTable(&CatalogPlan, addRule);
+		readTable(&CatalogAddressBlock, addBlock);
 		cache_complete = true;
 	} while (!cache_valid);
 }
@@ -238,9 +216,9 @@ RuleCachePlanLimits(const text *plan, LimitSet *limits)
 }
 
 /*
- * Tells whether some plan uses the prefix.  "No" may be out of date by a plan
- * just added; its keys are then looked up in vain or in earnest like any
- * others, with the same verdict.
+ * Tells whether some plan uses the prefix.  "No" may be wrong for a plan just
+ * added; then texts with its prefix are looked up like others, with the same
+ * verdict.
  */
 bool
 RuleCachePrefixIsKnown(const char *prefix, size_t len)
@@ -260,13 +238,13 @@ RuleCachePrefixIsKnown(const char *prefix, size_t len)
 static bool
 readProducts(void)
 {
-	Relation rel = CatalogOpen(&key_product_table, AccessShareLock);
+	Relation rel = CatalogOpen(&CatalogKeyProduct, AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	CatalogScan scan;
 	bool found;
 
-	CatalogScanBegin(&scan, &key_product_table, rel, 0, snapshot, 0, NULL, NULL);
+	CatalogScanBegin(&scan, &CatalogKeyProduct, rel, 0, snapshot, 0, NULL, NULL);
 	found = CatalogScanNext(&scan, slot, NULL);
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -284,7 +262,7 @@ RuleCacheProductsExist(void)
 		bool found;
 
 		registerCallback();
-		CatalogResolve(&key_product_table);
+		CatalogResolve(&CatalogKeyProduct);
 		products = PRODUCTS_READING; /* before reading: a change from here on unsets it */
 		found = readProducts();
 		if (products != PRODUCTS_READING)
@@ -319,8 +297,9 @@ Datum
 apikeys_rulecache_changed(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-						errmsg("function apikeys.rules_changed was not called by a trigger")));
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function apikeys_internal.rules_changed was not called by a trigger")));
 	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	return PointerGetDatum(NULL);
 }

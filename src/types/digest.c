@@ -4,9 +4,10 @@
  *
  * A type of its own instead of bytea: fixed length and no header, so that the
  * two indexes on apikeys.key stay small and compare with one memcmp, and no
- * value of another length can get in.  That order needs no constant time: who
- * can tell how far two digests agree learns nothing about a key text.  (verify
- * compares the found digest with sodium_memcmp all the same, in lookup.c.)
+ * value of another length can get in.  The comparison need not take constant
+ * time: how many bytes of two digests agree tells nothing about a key text.
+ * (verify compares the digest that it found with sodium_memcmp all the same, in
+ * lookup.c.)
  *
  * No error shows the input or its statement: it may be a key text pasted by
  * mistake.
@@ -31,9 +32,7 @@ PG_FUNCTION_INFO_V1(apikeys_digest_recv);
 PG_FUNCTION_INFO_V1(apikeys_digest_send);
 PG_FUNCTION_INFO_V1(apikeys_digest_from_bytea);
 
-/*
- * Value of a hexadecimal digit; -1 if it is none.
- */
+/* Returns the value of a hexadecimal digit; -1 if it is none. */
 static int
 hexValue(char c)
 {
@@ -47,7 +46,7 @@ hexValue(char c)
 }
 
 /*
- * Decode the 64 hexadecimal digits of a digest; false if the text is anything
+ * Decodes the 64 hexadecimal digits of a digest; false if the text is anything
  * else.
  */
 static bool
@@ -67,9 +66,7 @@ decodeHex(const char *text, Digest *digest)
 	return true;
 }
 
-/*
- * Read a digest from 64 hexadecimal digits of either case, after \x or not.
- */
+/* Reads a digest from 64 hexadecimal digits of either case, after \x or not. */
 Datum
 apikeys_digest_in(PG_FUNCTION_ARGS)
 {
@@ -85,9 +82,7 @@ apikeys_digest_in(PG_FUNCTION_ARGS)
 	return DigestPGetDatum(digest);
 }
 
-/*
- * Write a digest as 64 hexadecimal digits in lower case.
- */
+/* Writes a digest as 64 hexadecimal digits in lower case. */
 Datum
 apikeys_digest_out(PG_FUNCTION_ARGS)
 {
@@ -97,9 +92,7 @@ apikeys_digest_out(PG_FUNCTION_ARGS)
 	PG_RETURN_CSTRING(text);
 }
 
-/*
- * Read a digest from its 32 bytes.
- */
+/* Reads a digest from its 32 bytes. */
 Datum
 apikeys_digest_recv(PG_FUNCTION_ARGS)
 {
@@ -113,9 +106,7 @@ apikeys_digest_recv(PG_FUNCTION_ARGS)
 	return DigestPGetDatum(digest);
 }
 
-/*
- * Write a digest's 32 bytes.
- */
+/* Writes a digest's 32 bytes. */
 Datum
 apikeys_digest_send(PG_FUNCTION_ARGS)
 {
@@ -126,9 +117,7 @@ apikeys_digest_send(PG_FUNCTION_ARGS)
 	PG_RETURN_BYTEA_P(pq_endtypsend(&message));
 }
 
-/*
- * Make a digest of 32 bytes.
- */
+/* Makes a digest of 32 bytes. */
 Datum
 apikeys_digest_from_bytea(PG_FUNCTION_ARGS)
 {
@@ -152,9 +141,7 @@ PG_FUNCTION_INFO_V1(apikeys_digest_gt);
 PG_FUNCTION_INFO_V1(apikeys_digest_hash);
 PG_FUNCTION_INFO_V1(apikeys_digest_hash_extended);
 
-/*
- * Compare the two arguments byte by byte.
- */
+/* Compares the two arguments byte by byte. */
 static int
 compareArguments(FunctionCallInfo fcinfo)
 {
@@ -204,7 +191,7 @@ apikeys_digest_gt(PG_FUNCTION_ARGS)
 }
 
 /*
- * Hash a digest.  Its own first bytes would not do: the type promises no more
+ * Hashes a digest.  Its own first bytes would not do: the type promises no more
  * of an imported value than its length.
  */
 Datum

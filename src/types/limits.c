@@ -2,8 +2,8 @@
  * limits.c
  *	  The SQL type apikeys.limits: several limits in one value.
  *
- * Apart from limittext.c, which knows the text and what a valid set is, and
- * nothing of PostgreSQL.
+ * The text, and what a valid set is, are limittext.c's, which knows nothing of
+ * PostgreSQL.
  *
  * A value is a varlena whose payload is the limits in the order of their
  * windows: the window (32 bits, seconds), then the cap (32 bits; 64 bits for
@@ -32,9 +32,7 @@
 
 #define PACKED_MAX (LIMITS_MAX * (sizeof(uint32) + sizeof(int64)))
 
-/*
- * Pack a set into a new value.
- */
+/* Packs a set into a new value. */
 static Datum
 packLimits(const LimitSet *set)
 {
@@ -65,7 +63,7 @@ packLimits(const LimitSet *set)
 }
 
 /*
- * Unpack a value, toasted or with a short header as it may be.  Allocates only
+ * Unpacks a value, toasted or with a short header as it may be.  Allocates only
  * if it is toasted.
  */
 void
@@ -105,9 +103,7 @@ PG_FUNCTION_INFO_V1(apikeys_limits_out);
 PG_FUNCTION_INFO_V1(apikeys_limits_recv);
 PG_FUNCTION_INFO_V1(apikeys_limits_send);
 
-/*
- * Read a value from its text.
- */
+/* Reads a value from its text. */
 Datum
 apikeys_limits_in(PG_FUNCTION_ARGS)
 {
@@ -122,9 +118,7 @@ apikeys_limits_in(PG_FUNCTION_ARGS)
 	return packLimits(&set);
 }
 
-/*
- * Write a value's canonical text.
- */
+/* Writes a value's canonical text. */
 Datum
 apikeys_limits_out(PG_FUNCTION_ARGS)
 {
@@ -137,7 +131,7 @@ apikeys_limits_out(PG_FUNCTION_ARGS)
 }
 
 /*
- * Read a value from its binary form: int32 count, then for each limit int32
+ * Reads a value from its binary form: int32 count, then for each limit int32
  * window and int64 cap, in any order.
  */
 Datum
@@ -160,9 +154,7 @@ apikeys_limits_recv(PG_FUNCTION_ARGS)
 	return packLimits(&set);
 }
 
-/*
- * Write a value's binary form.
- */
+/* Writes a value's binary form. */
 Datum
 apikeys_limits_send(PG_FUNCTION_ARGS)
 {
@@ -185,9 +177,7 @@ PG_FUNCTION_INFO_V1(apikeys_limits_ne);
 PG_FUNCTION_INFO_V1(apikeys_limits_hash);
 PG_FUNCTION_INFO_V1(apikeys_limits_hash_extended);
 
-/*
- * Tell whether the two arguments are the same set.
- */
+/* Tells whether the two arguments are the same set. */
 static bool
 argumentsAreEqual(FunctionCallInfo fcinfo)
 {
@@ -234,73 +224,10 @@ apikeys_limits_hash_extended(PG_FUNCTION_ARGS)
 	PG_RETURN_UINT64(hash);
 }
 
-PG_FUNCTION_INFO_V1(apikeys_limits_cmp);
-PG_FUNCTION_INFO_V1(apikeys_limits_lt);
-PG_FUNCTION_INFO_V1(apikeys_limits_le);
-PG_FUNCTION_INFO_V1(apikeys_limits_ge);
-PG_FUNCTION_INFO_V1(apikeys_limits_gt);
-
-/*
- * Compare the two arguments limit by limit, window before cap.  An order for
- * sorting, of no other meaning.
- */
-static int
-compareArguments(FunctionCallInfo fcinfo)
-{
-	LimitSet a;
-	LimitSet b;
-
-	LimitsUnpack(PG_GETARG_DATUM(0), &a);
-	LimitsUnpack(PG_GETARG_DATUM(1), &b);
-	for (int i = 0; i < Min(a.count, b.count); i++)
-	{
-		const UsageLimit *x = &a.limits[i];
-		const UsageLimit *y = &b.limits[i];
-
-		if (x->window != y->window)
-			return x->window < y->window ? -1 : 1;
-		if (x->cap != y->cap)
-			return x->cap < y->cap ? -1 : 1;
-	}
-	return a.count - b.count;
-}
-
-Datum
-apikeys_limits_cmp(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT32(compareArguments(fcinfo));
-}
-
-Datum
-apikeys_limits_lt(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) < 0);
-}
-
-Datum
-apikeys_limits_le(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) <= 0);
-}
-
-Datum
-apikeys_limits_ge(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) >= 0);
-}
-
-Datum
-apikeys_limits_gt(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(compareArguments(fcinfo) > 0);
-}
-
 PG_FUNCTION_INFO_V1(apikeys_limits_cap);
 PG_FUNCTION_INFO_V1(apikeys_limits_items);
 
-/*
- * Find the cap of a window; NULL if there is no limit on it.
- */
+/* Returns the cap of a window; NULL if there is no limit on it. */
 Datum
 apikeys_limits_cap(PG_FUNCTION_ARGS)
 {
@@ -322,7 +249,7 @@ apikeys_limits_cap(PG_FUNCTION_ARGS)
 }
 
 /*
- * List the limits: window as text, its length (hours at most: a day here is 24
+ * Lists the limits: window as text, its length (hours at most: a day here is 24
  * hours; NULL for total), cap.
  */
 Datum
@@ -354,7 +281,7 @@ PG_FUNCTION_INFO_V1(apikeys_limits_from_jsonb);
 PG_FUNCTION_INFO_V1(apikeys_limits_to_jsonb);
 
 /*
- * Add one pair of an object to a set.  Says in error (LIMITTEXT_ERROR_MAX
+ * Adds one pair of an object to a set.  Says in error (LIMITTEXT_ERROR_MAX
  * bytes) why it cannot.
  */
 static bool
@@ -379,7 +306,7 @@ addPair(LimitSet *set, const JsonbValue *key, const JsonbValue *value, char *err
 }
 
 /*
- * Make a value of an object of windows and caps: {"day": 1000, "10 minutes":
+ * Makes a value of an object of windows and caps: {"day": 1000, "10 minutes":
  * 5}.
  */
 Datum
@@ -410,9 +337,7 @@ apikeys_limits_from_jsonb(PG_FUNCTION_ARGS)
 	return packLimits(&set);
 }
 
-/*
- * Make an object of windows and caps of a value.
- */
+/* Makes an object of windows and caps of a value. */
 Datum
 apikeys_limits_to_jsonb(PG_FUNCTION_ARGS)
 {

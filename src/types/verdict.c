@@ -16,7 +16,10 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "pure/ring.h"
 #include "types/verdict.h"
+
+StaticAssertDecl(VERDICT_NEVER == RING_NEVER, "a wait of the meters is a wait of the verdict");
 
 int QuotaStatus = 401;
 

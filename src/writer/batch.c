@@ -188,11 +188,6 @@ static const RowColumns total_columns = {TOTAL_COLUMNS,
 										  {"first_used_at", TIMESTAMPTZOID},
 										  {"last_used_at", TIMESTAMPTZOID}}};
 
-static CatalogTable log_table = {"request_log", {NULL}, {NULL}};
-static CatalogTable bucket_table = {"usage_bucket", {NULL}, {NULL}};
-static CatalogTable total_table = {"usage_total", {NULL}, {NULL}};
-static CatalogTable quarantine_table = {"quarantine", {NULL}, {NULL}};
-
 /* A row of request_log, in it or in quarantine. */
 typedef struct LogRow
 {
@@ -429,7 +424,7 @@ openPartition(Work *work, TimestampTz at)
 						   repalloc_array(work->partitions, Partition, work->partition_count + 1);
 	partition = &work->partitions[work->partition_count++];
 	partition->day = day;
-	log = CatalogOpen(&log_table, RowExclusiveLock);
+	log = CatalogOpenBare(&CatalogRequestLog, RowExclusiveLock);
 	rel = MaintainOpenPartition(log, at);
 	table_close(log, NoLock);
 	partition->table = rel ? RowsOpen(rel, &log_columns) : NULL;
@@ -635,7 +630,7 @@ quarantine(Work *work, const Event *event, const char *reason)
 static bool
 quarantineIsUsed(void)
 {
-	Relation rel = CatalogOpen(&quarantine_table, AccessShareLock);
+	Relation rel = CatalogOpenBare(&CatalogQuarantine, AccessShareLock);
 	bool used = RelationGetNumberOfBlocks(rel) > 0;
 
 	table_close(rel, NoLock);
@@ -700,7 +695,8 @@ addTo(Datum *sum, int64 more)
 static void
 writeBuckets(const UsageList *buckets)
 {
-	RowTable *table = RowsOpen(CatalogOpen(&bucket_table, RowExclusiveLock), &bucket_columns);
+	RowTable *table =
+		RowsOpen(CatalogOpenBare(&CatalogUsageBucket, RowExclusiveLock), &bucket_columns);
 
 	for (uint32 i = 0; i < buckets->count; i++)
 	{
@@ -728,7 +724,8 @@ writeBuckets(const UsageList *buckets)
 static void
 writeTotals(const UsageList *buckets)
 {
-	RowTable *table = RowsOpen(CatalogOpen(&total_table, RowExclusiveLock), &total_columns);
+	RowTable *table =
+		RowsOpen(CatalogOpenBare(&CatalogUsageTotal, RowExclusiveLock), &total_columns);
 	UsageList totals;
 
 	initUsages(&totals, buckets->count);
@@ -783,7 +780,7 @@ BatchWrite(const Batch *batch)
 	requests = palloc0_array(BatchRequest, events);
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 	{
-		if (event->kind == EVENT_LIMITS)
+		if (event->kind == EVENT_RISES)
 			continue;
 		else if (batch->quarantine_reason)
 			quarantine(&work, event, batch->quarantine_reason);
@@ -826,10 +823,10 @@ BatchSettle(const Batch *batch)
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 	{
 		if (event->key_meter != METER_NONE)
-			MeterSettle(event->key_meter, event->urgent);
+			MeterRetire(event->key_meter, event->urgent);
 		if (event->account_meter != METER_NONE)
-			MeterSettle(event->account_meter, false);
-		if (event->kind != EVENT_LIMITS)
+			MeterRetire(event->account_meter, false);
+		if (event->kind != EVENT_RISES)
 			events++;
 	}
 	return events;

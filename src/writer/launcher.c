@@ -38,7 +38,9 @@
 #include "utils/syscache.h"
 #include "utils/wait_event.h"
 
+#include "engine/directory.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "pure/clock.h"
 #include "writer/batch.h"
 #include "writer/launcher.h"
@@ -138,8 +140,8 @@ discardEvents(Oid database)
 	char *buffer;
 	Batch batch;
 
-	(void) QueueTakeNotices(database);
-	if (!QueueWriterBegin(database))
+	(void) DirectoryTakeNotices(database);
+	if (!DirectoryWriterBegin(database))
 		return;
 	buffer = palloc(EVENT_SIZE_MAX);
 	batch = (Batch){.events = buffer};
@@ -149,7 +151,7 @@ discardEvents(Oid database)
 		QueueAdvance(batch.position, 0);
 		BatchSetDurable(&batch);
 	}
-	QueueWriterEnd();
+	DirectoryWriterEnd();
 	pfree(buffer);
 }
 
@@ -179,7 +181,7 @@ writerLives(Started *entry, int64 now)
 		return false;
 	if (workerLives(&entry->handle))
 		return true;
-	if (QueueWritersBegun(entry->database) == entry->begun_before)
+	if (DirectoryWritersBegun(entry->database) == entry->begun_before)
 		entry->failures++;
 	else
 		entry->failures = 0;
@@ -229,7 +231,7 @@ static long
 startNeeded(void)
 {
 	Oid databases[LAUNCHER_DATABASES_MAX];
-	int count = QueueNeedsWriter(databases, LAUNCHER_DATABASES_MAX);
+	int count = DirectoryNeedsWriter(databases, LAUNCHER_DATABASES_MAX);
 	long look_ms = LOOK_MS;
 
 	for (int i = 0; i < count; i++)
@@ -254,7 +256,7 @@ startNeeded(void)
 			discardEvents(databases[i]);
 			continue;
 		}
-		entry->begun_before = QueueWritersBegun(databases[i]);
+		entry->begun_before = DirectoryWritersBegun(databases[i]);
 		entry->handle = startWorker("apikeys writer", "WriterMain", databases[i]);
 		if (entry->handle == NULL)
 		{
@@ -307,7 +309,7 @@ goOnWithCare(int64 now)
 	{
 		Started *entry = findStarted(next);
 
-		if (!QueueHasWriter(next) && !(entry && writerLives(entry, now)))
+		if (!DirectoryHasWriter(next) && !(entry && writerLives(entry, now)))
 		{
 			care_worker = startWorker("apikeys care", "WriterCareMain", next);
 			if (care_worker == NULL)
@@ -331,7 +333,7 @@ LauncherMain(Datum unused)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(InvalidOid, InvalidOid, 0);
 	MemoryContextSwitchTo(TopMemoryContext);
-	QueueLauncherBegin();
+	DirectoryLauncherBegin();
 	care_at = ClockNow() + CARE_FIRST_NS;
 
 	while (!ShutdownRequestPending)
@@ -348,9 +350,7 @@ LauncherMain(Datum unused)
 			look_ms = startNeeded();
 			goOnWithCare(ClockNow());
 		}
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, look_ms,
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		WaitNap(WAIT_LAUNCHER_MAIN, look_ms);
 		CHECK_FOR_INTERRUPTS();
 	}
 	proc_exit(1);

@@ -28,6 +28,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "engine/directory.h"
 #include "pure/clock.h"
 #include "writer/notice.h"
 
@@ -49,7 +50,7 @@ static void
 wakeWriter(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT && added)
-		QueueAskForNotices();
+		DirectoryAskForNotices();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		added = false;
 }
@@ -66,7 +67,7 @@ apikeys_notice_wake(PG_FUNCTION_ARGS)
 	if (!registered)
 		RegisterXactCallback(wakeWriter, NULL);
 	registered = true;
-	added = QueueExists();
+	added = DirectoryExists();
 	PG_RETURN_VOID();
 }
 
@@ -75,7 +76,7 @@ apikeys_notice_wake(PG_FUNCTION_ARGS)
  * is connected.
  */
 static void
-addLimit(const Event *event, const MeterMark *mark)
+addLimit(const Event *event, const MeterRise *rise)
 {
 	static SPIPlanPtr plan = NULL;
 	static Oid types[] = {CHAROID, INT8OID, INT8OID, TEXTOID,		INT8OID,
@@ -84,21 +85,22 @@ addLimit(const Event *event, const MeterMark *mark)
 	Datum values[lengthof(types)];
 	char nulls[lengthof(types) + 1] = "         ";
 
-	LimitWindowFormat(mark->limit.window, window);
-	values[0] = CharGetDatum(mark->of_account ? METER_ACCOUNT : METER_KEY);
+	LimitWindowFormat(rise->limit.window, window);
+	values[0] = CharGetDatum(rise->of_account ? METER_ACCOUNT : METER_KEY);
 	values[1] = Int64GetDatum(event->account_id);
 	values[2] = Int64GetDatum(event->key_id);
 	values[3] = CStringGetTextDatum(window);
-	values[4] = Int64GetDatum(mark->limit.window);
-	nulls[4] = mark->limit.window == LIMIT_WINDOW_TOTAL ? 'n' : ' ';
-	values[5] = Int64GetDatum(mark->limit.cap);
-	values[6] = Int64GetDatum(mark->used);
-	values[7] = BoolGetDatum(mark->reached);
+	values[4] = Int64GetDatum(rise->limit.window);
+	nulls[4] = rise->limit.window == LIMIT_WINDOW_TOTAL ? 'n' : ' ';
+	values[5] = Int64GetDatum(rise->limit.cap);
+	values[6] = Int64GetDatum(rise->used);
+	values[7] = BoolGetDatum(rise->reached);
 	values[8] = TimestampTzGetDatum(ClockTimestamp(event->at * 1000));
 	if (plan == NULL)
 	{
-		plan = SPI_prepare("SELECT apikeys.add_limit_notice($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-						   lengthof(types), types);
+		plan = SPI_prepare(
+			"SELECT apikeys_internal.add_limit_notice($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+			lengthof(types), types);
 		if (plan == NULL)
 			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
 		SPI_keepplan(plan);
@@ -122,7 +124,7 @@ bool
 NoticeHasLimits(const Batch *batch)
 {
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-		if (event->kind == EVENT_LIMITS)
+		if (event->kind == EVENT_RISES)
 			return true;
 	return false;
 }
@@ -134,15 +136,15 @@ NoticeAddLimits(const Batch *batch)
 	shortenLockTimeout();
 	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
 	{
-		if (event->kind != EVENT_LIMITS)
+		if (event->kind != EVENT_RISES)
 			continue;
 		SPI_connect();
-		for (int i = 0; i < event->mark_count; i++)
+		for (int i = 0; i < event->rise_count; i++)
 		{
-			MeterMark mark;
+			MeterRise rise;
 
-			memcpy(&mark, event->texts + i * sizeof(mark), sizeof(mark));
-			addLimit(event, &mark);
+			memcpy(&rise, event->texts + i * sizeof(rise), sizeof(rise));
+			addLimit(event, &rise);
 		}
 		SPI_finish();
 	}
@@ -159,7 +161,7 @@ NoticeForgetLimits(const Batch *batch)
 	{
 		MeterSubject subject;
 
-		if (event->kind != EVENT_LIMITS)
+		if (event->kind != EVENT_RISES)
 			continue;
 		MeterSubjectSet(&subject, event->relation, METER_KEY, event->key_id);
 		MeterForgetLevels(&subject);
@@ -193,8 +195,8 @@ NoticeAnnounce(void)
 
 	shortenLockTimeout();
 	SPI_connect();
-	SPI_execute_with_args("SELECT apikeys.announce_notices($1)", lengthof(types), types, values,
-						  NULL, false, 1);
+	SPI_execute_with_args("SELECT apikeys_internal.announce_notices($1)", lengthof(types), types,
+						  values, NULL, false, 1);
 	announced = DatumGetInt64(resultColumn(1));
 	SPI_finish();
 	return announced == AT_ONCE;
@@ -220,7 +222,7 @@ NoticeFindExpiring(TimestampTz now)
 	shortenLockTimeout();
 	SPI_connect();
 	SPI_execute_with_args(
-		"SELECT e.after_expiry, e.after_id, e.seen FROM apikeys.notice_expiring($1, $2, $3) AS e",
+		"SELECT after_expiry, after_id, seen FROM apikeys_internal.add_expiry_notices($1, $2, $3)",
 		lengthof(types), types, values, NULL, false, 1);
 	more = DatumGetInt32(resultColumn(3)) == AT_ONCE;
 	if (more)
@@ -247,8 +249,8 @@ NoticeDropOld(TimestampTz now)
 		return false;
 	shortenLockTimeout();
 	SPI_connect();
-	SPI_execute_with_args("SELECT apikeys.drop_notices($1, $2)", lengthof(types), types, values,
-						  NULL, false, 1);
+	SPI_execute_with_args("SELECT apikeys_internal.delete_notices($1, $2)", lengthof(types), types,
+						  values, NULL, false, 1);
 	more = DatumGetInt64(resultColumn(1)) == AT_ONCE;
 	SPI_finish();
 	return more;

@@ -56,8 +56,10 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "engine/waitpoint.h"
 #include "pure/clock.h"
 #include "request/block.h"
@@ -99,8 +101,6 @@
 
 int WriterFlushInterval = 200;
 
-static CatalogTable log_table = {"request_log", {NULL}, {NULL}};
-
 static volatile sig_atomic_t stop_requested = false;
 
 /*
@@ -121,7 +121,7 @@ static int64 retry_at = 0; /* engine time; not before */
  */
 static uint64 suspect_end = 0;
 static uint64 batch_limit = BATCH_BYTES;
-static char poison_reason[QUEUE_ERROR_MAX]; /* the next event's, if not empty */
+static char poison_reason[DIRECTORY_ERROR_MAX]; /* the next event's, if not empty */
 
 /* The care for what is stored. */
 /* what comes next; NULL: it is not under way */
@@ -192,7 +192,7 @@ flushBatch(void)
 static void
 actAsOwner(void)
 {
-	Relation rel = CatalogOpen(&log_table, AccessShareLock);
+	Relation rel = CatalogOpenBare(&CatalogRequestLog, AccessShareLock);
 	Oid user;
 	int context;
 
@@ -203,7 +203,8 @@ actAsOwner(void)
 
 /*
  * Runs a step in a transaction of its own, *result is what it returns; false:
- * it failed, and *error (QUEUE_ERROR_MAX bytes) says how, *sqlstate what kind.
+ * it failed, and *error (DIRECTORY_ERROR_MAX bytes) says how, *sqlstate what
+ * kind.
  */
 static bool
 runTransaction(bool (*step)(void *), void *argument, bool *result, char *error, int *sqlstate)
@@ -238,7 +239,7 @@ runTransaction(bool (*step)(void *), void *argument, bool *result, char *error, 
 		edata = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
-		length = pg_mbcliplen(edata->message, strlen(edata->message), QUEUE_ERROR_MAX - 1);
+		length = pg_mbcliplen(edata->message, strlen(edata->message), DIRECTORY_ERROR_MAX - 1);
 		memcpy(error, edata->message, length);
 		error[length] = '\0';
 		*sqlstate = edata->sqlerrcode;
@@ -337,7 +338,7 @@ learnFromFailure(const char *error, bool transient)
 	failures++;
 	refusals = transient ? 0 : refusals + 1;
 	MaintainForget();
-	QueueReport(WRITER_FAILING, error);
+	DirectoryReport(WRITER_FAILING, error);
 	if (!transient && (isolating || refusals > 1) && batch.quarantine_reason == NULL)
 	{
 		suspect_end = Max(suspect_end, batch.position);
@@ -379,7 +380,7 @@ limitsStep(void *unused)
 static void
 noticeLimits(void)
 {
-	char error[QUEUE_ERROR_MAX];
+	char error[DIRECTORY_ERROR_MAX];
 	int sqlstate;
 	bool unused;
 	int64 now;
@@ -404,7 +405,7 @@ noticeLimits(void)
 static bool
 writeNext(void)
 {
-	char error[QUEUE_ERROR_MAX];
+	char error[DIRECTORY_ERROR_MAX];
 	int sqlstate;
 	bool wanted;
 	bool unused;
@@ -439,7 +440,7 @@ writeNext(void)
 				(errmsg("apikeys writer put an event into quarantine: %s", batch.quarantine_reason),
 				 errhidestmt(true)));
 	if (failures > 0)
-		QueueReport(WRITER_RUNNING, NULL);
+		DirectoryReport(WRITER_RUNNING, NULL);
 	failures = refusals = 0;
 	poison_reason[0] = '\0';
 	more = batch.size > batch_limit / 2 || batch.position < suspect_end;
@@ -454,14 +455,14 @@ announceStep(void *unused)
 	if (!OidIsValid(get_extension_oid("apikeys", true)))
 		return false;
 	actAsOwner();
-	return BlockAnnounce();
+	return BlockRecord();
 }
 
 /* Puts on record which addresses were blocked; what fails is put off. */
 static void
 announceBlocks(int64 now)
 {
-	char error[QUEUE_ERROR_MAX];
+	char error[DIRECTORY_ERROR_MAX];
 	int sqlstate;
 	bool more;
 
@@ -469,7 +470,7 @@ announceBlocks(int64 now)
 		return;
 	if (runTransaction(announceStep, NULL, &more, error, &sqlstate))
 	{
-		BlockAnnounced(more);
+		BlockRecorded(more);
 		announce_failures = 0;
 	}
 	else
@@ -501,7 +502,7 @@ maintainStep(void *step)
 static const MaintainStep *
 maintainNext(const MaintainStep *step)
 {
-	char error[QUEUE_ERROR_MAX];
+	char error[DIRECTORY_ERROR_MAX];
 	int sqlstate;
 	bool more;
 
@@ -526,7 +527,7 @@ maintain(int64 now)
 {
 	if (maintain_step == NULL)
 	{
-		if (!QueueMaintainIsDue(now, &maintain_requests))
+		if (!DirectoryMaintenanceIsDue(now, &maintain_requests))
 			return false;
 		maintain_put_off = false;
 		maintain_step = MaintainSteps;
@@ -534,8 +535,8 @@ maintain(int64 now)
 	maintain_step = maintainNext(maintain_step);
 	if (maintain_step != NULL)
 		return true;
-	QueueMaintained(maintain_requests, maintain_put_off,
-					now + (maintain_put_off ? MAINTAIN_AGAIN_NS : MAINTAIN_NS));
+	DirectoryMaintenanceDone(maintain_requests, maintain_put_off,
+							 now + (maintain_put_off ? MAINTAIN_AGAIN_NS : MAINTAIN_NS));
 	return false;
 }
 
@@ -556,10 +557,10 @@ noticesStep(void *unused)
 static bool
 announceNotices(int64 now)
 {
-	char error[QUEUE_ERROR_MAX];
+	char error[DIRECTORY_ERROR_MAX];
 	int sqlstate;
 	bool more = false;
-	bool asked = QueueTakeNotices(MyDatabaseId);
+	bool asked = DirectoryTakeNotices(MyDatabaseId);
 
 	if (asked)
 		notices_asked_at = now;
@@ -592,7 +593,7 @@ expiringStep(void *unused)
 static bool
 findExpiring(int64 now)
 {
-	char error[QUEUE_ERROR_MAX];
+	char error[DIRECTORY_ERROR_MAX];
 	int sqlstate;
 	bool more = false;
 
@@ -703,9 +704,7 @@ takeSignals(void)
 static void
 nap(long timeout_ms)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms,
-					 PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
+	WaitNap(WAIT_WRITER_MAIN, timeout_ms);
 }
 
 /* Writes what comes, until there is no need of this writer any more. */
@@ -724,7 +723,7 @@ serve(void)
 		announceBlocks(now);
 		pgstat_report_stat(true);
 		now = ClockNow();
-		if (!QueueIsIdle() || QueueHasBackends() ||
+		if (!QueueIsIdle() || DirectoryHasBackends() ||
 			((maintain_step != NULL || hasNews()) && !stop_requested))
 			busy_at = now;
 		else if (stop_requested || now - busy_at > IDLE_END_NS)
@@ -743,8 +742,8 @@ serve(void)
 			nap(Min(ClockMillisecondsUntil(retry_at), WriterFlushInterval));
 		else if (!more && !QueueIsUrgent())
 		{
-			long idle_ms =
-				QueueHasBackends() ? WriterFlushInterval : Min(WriterFlushInterval, IDLE_NAP_MS);
+			long idle_ms = DirectoryHasBackends() ? WriterFlushInterval :
+													Min(WriterFlushInterval, IDLE_NAP_MS);
 
 			nap(stop_requested ? STOP_NAP_MS : idle_ms);
 		}
@@ -775,7 +774,7 @@ serveNotices(void)
 		 * Somebody has come to verify: while this process is here, there is no
 		 * other writer.
 		 */
-		if (QueueWriterBegin(MyDatabaseId))
+		if (DirectoryWriterBegin(MyDatabaseId))
 		{
 			serve();
 			return;
@@ -801,7 +800,7 @@ WriterMain(Datum database)
 	begin(DatumGetObjectId(database));
 	RegisterXactCallback(endTransaction, NULL);
 	buffer = MemoryContextAllocHuge(TopMemoryContext, BATCH_BYTES);
-	if (QueueWriterBegin(DatumGetObjectId(database)))
+	if (DirectoryWriterBegin(DatumGetObjectId(database)))
 		serve();
 	else
 		serveNotices();

@@ -91,13 +91,13 @@ pass('a database where notices were made is dropped');
 # With a queue, more at once than one transaction announces.
 $listener = listener('postgres');
 is(verdict_code($node, 'key-1'), 'valid', 'a request');
-query('postgres', q{SELECT count(apikeys.add_notice('many', NULL, NULL, '{}')) FROM generate_series(1, 2500)});
+query('postgres', q{SELECT count(apikeys_internal.add_notice('many', NULL, NULL, '{}')) FROM generate_series(1, 2500)});
 is(heard($listener, 2500), join(' ', ('many') x 2500), 'many notices are announced, each once');
 
 # Who listens and does not read stalls nobody, and hears all in the end.
 my $stalled = listener('postgres');
 $stalled->query_safe('BEGIN');
-query('postgres', q{SELECT apikeys.add_notice('one', NULL, NULL, '{}')});
+query('postgres', q{SELECT apikeys_internal.add_notice('one', NULL, NULL, '{}')});
 is(heard($listener, 1), 'one', 'a stalled listener: others hear');
 is(verdict_code($node, 'key-1'), 'valid', 'a stalled listener: a request');
 is(query('postgres', 'SELECT apikeys.flush()'), 't', 'a stalled listener: it is written');
@@ -108,13 +108,13 @@ $stalled->quit;
 # not from writing.
 my $log = -s $node->logfile;
 set_conf($node, q{synchronous_standby_names = 'nope'}, q{SELECT current_setting('synchronous_standby_names') = 'nope'}, 'a standby is missing');
-query('postgres', q{SET synchronous_commit = off; SELECT apikeys.add_notice('two', NULL, NULL, '{}')});
+query('postgres', q{SET synchronous_commit = off; SELECT apikeys_internal.add_notice('two', NULL, NULL, '{}')});
 is(heard($listener, 1), 'two', 'missing standby: a notice is announced');
 my $waiting = $node->background_psql('postgres');
 my $pid = $waiting->query_safe('SELECT pg_backend_pid()');
 $waiting->query_until(qr/^asked$/m, "\\echo asked\nBEGIN; CREATE TABLE written (); NOTIFY other; COMMIT;\n");
 until_true($node, "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $pid", 'a NOTIFY waits for the standby');
-query('postgres', q{SET synchronous_commit = off; SELECT apikeys.add_notice('three', NULL, NULL, '{}')});
+query('postgres', q{SET synchronous_commit = off; SELECT apikeys_internal.add_notice('three', NULL, NULL, '{}')});
 foreach (1 .. 600)
 {
     last if slurp_file($node->logfile, $log) =~ /apikeys notices were put off: canceling statement due to lock timeout/;
@@ -131,7 +131,7 @@ $waiting->quit;
 # Without a writer they wait, over a crash, too.
 set_conf($node, 'apikeys.writer_enabled = off', q{SELECT current_setting('apikeys.writer_enabled') = 'off'}, 'the writer is off');
 until_true($node, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'apikeys writer')}, 'and gone');
-query('postgres', q{SELECT apikeys.add_notice('four', NULL, NULL, '{}')});
+query('postgres', q{SELECT apikeys_internal.add_notice('four', NULL, NULL, '{}')});
 $listener->quit;
 $node->stop('immediate');
 $node->start;

@@ -1,4 +1,5 @@
-# The documents are true: what README.md and docs/ say to type runs, and prints what they show; the lists of functions and settings are complete.
+# The documents are true: what README.md and docs/ say to type runs, and prints what they show; docs/reference.md describes all that there is
+# (scripts/lint looks at its verdicts, and at links).
 #
 # Each ```sql block of a document is run, one after the other, by one session of psql in a database of its own. A ```text block that
 # follows shows its output, errors included. A block with $1 is what a driver sends: in the end its statement is prepared. Compared are
@@ -9,6 +10,7 @@ use warnings;
 use Cwd qw(abs_path);
 use File::Basename;
 use IPC::Run;
+use List::Util qw(uniq);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -16,7 +18,7 @@ use Test::More;
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(extra => [ '--encoding', 'UTF8', '--locale', 'C.UTF-8' ]);
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\napikeys.max_databases = 8\ntimezone = 'UTC'");
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'apikeys'\napikeys.max_databases = 16\ntimezone = 'UTC'");
 $node->start;
 
 sub masked
@@ -29,6 +31,7 @@ sub masked
         s/\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b/UUID/g;
         s/\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+\d\d\b/TIME/g;
         s/\b\d\d+:\d\d:\d\d(\.\d+)?\b/INTERVAL/g;
+        s/\bt=\d+/t=SECONDS/g;
         s/([ -])\1+/$1/g;
         s/ +$//mg;
         s/\n+\z/\n/;
@@ -73,6 +76,7 @@ sub run_blocks
     }
 }
 
+my @databases;
 foreach my $path ("$top/README.md", sort glob "$top/docs/*.md")
 {
     my $name = basename($path);
@@ -83,6 +87,7 @@ foreach my $path ("$top/README.md", sort glob "$top/docs/*.md")
     $node->safe_psql('postgres', "CREATE DATABASE $database");
     $node->safe_psql($database, 'CREATE EXTENSION apikeys') if $name ne 'README.md';
 
+    push @databases, $database;
     run_blocks($database, @blocks);
     foreach my $block (@blocks)
     {
@@ -111,25 +116,67 @@ foreach my $path ("$top/README.md", sort glob "$top/docs/*.md")
     append_to_file("$PostgreSQL::Test::Utils::log_path/$name", $document);
 }
 
-# Every function that is meant to be called, and every setting with its default and context, stands in README.md, and no other.
-my $readme = slurp_file("$top/README.md");
+# docs/reference.md describes what is there, and nothing else: its parts by their headings.
+my $reference = slurp_file("$top/docs/reference.md");
+my %section = $reference =~ /^## (\N+)\n(.*?)(?=^## |\z)/msg;
+
+# first_cells SECTION: what stands as code in the first cells of the tables there, a name each.
+sub first_cells
+{
+    return join "\n", sort map { /`(\w+)`/g } $section{ $_[0] } =~ /^\| (`[^|]*)/mg;
+}
+
+# Functions: signature, and the roles that may call it.
 my $functions = $node->safe_psql('readme_md', q{
-    SELECT DISTINCT p.proname FROM pg_proc AS p
-    JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-        AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'apikeys')
-    JOIN (SELECT unnest(ARRAY['apikeys_verifier', 'apikeys_manager', 'apikeys_admin', 'apikeys_auditor'])) AS r (role)
-        ON has_function_privilege(r.role, p.oid, 'EXECUTE')
-    WHERE NOT EXISTS (SELECT FROM pg_type AS t WHERE p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend))
+    SELECT format('%s(%s%s) %s%s: %s', p.proname,
+        (SELECT string_agg(p.proargnames[i], ', ') FROM generate_series(1, p.pronargs - p.pronargdefaults) AS i),
+        (SELECT ' [, ' || string_agg(p.proargnames[i], ', ') || ']' FROM generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) AS i),
+        CASE WHEN p.proretset THEN 'setof ' END,
+        coalesce(
+            (SELECT '(' || string_agg(a.name, ', ' ORDER BY a.i) || ')'
+             FROM unnest(p.proargnames, p.proargmodes) WITH ORDINALITY AS a (name, mode, i) WHERE a.mode IN ('o', 't')),
+            replace(format_type(p.prorettype, NULL), 'apikeys.', '')),
+        string_agg(r.role, ', ' ORDER BY r.i))
+    FROM pg_proc AS p
+    JOIN unnest(ARRAY['verifier', 'manager', 'admin', 'auditor']) WITH ORDINALITY AS r (role, i)
+        ON has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')
+    WHERE p.pronamespace = 'apikeys'::regnamespace
+      AND NOT EXISTS (SELECT FROM pg_type AS t WHERE p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend))
       AND NOT EXISTS (SELECT FROM pg_operator AS o WHERE o.oprcode = p.oid AND o.oprname <> '->')
       AND NOT EXISTS (SELECT FROM pg_amproc AS a WHERE a.amproc = p.oid)
       AND NOT EXISTS (SELECT FROM pg_cast AS c WHERE c.castfunc = p.oid)
       -- What views, policies and constraints call for the one who uses them.
-      AND p.proname NOT IN ('managed_accounts', 'key_state', 'key_used', 'wall_clock', 'domains_are_valid', 'prefix_is_valid', 'lifetimes_are_valid',
+      AND p.proname NOT IN ('managed_accounts', 'key_state', 'key_used', 'wall_clock', 'domains_are_valid', 'hash_rule_is_known', 'prefix_is_valid', 'lifetimes_are_valid',
           'lifetime_is_offered', 'longest_lifetime', 'has_text', 'automatic_blocks')
-    ORDER BY 1});
-my ($reference) = $readme =~ /^### Functions\n(.*?)^### /ms;
-my %documented = map { $_ => 1 } map { /`(\w+)\(/g } map { (split /\|/)[1] // '' } split /\n/, $reference;
-is(join("\n", sort keys %documented), $functions, 'README.md documents the functions that roles may call');
+    GROUP BY p.oid});
+is_deeply([ sort map { s/` \xc2\xb7 /: /r =~ s/ \xe2\x86\x92 / /r } $section{Functions} =~ /^`(\w+\(\N+)/mg ], [ sort split /\n/, $functions ],
+    'docs/reference.md has the signatures of the functions that roles may call, and the roles');
+is(join("\n", $section{Functions} =~ /^#### (\w+)$/mg), join("\n", uniq($section{Functions} =~ /^`(\w+)\(/mg)), 'each function has a heading');
+
+is(first_cells('Tables and views'), $node->safe_psql('readme_md', q{
+    SELECT name FROM (
+        SELECT relname AS name FROM pg_class WHERE relnamespace = 'apikeys'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition
+        UNION ALL SELECT attname FROM pg_attribute WHERE attrelid = 'apikeys.audit_log'::regclass AND attnum > 0 AND attname <> 'id') AS names
+    ORDER BY name}), 'docs/reference.md describes the tables and views, and the columns of the audit log');
+is(first_cells('Roles'), $node->safe_psql('readme_md', q{SELECT rolname FROM pg_roles WHERE rolname ~ '^apikeys_' ORDER BY 1}),
+    'docs/reference.md describes the roles');
+is(first_cells('Types'), $node->safe_psql('readme_md', q{
+    SELECT typname FROM pg_type LEFT JOIN pg_class ON pg_class.oid = typrelid
+    WHERE typnamespace = 'apikeys'::regnamespace AND typelem = 0 AND (relkind IS NULL OR relkind = 'c') ORDER BY 1}),
+    'docs/reference.md describes the types');
+my @verdicts = $section{Types} =~ /^\| `verdict` \| (\N*)/m;
+is(join(', ', map { /`(\w+)`/g } @verdicts), $node->safe_psql('readme_md', q{
+    SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'apikeys.verdict'::regclass AND attnum > 0 AND NOT attisdropped}),
+    'docs/reference.md describes the columns of a verdict');
+
+# Kinds of notices: those that the comment names, and whatever the documents above brought about.
+my ($kinds) = $section{Notices} =~ /^\| kind \N*\n(.*?)^\n/ms;
+my $noticed = join "\n", sort map { /`(\w+)`/g } $kinds =~ /^\| (`[^|]*)/mg;
+my $comment = $node->safe_psql('readme_md', q{
+    SELECT col_description(attrelid, attnum) FROM pg_attribute WHERE attrelid = 'apikeys.notice_list'::regclass AND attname = 'kind'});
+is(join("\n", grep { $comment =~ /\b\Q$_\E\b/ } split /\n/, $noticed), $noticed, 'the kinds of notices in docs/reference.md are in the comment');
+my $happened = join ' ', map { $node->safe_psql($_, q{SELECT DISTINCT kind FROM apikeys.notice}) } @databases;
+is(join(' ', grep { my $kind = $_; !grep { $_ eq $kind } split /\n/, $noticed } split ' ', $happened), '', 'docs/reference.md has the kinds of notices that came');
 
 $node->adjust_conf('postgresql.conf', 'apikeys.max_databases', undef);
 $node->restart;
@@ -137,7 +184,7 @@ my $settings = $node->safe_psql('readme_md', q{
     SELECT format('| `%s` | `%s` | %s |', name, coalesce(nullif(current_setting(name), ''), quote_literal('')),
         CASE context WHEN 'postmaster' THEN 'restart' WHEN 'sighup' THEN 'reload' ELSE context END)
     FROM pg_settings WHERE name LIKE 'apikeys.%' ORDER BY name COLLATE "C"});
-is(join("\n", sort $readme =~ /^(\| `apikeys\.\w+` \| `[^`]+` \| \w+ \|)/mg), $settings, 'README.md documents the settings');
+is(join("\n", sort $section{Settings} =~ /^(\| `apikeys\.\w+` \| `[^`]+` \| \w+ \|)/mg), $settings, 'docs/reference.md describes the settings');
 
 $node->stop;
 done_testing();

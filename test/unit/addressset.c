@@ -91,12 +91,12 @@ blocks(void)
 	CHECK_INT(entry->failures, 20);
 	CHECK_INT(entry->blocked_at, START + MINUTE);
 	CHECK_INT(entry->blocked_until, START + 16 * MINUTE);
-	entry->announced = true;
+	entry->recorded = true;
 	CHECK_INT(fail(1, 50, START + 16 * MINUTE - 1), ADDRESS_WAS_BLOCKED);
 	/* The block is over, and by then nothing is left in the window. */
 	CHECK_INT(fail(1, 19, START + 16 * MINUTE), ADDRESS_COUNTED);
 	CHECK_INT(fail(1, 1, START + 16 * MINUTE), ADDRESS_BLOCKED_NOW);
-	CHECK(!entry->announced);
+	CHECK(!entry->recorded);
 
 	/* Removed, it is forgotten. */
 	AddressSetRemove(&set, entry);

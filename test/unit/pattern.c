@@ -14,6 +14,7 @@
 	LABEL63 "." LABEL63 "." LABEL63 "." \
 			"abcdefghijklmnopqrstuvwxyz0123456789-abcdefghijklmnopqrstuvwx"
 
+/* Long: a table of cases. */
 static void
 testOrigins(void)
 {
