@@ -67,6 +67,8 @@ SQL_PARTS = \
 	src/sql/audit.sql \
 	src/sql/account.sql \
 	src/sql/notice.sql \
+	src/sql/keylist.sql \
+	src/sql/planrule.sql \
 	src/sql/key.sql \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \

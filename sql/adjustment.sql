@@ -62,7 +62,7 @@ SELECT * FROM apikeys.check_ledger();
 -- Grants
 --
 SELECT subject, limit_window, units, until, counts_from, reason FROM apikeys.grant_units(id('both'), 'day', 3, '2033-03-06 12:00Z', 'launch day');
-SELECT "check", passed, left(detail, 17) AS detail FROM apikeys.explain_key(id('both'), cost => 3) WHERE "check" ~ '^key limit';
+SELECT check_name, passed, left(detail, 17) AS detail FROM apikeys.explain_key(id('both'), cost => 3) WHERE check_name ~ '^key limit';
 SELECT used('both'), ask('both', 3), ask('both');
 -- They add up, and end one by one; what was used beyond the cap counts.
 SELECT units FROM apikeys.grant_units(id('both'), 'day', 10, '2033-03-06 11:00Z');

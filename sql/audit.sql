@@ -129,7 +129,7 @@ UPDATE apikeys.tier SET description = 'replicated';
 RESET session_replication_role;
 SELECT count(*) FROM apikeys.audit_log, seen WHERE audit_log.id > seen.id AND object = 'tier';
 SELECT f.code FROM pg_temp.failure($$SET ROLE regress_clerk; DELETE FROM apikeys.audit_log$$) AS f;
-SELECT f.code FROM pg_temp.failure($$SET ROLE regress_clerk; SELECT apikeys.audit('x', 'x', 'x', NULL, NULL, NULL)$$) AS f;
+SELECT f.code FROM pg_temp.failure($$SET ROLE regress_clerk; SELECT apikeys_internal.audit('x', 'x', 'x', NULL, NULL, NULL)$$) AS f;
 SELECT f.code FROM pg_temp.failure($$SET ROLE regress_clerk; INSERT INTO apikeys.audit_log (action, object, object_id) VALUES ('x', 'x', 'x')$$) AS f;
 
 DROP ROLE regress_clerk;

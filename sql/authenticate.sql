@@ -81,14 +81,14 @@ SELECT apikeys.error_body(apikeys.authenticate('unknown')), apikeys.error_body(a
 SELECT * FROM apikeys.explain_key(11);
 SET timezone = 'UTC';
 SELECT * FROM apikeys.explain_key(14);
-SELECT "check", passed, code, detail FROM apikeys.explain_key(12) WHERE "check" = 'suspended';
-SELECT "check", passed, code, detail FROM apikeys.explain_key(16, ip => '11.0.0.1') WHERE "check" = 'address';
-SELECT "check", passed, code, detail FROM apikeys.explain_key(17, origin => 'https://evil.example') WHERE "check" = 'domain';
-SELECT "check", passed, code, detail FROM apikeys.explain_key(18, product => 'routes') WHERE "check" = 'product';
-SELECT "check", passed, code, detail FROM apikeys.explain_key(19, scopes => '{write}') WHERE "check" = 'scopes';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(12) WHERE check_name = 'suspended';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(16, ip => '11.0.0.1') WHERE check_name = 'address';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(17, origin => 'https://evil.example') WHERE check_name = 'domain';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(18, product => 'routes') WHERE check_name = 'product';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(19, scopes => '{write}') WHERE check_name = 'scopes';
 -- Limits come last; this key was never used.
 UPDATE apikeys.key SET limits = '6/day, 5/total' WHERE key_id = 20;
-SELECT cost, "check", passed, code, detail FROM unnest('{0,5,6}'::int[]) AS t(cost), apikeys.explain_key(20, cost => cost) WHERE "check" LIKE '%limit%';
+SELECT cost, check_name, passed, code, detail FROM unnest('{0,5,6}'::int[]) AS t(cost), apikeys.explain_key(20, cost => cost) WHERE check_name LIKE '%limit%';
 
 -- Errors.
 SELECT f.code, f.message FROM (VALUES

@@ -51,8 +51,8 @@ SELECT pg_temp.ask('good', '2001:db8:0:1:ffff::'), pg_temp.ask('good', '2001:db8
 SELECT network, automatic, reason, lasts, failures FROM pg_temp.blocked;
 
 -- explain_key shows it first, and counts nothing.
-SELECT ip, e."check", e.passed, e.code, regexp_replace(e.detail, '\d{4}-\d\d-.*', 'TIME') AS detail
-FROM unnest('{192.0.2.1,192.0.2.2,NULL}'::inet[]) AS a(ip), apikeys.explain_key(1, ip => ip) WITH ORDINALITY AS e("check", passed, code, detail, n) WHERE n <= 2;
+SELECT ip, e.check_name, e.passed, e.code, regexp_replace(e.detail, '\d{4}-\d\d-.*', 'TIME') AS detail
+FROM unnest('{192.0.2.1,192.0.2.2,NULL}'::inet[]) AS a(ip), apikeys.explain_key(1, ip => ip) WITH ORDINALITY AS e(check_name, passed, code, detail, n) WHERE n <= 2;
 
 -- The block ends by itself, and the window slides.
 SELECT pg_temp.ask('no key', '192.0.2.6', 19);
@@ -83,8 +83,8 @@ SELECT network FROM apikeys.block_address('::ffff:203.0.113.9', 'one');
 SELECT * FROM pg_temp.blocked;
 SELECT pg_temp.ask('good', '198.51.100.1'), pg_temp.ask('good', '198.51.101.1'), pg_temp.ask('good', '2001:db8:9:8::7'), pg_temp.ask('good', '::ffff:203.0.113.9'), pg_temp.ask('good', '203.0.113.8');
 SELECT status, code, message FROM apikeys.authenticate('good', ip => '198.51.100.1');
-SELECT e."check", e.passed, e.code, regexp_replace(e.detail, '\d{4}-\d\d-.*', 'TIME') AS detail
-FROM unnest('{198.51.100.1,2001:db8:9::}'::inet[]) AS a(ip), apikeys.explain_key(1, ip => ip) WITH ORDINALITY AS e("check", passed, code, detail, n) WHERE n = 1;
+SELECT e.check_name, e.passed, e.code, regexp_replace(e.detail, '\d{4}-\d\d-.*', 'TIME') AS detail
+FROM unnest('{198.51.100.1,2001:db8:9::}'::inet[]) AS a(ip), apikeys.explain_key(1, ip => ip) WITH ORDINALITY AS e(check_name, passed, code, detail, n) WHERE n = 1;
 -- Blocked again: what is new holds. Wider and narrower networks are their own.
 SELECT network, reason, until - since AS lasts FROM apikeys.block_address('198.51.100.0/24', 'scans again', '2 hours');
 SELECT network FROM apikeys.block_address('198.51.100.128/25', 'one half');

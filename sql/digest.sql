@@ -1,5 +1,5 @@
 -- The type digest: hexadecimal and binary forms, casts, order, hashing.
-SET search_path = apikeys, pg_catalog;
+SET search_path = apikeys, apikeys_internal, pg_catalog;
 
 SELECT 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'::digest AS lower,
        'BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD'::digest AS upper;

@@ -94,10 +94,10 @@ SELECT name, active FROM apikeys.erase_account_data('u1');
 SELECT pg_temp.found_in('zoenova') = :'before' AS kept;
 -- What the audit log lets pass is only this.
 SELECT f.code FROM (VALUES
-    (1, $$UPDATE apikeys.audit_log SET old = NULL, new = NULL$$), (2, $$UPDATE apikeys.audit_log SET new = apikeys.erased(new), actor = 'x'$$),
+    (1, $$UPDATE apikeys.audit_log SET old = NULL, new = NULL$$), (2, $$UPDATE apikeys.audit_log SET new = apikeys_internal.erased_row(new), actor = 'x'$$),
     (3, $$UPDATE apikeys.audit_log SET new = new || '{"note": "x"}'$$), (4, $$UPDATE apikeys.audit_log SET new = new - 'active'$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
-SELECT apikeys.erased('{"alias": "x", "note": null, "active": true, "account_id": 5}'), apikeys.erased('{}'), apikeys.erased(NULL);
+SELECT apikeys_internal.erased_row('{"alias": "x", "note": null, "active": true, "account_id": 5}'), apikeys_internal.erased_row('{}'), apikeys_internal.erased_row(NULL);
 SELECT name, active FROM apikeys.erase_account_data('u2');
 SELECT pg_temp.found_in('zoenova');
 -- An alias that is another key's number.

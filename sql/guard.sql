@@ -92,16 +92,16 @@ UPDATE apikeys.key SET key_id = key_id, account_id = account_id, created_at = cr
 UPDATE apikeys.account SET name = name, display_name = 'Alice' WHERE name = 'alice' RETURNING account_id, name, display_name;
 
 -- The triggers' functions are nothing else.
-SELECT apikeys.guard_delete();
-SELECT apikeys.rules_changed();
+SELECT apikeys_internal.guard_delete();
+SELECT apikeys_internal.rules_changed();
 \echo :LAST_ERROR_SQLSTATE
 CREATE TEMP TABLE other (key_id bigint);
-CREATE TRIGGER misused_delete BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION apikeys.guard_delete();
+CREATE TRIGGER misused_delete BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION apikeys_internal.guard_delete();
 INSERT INTO other VALUES (1);
 \echo :LAST_ERROR_SQLSTATE
-CREATE TRIGGER misused_truncate BEFORE DELETE ON other FOR EACH STATEMENT EXECUTE FUNCTION apikeys.guard_truncate();
+CREATE TRIGGER misused_truncate BEFORE DELETE ON other FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.guard_truncate();
 DELETE FROM other;
-CREATE TRIGGER misused_change BEFORE UPDATE ON other FOR EACH STATEMENT EXECUTE FUNCTION apikeys.guard_change();
+CREATE TRIGGER misused_change BEFORE UPDATE ON other FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.guard_change();
 UPDATE other SET key_id = 1;
 DROP TABLE other;
 

@@ -118,7 +118,7 @@ SELECT f.code, f.message, f.detail, f.hint FROM (VALUES
     (15, $$SELECT apikeys.import_key('acme', 'ak_' || repeat('A', 36))$$),
     (16, $$SELECT apikeys.import_key('acme', 'unheard_of_' || repeat('A', 36))$$),
     (17, $$SELECT apikeys.import_key('acme', 'fresh', hint => 'the fresh one')$$),
-    (18, $$SELECT apikeys.digest_of('fresh', 'md5')$$)
+    (18, $$SELECT apikeys_internal.digest_of('fresh', 'md5')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT count(*) FROM apikeys.import_key('acme', repeat('x', 512));
 SELECT hint FROM apikeys.import_key('acme', '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', prefix => 'ghp');
@@ -158,7 +158,7 @@ SELECT prefix, hint ~ '^ak_…[0-9A-Za-z]{4}$' AS hint, hash_rule FROM apikeys.k
 SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id, lifetime => '90 days');
 SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id);
 SET TimeZone = 'Europe/Berlin';
-SELECT extract(epoch FROM apikeys.seconds_after('2026-03-28 12:00', '2 days') - '2026-03-28 12:00') AS seconds, apikeys.seconds_after('2026-03-28 12:00', '2 days') AS at;
+SELECT extract(epoch FROM apikeys_internal.seconds_after('2026-03-28 12:00', '2 days') - '2026-03-28 12:00') AS seconds, apikeys_internal.seconds_after('2026-03-28 12:00', '2 days') AS at;
 RESET TimeZone;
 -- What is inactive, suspended or expired stays so.
 SELECT state FROM apikeys.deactivate_key(:key_id);

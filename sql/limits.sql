@@ -1,5 +1,5 @@
 -- The type limits: text, binary and JSON, equality, hashing, parts.
-SET search_path = apikeys, pg_catalog;
+SET search_path = apikeys, apikeys_internal, pg_catalog;
 
 -- What a text is read as, or why it is refused.
 CREATE FUNCTION pg_temp.read(input text) RETURNS text LANGUAGE plpgsql AS $$
@@ -9,6 +9,16 @@ EXCEPTION
     WHEN OTHERS THEN RETURN SQLSTATE || ' ' || SQLERRM;
 END
 $$;
+
+-- What is refused names what is possible; so does the function that reads one cap, whatever the search_path.
+SELECT '3/min'::apikeys.limits;
+SELECT '3/1 week'::apikeys.limits;
+SELECT '1_000/day'::apikeys.limits;
+SELECT '{"24h": 3}'::jsonb::apikeys.limits;
+SELECT apikeys.limits_cap('3/day', 'days');
+SET search_path = pg_catalog;
+SELECT apikeys.limits_cap('3/day', '24 hours');
+SET search_path = apikeys, pg_catalog;
 
 -- Canonical form: sorted by window, total last, windows in their shortest name.
 SELECT '>' || input || '<' AS input, '>' || pg_temp.read(input) || '<' AS output

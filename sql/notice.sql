@@ -88,30 +88,30 @@ SELECT key_id AS later FROM apikeys.create_key('acme', 'later', lifetime => '8 d
 SELECT key_id AS idle FROM apikeys.create_key('acme', 'idle', lifetime => '6 days') \gset
 SELECT alias FROM apikeys.deactivate_key(:idle);
 SELECT FROM pg_temp.news();
-SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT kind, alias, details - '{hint,expires_at}'::text[] AS details FROM pg_temp.news();
-SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT * FROM pg_temp.news();
 -- Extended, it expires another time; switched on again; later; when it has expired.
 UPDATE apikeys.key SET expires_at = expires_at + interval '1 day' WHERE key_id = :soon;
 SELECT alias FROM apikeys.activate_key(:idle);
 SELECT FROM pg_temp.news();
-SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT kind, alias FROM pg_temp.news();
 SET apikeys.debug_clock_offset = 172800;
-SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT kind, alias FROM pg_temp.news();
 SELECT alias FROM apikeys.suspend_key(:soon, 'unpaid');
 UPDATE apikeys.key SET expires_at = expires_at - interval '1 minute' WHERE key_id IN (:soon, :idle);
 SELECT FROM pg_temp.news();
-SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT kind, alias FROM pg_temp.news();
 SET apikeys.debug_clock_offset = 864000;
-SELECT e.seen FROM apikeys.notice_expiring('-infinity', 0, 1000) AS e;
+SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 RESET apikeys.debug_clock_offset;
 -- In steps, one after the other.
 SELECT s.seen, s.after_id = :soon AS at_soon, n.seen AS next, n.after_id = :idle AS at_idle, e.seen AS rest
-FROM apikeys.notice_expiring('-infinity', 0, 1) AS s, apikeys.notice_expiring(s.after_expiry, s.after_id, 1) AS n, apikeys.notice_expiring(n.after_expiry, n.after_id, 1) AS e;
+FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1) AS s, apikeys_internal.add_expiry_notices(s.after_expiry, s.after_id, 1) AS n, apikeys_internal.add_expiry_notices(n.after_expiry, n.after_id, 1) AS e;
 -- A key that is gone leaves no mark.
 SELECT count(*) FROM apikeys.notice_mark WHERE subject_id = :later;
 SELECT alias FROM apikeys.delete_key(:later);
@@ -121,7 +121,7 @@ COMMIT;
 
 -- Limits: once within the window and the hour, again for another cap; those without end once for each cap.
 CREATE FUNCTION pg_temp.mark(subject "char", limit_window text, seconds bigint, cap bigint, reached boolean, at timestamptz) RETURNS void LANGUAGE sql AS $$
-    SELECT apikeys.add_limit_notice(subject, (SELECT account_id FROM apikeys.account WHERE name = 'acme'), apikeys.find_key('acme', 'other'), limit_window, seconds, cap, cap - 1, reached, at)
+    SELECT apikeys_internal.add_limit_notice(subject, (SELECT account_id FROM apikeys.account WHERE name = 'acme'), apikeys.find_key('acme', 'other'), limit_window, seconds, cap, cap - 1, reached, at)
 $$;
 SELECT FROM (VALUES
     (1, 'k'::"char", 'day', 86400, 10, false, '2026-01-01 00:00+00'::timestamptz), (2, 'k', 'day', 86400, 10, false, '2026-01-01 23:59+00'), (3, 'k', 'day', 86400, 10, true, '2026-01-01 23:59+00'),
@@ -137,7 +137,7 @@ BEGIN;
 UPDATE apikeys.notice SET sent_at = now() - CASE WHEN kind LIKE 'limit%' THEN interval '721 hours' ELSE interval '719 hours' END WHERE kind <> 'created';
 UPDATE apikeys.notice SET sent_at = NULL WHERE kind = 'created';
 SELECT count(*) AS due FROM apikeys.notice WHERE kind LIKE 'limit%';
-SELECT apikeys.drop_notices(30, 3), apikeys.drop_notices(30, 1000), apikeys.drop_notices(30, 1000);
+SELECT apikeys_internal.delete_notices(30, 3), apikeys_internal.delete_notices(30, 1000), apikeys_internal.delete_notices(30, 1000);
 SELECT count(*) FILTER (WHERE kind LIKE 'limit%') AS due, count(*) FILTER (WHERE sent_at IS NULL) > 0 AS unsent, count(*) FILTER (WHERE sent_at IS NOT NULL) > 0 AS recent FROM apikeys.notice;
 ROLLBACK;
 
@@ -155,14 +155,14 @@ CREATE ROLE regress_owner IN ROLE apikeys_manager;
 CREATE ROLE regress_admin IN ROLE apikeys_admin;
 CREATE ROLE regress_auditor IN ROLE apikeys_auditor;
 INSERT INTO apikeys.member SELECT 'regress_owner', account_id FROM apikeys.account WHERE name = 'rival';
-SELECT apikeys.add_notice('address_blocked', NULL, NULL, '{"ip": "192.0.2.7", "until": null}');
+SELECT apikeys_internal.add_notice('address_blocked', NULL, NULL, '{"ip": "192.0.2.7", "until": null}');
 SET SESSION AUTHORIZATION regress_owner;
 SELECT kind, account, alias, details - 'hint' AS details FROM apikeys.notice_list;
 SELECT f.* FROM (VALUES
-    (1, 'SELECT FROM apikeys.notice'), (2, 'DELETE FROM apikeys.notice_list'), (3, $$SELECT apikeys.add_notice('created', 1, 1, '{}')$$),
-    (4, 'SELECT apikeys.announce_notices(1)'), (5, 'SELECT apikeys.wake_notices()'), (6, 'UPDATE apikeys.notice SET sent_at = NULL'),
-    (7, $$INSERT INTO apikeys.notice (kind) VALUES ('created')$$), (8, 'SELECT FROM apikeys.notice_mark'), (9, $$SELECT apikeys.notice_expiring('-infinity', 0, 1)$$),
-    (10, 'SELECT apikeys.drop_notices(0, 1)')
+    (1, 'SELECT FROM apikeys.notice'), (2, 'DELETE FROM apikeys.notice_list'), (3, $$SELECT apikeys_internal.add_notice('created', 1, 1, '{}')$$),
+    (4, 'SELECT apikeys_internal.announce_notices(1)'), (5, 'SELECT apikeys_internal.wake_notices()'), (6, 'UPDATE apikeys.notice SET sent_at = NULL'),
+    (7, $$INSERT INTO apikeys.notice (kind) VALUES ('created')$$), (8, 'SELECT FROM apikeys.notice_mark'), (9, $$SELECT apikeys_internal.add_expiry_notices('-infinity', 0, 1)$$),
+    (10, 'SELECT apikeys_internal.delete_notices(0, 1)')
 ) AS t (n, statement), pg_temp.failure(t.statement) AS f ORDER BY t.n;
 RESET SESSION AUTHORIZATION;
 SET SESSION AUTHORIZATION regress_admin;

@@ -36,17 +36,23 @@ ORDER BY r.relname COLLATE "C", a.attname COLLATE "C";
 SELECT c.relname, r.role FROM pg_class AS c, (VALUES ('regress_verifier'), ('regress_manager'), ('regress_admin'), ('regress_auditor'), ('regress_nobody')) AS r(role)
 WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind = 'S' AND has_sequence_privilege(r.role, c.oid, 'USAGE, SELECT, UPDATE');
 
--- Functions.
+-- Functions: those of apikeys, without the name of the schema, and those of apikeys_internal.
 SELECT replace(p.oid::regprocedure::text, 'apikeys.', '') COLLATE "C" AS function,
        CASE WHEN has_function_privilege('regress_verifier', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS verifier,
        CASE WHEN has_function_privilege('regress_manager', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS manager,
        CASE WHEN has_function_privilege('regress_admin', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS admin,
        CASE WHEN has_function_privilege('regress_auditor', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS auditor,
        CASE WHEN has_function_privilege('regress_nobody', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS nobody
-FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace ORDER BY 1;
+FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace) ORDER BY 1;
 
--- The schema and its types.
+-- Each function of apikeys is for somebody to call.
+SELECT p.oid::regprocedure AS for_nobody FROM pg_proc AS p
+WHERE p.pronamespace = 'apikeys'::regnamespace AND NOT EXISTS (
+    SELECT FROM unnest('{apikeys_verifier,apikeys_manager,apikeys_admin,apikeys_auditor}'::text[]) AS r (role) WHERE has_function_privilege(r.role, p.oid, 'EXECUTE'));
+
+-- The schemas, and the types.
 SELECT r.role, has_schema_privilege(r.role, 'apikeys', 'USAGE') AS usage, has_schema_privilege(r.role, 'apikeys', 'CREATE') AS make,
+       has_schema_privilege(r.role, 'apikeys_internal', 'USAGE, CREATE') AS internal,
        (SELECT string_agg(t.typname, ' ' ORDER BY t.typname COLLATE "C") FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid
         WHERE t.typnamespace = 'apikeys'::regnamespace AND t.typelem = 0 AND coalesce(c.relkind, 'c') = 'c' AND has_type_privilege(r.role, t.oid, 'USAGE')) AS types
 FROM (VALUES (1, 'regress_verifier'), (2, 'regress_manager'), (3, 'regress_admin'), (4, 'regress_auditor'), (5, 'regress_nobody')) AS r(n, role) ORDER BY n;
@@ -54,8 +60,8 @@ FROM (VALUES (1, 'regress_verifier'), (2, 'regress_manager'), (3, 'regress_admin
 -- Nothing else is granted to anybody, and nobody may pass on what he has.
 SELECT g.object, a.grantee::regrole, a.privilege_type, a.is_grantable
 FROM (SELECT c.oid::regclass::text, c.relacl, c.relowner FROM pg_class AS c WHERE c.relnamespace = 'apikeys'::regnamespace
-      UNION ALL SELECT p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace
-      UNION ALL SELECT n.nspname, n.nspacl, n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'apikeys') AS g(object, acl, owner),
+      UNION ALL SELECT p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)
+      UNION ALL SELECT n.nspname, n.nspacl, n.nspowner FROM pg_namespace AS n WHERE n.nspname IN ('apikeys', 'apikeys_internal')) AS g(object, acl, owner),
      aclexplode(g.acl) AS a
 WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::regrole::text NOT IN ('apikeys_verifier', 'apikeys_manager', 'apikeys_admin', 'apikeys_auditor'));
 
@@ -64,7 +70,7 @@ WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::re
 --
 -- Functions with others' rights, or in a language that looks names up as it runs, must have their search_path set.
 SELECT p.oid::regprocedure AS path_not_set FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
-WHERE p.pronamespace = 'apikeys'::regnamespace AND (p.prosecdef OR l.lanname = 'plpgsql' OR l.lanname = 'sql' AND p.prosqlbody IS NULL)
+WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace) AND (p.prosecdef OR l.lanname = 'plpgsql' OR l.lanname = 'sql' AND p.prosqlbody IS NULL)
   AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
 -- Views must not let a function in a WHERE clause see the rows that they hide.
 SELECT relname AS no_barrier FROM pg_class WHERE relnamespace = 'apikeys'::regnamespace AND relkind = 'v' AND NOT coalesce('security_barrier=true' = ANY (reloptions), false);
@@ -74,7 +80,7 @@ WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p') AND h
   AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname IN ('account_id', 'key_id', 'subject_id'));
 -- Triggers, policies and rules of ours only.
 SELECT t.tgrelid::regclass, t.tgname FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_proc AS p ON p.oid = t.tgfoid
-WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND p.pronamespace <> 'apikeys'::regnamespace;
+WHERE c.relnamespace = 'apikeys'::regnamespace AND NOT t.tgisinternal AND p.pronamespace <> 'apikeys_internal'::regnamespace;
 
 --
 -- What each role meets
@@ -107,8 +113,8 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT apikeys.suspend_key(pg_temp.acme(), ''x'')'), ('SELECT apikeys.unsuspend_key(pg_temp.acme())'), ('SELECT apikeys.explain_key(pg_temp.acme())'),
     ('SELECT apikeys.explain_key(pg_temp.rival())'), ('SELECT apikeys.key_limits(pg_temp.acme())'), ('SELECT apikeys.key_limits(pg_temp.rival())'), ('SELECT apikeys.account_limits(''rival'')'),
     ('SELECT apikeys.authenticate(''x'')'), ('SELECT * FROM apikeys.address_block_list'), ('SELECT apikeys.block_address(''192.0.2.1'', ''x'')'),
-    ('SELECT apikeys.unblock_address(''192.0.2.1'')'), ('SELECT apikeys.lift_automatic_blocks(''192.0.2.1'')'), ('SELECT apikeys.announce_block(''192.0.2.1'', 1, now())'), ('INSERT INTO apikeys.address_block VALUES (''192.0.2.1'', NULL, ''x'')'), ('SELECT * FROM apikeys.address_block'), ('SELECT apikeys.draw_key(''ak'', ''acme'')'), ('SELECT apikeys.digest_of(''x'')'),
-    ('SELECT apikeys.add_account(''x'', ''default'', NULL, NULL, NULL, NULL)'),
+    ('SELECT apikeys.unblock_address(''192.0.2.1'')'), ('SELECT apikeys_internal.lift_automatic_blocks(''192.0.2.1'')'), ('SELECT apikeys_internal.record_block(''192.0.2.1'', 1, now())'), ('INSERT INTO apikeys.address_block VALUES (''192.0.2.1'', NULL, ''x'')'), ('SELECT * FROM apikeys.address_block'), ('SELECT apikeys_internal.draw_key(''ak'', ''acme'')'), ('SELECT apikeys_internal.digest_of(''x'')'),
+    ('SELECT apikeys_internal.add_account(''x'', ''default'', NULL, NULL, NULL, NULL)'),
     ('UPDATE apikeys.key SET alias = alias || ''!'''), ('UPDATE apikeys.key SET category = ''x'', allowed_domains = ''{a.example}'', allowed_ips = ''{10.0.0.0/8}'', metadata = ''{"a": 1}'''),
     ('UPDATE apikeys.key SET alias = ''x'' WHERE key_id = pg_temp.rival()'), ('UPDATE apikeys.key SET limits = ''9/day'''), ('UPDATE apikeys.key SET tier = ''gold'''),
     ('UPDATE apikeys.key SET active = true'), ('UPDATE apikeys.key SET expires_at = NULL'), ('UPDATE apikeys.key SET suspended_at = NULL, suspended_reason = NULL'),
@@ -125,10 +131,10 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT apikeys.grant_units(pg_temp.acme(), ''day'', 9, ''2999-01-01'')'), ('SELECT apikeys.grant_account_units(''acme'', ''day'', 9, ''2999-01-01'')'),
     ('INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, until) VALUES (''k'', 1, ''day'', 9, ''2999-01-01'')'),
     ('SELECT apikeys.approve_upgrade(pg_temp.upgrade())'), ('SELECT apikeys.decline_upgrade(pg_temp.upgrade(), ''no'')'), ('SELECT apikeys.ask_upgrade(pg_temp.upgrade(), ''why?'')'),
-    ('SELECT apikeys.withdraw_upgrade(pg_temp.upgrade())'), ('SELECT apikeys.close_upgrade(pg_temp.upgrade(), ''approved'', ''me'', NULL)'),
+    ('SELECT apikeys.withdraw_upgrade(pg_temp.upgrade())'), ('SELECT apikeys_internal.close_upgrade(pg_temp.upgrade(), ''approved'', ''me'', NULL)'),
     ('UPDATE apikeys.upgrade_request SET state = ''approved'''), ('INSERT INTO apikeys.upgrade_request (key_id, tier, motivation, due_at) VALUES (pg_temp.acme(), ''gold'', ''x'', now())'),
-    ('DELETE FROM apikeys.upgrade_rule'), ('SELECT apikeys.erase_account_data(''acme'')'), ('SELECT apikeys.add_notice(''x'', NULL, NULL, ''{}'')'), ('DELETE FROM apikeys.notice'),
-    ('SELECT nextval(''apikeys.key_number_seq'')'), ('CREATE TABLE apikeys.x ()'), ('CREATE TRIGGER x BEFORE DELETE ON apikeys.key EXECUTE FUNCTION apikeys.rules_changed()');
+    ('DELETE FROM apikeys.upgrade_rule'), ('SELECT apikeys.erase_account_data(''acme'')'), ('SELECT apikeys_internal.add_notice(''x'', NULL, NULL, ''{}'')'), ('DELETE FROM apikeys.notice'),
+    ('SELECT nextval(''apikeys.key_number_seq'')'), ('CREATE TABLE apikeys.x ()'), ('CREATE TRIGGER x BEFORE DELETE ON apikeys.key EXECUTE FUNCTION apikeys_internal.rules_changed()');
 
 -- Each attempt of each role, undone at once: the number of rows, or the SQLSTATE.
 CREATE TEMP TABLE outcome (role text, n int, result text);
@@ -226,7 +232,14 @@ CREATE FUNCTION pg_temp.peek(text) RETURNS boolean LANGUAGE plpgsql COST 0.0001 
 SELECT account, alias, products FROM apikeys.key_list WHERE pg_temp.peek(alias);
 SELECT alias FROM apikeys.key WHERE pg_temp.peek(alias);
 SELECT name FROM apikeys.account WHERE pg_temp.peek(name);
-SELECT apikeys.key_used(pg_temp.acme(), '5/day') AS ours, apikeys.key_used(pg_temp.rival(), '5/day') AS theirs;
+-- The function behind a column that managers read guards itself.
+RESET SESSION AUTHORIZATION;
+GRANT USAGE ON SCHEMA apikeys_internal TO regress_bound;
+SET SESSION AUTHORIZATION regress_bound;
+SELECT apikeys_internal.key_used(pg_temp.acme(), '5/day') AS ours, apikeys_internal.key_used(pg_temp.rival(), '5/day') AS theirs;
+RESET SESSION AUTHORIZATION;
+REVOKE USAGE ON SCHEMA apikeys_internal FROM regress_bound;
+SET SESSION AUTHORIZATION regress_bound;
 SELECT key_id = pg_temp.acme() AS ours FROM apikeys.key_product WHERE pg_temp.peek((key_id = pg_temp.rival())::text);
 SET ROLE apikeys_manager;
 SELECT account FROM apikeys.key_list;

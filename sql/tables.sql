@@ -36,6 +36,23 @@ WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p', 'v') 
   AND col_description(a.attrelid, a.attnum) IS NULL
 ORDER BY c.relname COLLATE "C", a.attnum;
 
+-- Nobody has to quote a name: no column, argument, type or function is named by a word that SQL reserves.
+SELECT d.kind, d.name AS reserved
+FROM (SELECT 'column of ' || c.relname, a.attname FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+      WHERE c.relnamespace = 'apikeys'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped
+      UNION ALL
+      SELECT 'argument of ' || p.proname, n.name FROM pg_proc AS p, unnest(p.proargnames) AS n (name)
+      WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)
+      UNION ALL
+      SELECT 'function', p.proname FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)
+      UNION ALL
+      SELECT 'relation', c.relname FROM pg_class AS c WHERE c.relnamespace = 'apikeys'::regnamespace
+      UNION ALL
+      SELECT 'type', t.typname FROM pg_type AS t WHERE t.typnamespace = 'apikeys'::regnamespace) AS d (kind, name)
+JOIN pg_get_keywords() AS k ON k.word = d.name
+WHERE k.catcode IN ('R', 'T')
+ORDER BY d.kind COLLATE "C", d.name COLLATE "C";
+
 -- What constraints refuse. First the good rows they are made from.
 INSERT INTO apikeys.tier VALUES ('silver', 2, '1000/day', NULL), ('gold', 3, '', NULL);
 INSERT INTO apikeys.plan (name) VALUES ('basic');

@@ -21,15 +21,15 @@ SELECT coalesce(max(id), 0) AS start FROM apikeys.audit_log \gset
 -- Two working days on, by the calendar of UTC
 --
 SET TimeZone = 'Asia/Tokyo';
-SELECT to_char(d.asked AT TIME ZONE 'UTC', 'Dy DD HH24:MI') AS asked, to_char(apikeys.working_days_after(d.asked, 2) AT TIME ZONE 'UTC', 'Dy DD HH24:MI') AS due,
-       to_char(apikeys.working_days_after(d.asked, 11) AT TIME ZONE 'UTC', 'Dy DD Mon') AS eleven
+SELECT to_char(d.asked AT TIME ZONE 'UTC', 'Dy DD HH24:MI') AS asked, to_char(apikeys_internal.working_days_after(d.asked, 2) AT TIME ZONE 'UTC', 'Dy DD HH24:MI') AS due,
+       to_char(apikeys_internal.working_days_after(d.asked, 11) AT TIME ZONE 'UTC', 'Dy DD Mon') AS eleven
 FROM (SELECT '2026-06-01 23:30+00'::timestamptz + n * interval '1 day' FROM generate_series(0, 6) AS n) AS d(asked) ORDER BY d.asked;
 RESET TimeZone;
 
 --
 -- What is higher: no window of the former limits less, one at least more or free, a new one with room to use up any of the former
 --
-SELECT former, wanted, apikeys.limits_rise(former::apikeys.limits, wanted::apikeys.limits) AS rise, apikeys.limits_reach(wanted::apikeys.limits, former::apikeys.limits) AS reach
+SELECT former, wanted, apikeys_internal.limits_are_higher(former::apikeys.limits, wanted::apikeys.limits) AS rise, apikeys_internal.limits_are_covered(wanted::apikeys.limits, former::apikeys.limits) AS reach
 FROM (VALUES (1, '10/day', '11/day'), (2, '10/day', '10/day'), (3, '10/day', '9/day'), (4, '10/day, 100/month', '10/day, 101/month'), (5, '10/day, 100/month', '9/day, 1000/month'),
              (6, '10/day, 100/month', '10/day'), (7, '10/day', '10/day, 5/second'), (8, '10/day', '50/second'), (9, '10/day', ''), (10, '', '10/day'), (11, '', ''),
              (12, '10/day', '11/24 hours'), (13, '10/day, 100/total', '20/day, 100/total'), (14, '10/day, 100/total', '20/day, 99/total'),
@@ -62,7 +62,7 @@ FROM apikeys.request_upgrade(pg_temp.id('main'), tier => 'silver', motivation =>
                              expected_requests => 40000, expected_users => 300) \gx
 SELECT id, tier, state FROM apikeys.request_upgrade(pg_temp.id('second'), 'gold', 'more');
 RESET SESSION AUTHORIZATION;
-SELECT due_at = apikeys.working_days_after(asked_at, 2) AS due FROM apikeys.upgrade_list;
+SELECT due_at = apikeys_internal.working_days_after(asked_at, 2) AS due FROM apikeys.upgrade_list;
 SELECT f.* FROM (VALUES
     (1, $$SELECT apikeys.request_upgrade(1, 'gold', 'more')$$),
     (2, $$SELECT apikeys.request_upgrade(pg_temp.id('main'), motivation => 'more')$$),
@@ -97,7 +97,7 @@ $$;
 CREATE TEMP TABLE attempt AS SELECT * FROM (VALUES
     (1, 'SELECT apikeys.get_upgrade(1)'), (2, 'SELECT FROM apikeys.upgrade_list'), (3, 'SELECT FROM apikeys.upgrade_queue'),
     (4, 'SELECT apikeys.ask_upgrade(1, ''why?'')'), (5, 'SELECT apikeys.approve_upgrade(1)'), (6, 'SELECT apikeys.decline_upgrade(1, ''no'')'),
-    (7, 'SELECT apikeys.withdraw_upgrade(1)'), (8, 'SELECT apikeys.close_upgrade(1, ''approved'', ''me'', NULL)'),
+    (7, 'SELECT apikeys.withdraw_upgrade(1)'), (8, 'SELECT apikeys_internal.close_upgrade(1, ''approved'', ''me'', NULL)'),
     (9, 'UPDATE apikeys.upgrade_request SET state = ''approved'''), (10, 'SELECT FROM apikeys.upgrade_request'),
     (11, 'SELECT FROM apikeys.upgrade_rule'), (12, 'SELECT apikeys.create_upgrade_rule(''no'', ''gold'')'),
     (13, format('SELECT apikeys.request_upgrade(%s, ''gold'', ''more'')', apikeys.find_key('rival', 'theirs')))) AS t(n, statement);

@@ -164,7 +164,7 @@ SELECT v.code, v.limit_window, v.remaining, v.reset_after > '0' AS reset FROM ap
 SELECT set_clock('2031-03-08 10:32Z');
 SELECT v.code, v.limit_window, v.remaining FROM apikeys.verify('text of small') AS v;
 SELECT * FROM apikeys.key_limits(id('small'));
-SELECT "check", passed, code, detail FROM apikeys.explain_key(id('small')) WHERE "check" LIKE '%limit%';
+SELECT check_name, passed, code, detail FROM apikeys.explain_key(id('small')) WHERE check_name LIKE '%limit%';
 -- next_free_at is when some come back, and not before.
 SELECT set_clock(l.next_free_at - interval '2 min') < l.next_free_at AS before FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
 SELECT l.used FROM apikeys.key_limits(id('small')) AS l WHERE l.limit_window = 'day';
@@ -181,7 +181,7 @@ SELECT * FROM apikeys.account_limits('acme');
 -- A cap that was lowered below what is used.
 UPDATE apikeys.key SET limits = '1/week' WHERE key_id = id('small');
 SELECT * FROM apikeys.key_limits(id('small'));
-SELECT "check", passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
+SELECT check_name, passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
 -- Asking uses nothing, and leaves nothing pinned: the ledger still holds.
 SELECT * FROM ledger();
 \set VERBOSITY terse
@@ -214,14 +214,45 @@ SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-01-15', '2031-
 SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-02-15', '2031-05-01', '3 months', 'Europe/Berlin');
 SELECT at, admitted, denied, units, errors, credits FROM apikeys.usage_series(id('series'), '2031-02-15', '2031-05-01', '1 year', 'Europe/Berlin');
 SET timezone = 'UTC';
+-- Where clocks change, steps go on to begin at local times: 23, 24 and 25 hours of a day, an hour that comes twice, a day that is skipped.
+CREATE FUNCTION pg_temp.local_steps(since timestamp, until timestamp, step interval, zone text) RETURNS TABLE (starts timestamp, takes interval)
+LANGUAGE sql AS $$
+    SELECT s.starts_at AT TIME ZONE zone, s.ends_at - s.starts_at
+    FROM apikeys_internal.series_steps(since AT TIME ZONE zone, until AT TIME ZONE zone, step, zone) AS s ORDER BY s.starts_at
+$$;
+SELECT * FROM pg_temp.local_steps('2031-03-29 18:00', '2031-03-31 06:00', '6 hours', 'Europe/Berlin');
+SELECT * FROM pg_temp.local_steps('2031-10-25 18:00', '2031-10-27 06:00', '6 hours', 'Europe/Berlin');
+SELECT * FROM pg_temp.local_steps('2031-10-26 01:00', '2031-10-26 04:00', '1 hour', 'Europe/Berlin');
+SELECT * FROM pg_temp.local_steps('2011-12-29 00:00', '2012-01-01 00:00', '1 day', 'Pacific/Apia');
+SELECT * FROM pg_temp.local_steps('2011-12-29 00:00', '2012-01-01 00:00', '12 hours', 'Pacific/Apia');
+SELECT * FROM pg_temp.local_steps('2031-04-06 00:00', '2031-04-06 04:00', '1 hour', 'Australia/Lord_Howe');  -- back by half an hour
+SELECT * FROM pg_temp.local_steps('2018-11-03 12:00', '2018-11-04 12:00', '6 hours', 'America/Sao_Paulo');  -- no midnight
+SELECT * FROM pg_temp.local_steps('2030-11-02 00:00', '2030-11-05 00:00', '1 day', 'America/Havana');  -- two midnights
+-- What is asked for in parts has the same steps as the whole, without holes, however the parts are cut.
+SELECT zone, step, count(*) AS differences FROM (
+    SELECT z.zone, s.step, whole.*
+    FROM (VALUES ('UTC'), ('Europe/Berlin'), ('Asia/Kolkata'), ('Australia/Lord_Howe'), ('Pacific/Apia'), ('America/Sao_Paulo'), ('America/Havana')) AS z(zone),
+         (VALUES (interval '1 hour'), ('6 hours'), ('1 day'), ('7 days'), ('1 month')) AS s(step),
+         LATERAL (
+            (SELECT w.* FROM apikeys_internal.series_steps('2011-09-25 01:17Z', '2012-01-05 01:17Z', s.step, z.zone) AS w
+             EXCEPT
+             SELECT w.* FROM generate_series(timestamptz '2011-09-25 01:17Z', '2012-01-05', '31 hours') AS part(since),
+                    apikeys_internal.series_steps(part.since, least(part.since + interval '31 hours', '2012-01-05 01:17Z'), s.step, z.zone) AS w)
+            UNION ALL
+            (SELECT w.starts_at, w.ends_at FROM (
+                 SELECT w.*, lead(w.starts_at) OVER (ORDER BY w.starts_at) AS next
+                 FROM apikeys_internal.series_steps('2011-09-25 01:17Z', '2012-01-05 01:17Z', s.step, z.zone) AS w) AS w
+             WHERE w.next <> w.ends_at)
+         ) AS whole
+) AS d GROUP BY 1, 2;
 -- It is another cut of the same figures.
 SELECT sum(s.admitted) = 103 AS admitted, count(*) FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '5 minutes', 'Asia/Kathmandu') AS s;
-SELECT count(*) FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '78 seconds');
+SELECT count(*) FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '80 seconds');
 SELECT sum(s.admitted), sum(s.denied), sum(s.units), sum(s.errors), sum(s.credits)
 FROM apikeys.usage_series(id('large'), '2031-03-05 10:00Z', '2031-03-05 10:10Z', '5 minutes') AS s;
 -- Errors.
 SELECT f.code, f.message FROM (VALUES
-    (1, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '77 seconds')$$),
+    (1, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '75 seconds')$$),
     (2, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-01Z', '1 hour')$$),
     (3, $$SELECT * FROM apikeys.usage_series(id('series'), '-infinity', '2031-01-01Z', '1 hour')$$),
     (4, $$SELECT * FROM apikeys.usage_series(id('series'), NULL, '2031-01-01Z', '1 hour')$$),
@@ -232,7 +263,9 @@ SELECT f.code, f.message FROM (VALUES
     (9, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', NULL)$$),
     (10, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', 'Mars/Olympus')$$),
     (11, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', NULL)$$),
-    (12, $$SELECT * FROM apikeys.usage_series(1, '2031-01-01Z', '2031-01-02Z', '1 hour')$$)
+    (12, $$SELECT * FROM apikeys.usage_series(1, '2031-01-01Z', '2031-01-02Z', '1 hour')$$),
+    (13, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', 'infinity', '1 hour')$$),
+    (14, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '7 hours')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --

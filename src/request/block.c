@@ -360,8 +360,8 @@ BlockRecord(void)
 
 		if (block.recorded)
 			continue;
-		SPI_execute_with_args("SELECT apikeys.announce_block($1, $2, $3)", lengthof(types), types,
-							  values, NULL, false, 0);
+		SPI_execute_with_args("SELECT apikeys_internal.record_block($1, $2, $3)", lengthof(types),
+							  types, values, NULL, false, 0);
 		recorded[recorded_count++] = block;
 		more = (recorded_count == RECORDED_AT_ONCE);
 	}

@@ -1,54 +1,60 @@
--- Accounts: making them, switching them on and off, and who may manage which.
+-- Accounts: creating, activating and deactivating them, and which of them a session may manage.
 
-CREATE FUNCTION apikeys.wall_clock() RETURNS timestamptz
+CREATE FUNCTION apikeys_internal.wall_clock() RETURNS timestamptz
 LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_clock_wall';
-COMMENT ON FUNCTION apikeys.wall_clock() IS 'The time by which keys expire: the wall clock, which apikeys.debug_clock_offset moves for tests.';
+COMMENT ON FUNCTION apikeys_internal.wall_clock() IS
+'The time by which keys expire: the wall clock, plus apikeys.debug_clock_offset in tests.';
 
-CREATE FUNCTION apikeys.quoted(name text) RETURNS text
+CREATE FUNCTION apikeys_internal.quoted(name text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN coalesce('"' || name || '"', 'NULL');
-COMMENT ON FUNCTION apikeys.quoted(text) IS 'A name as messages show it: in quotes, or NULL. Internal.';
+COMMENT ON FUNCTION apikeys_internal.quoted(text) IS 'A name as messages show it: in quotes, or NULL.';
 
-CREATE FUNCTION apikeys.seconds_after(start timestamptz, lifetime interval) RETURNS timestamptz
+CREATE FUNCTION apikeys_internal.seconds_after(start timestamptz, lifetime interval) RETURNS timestamptz
 LANGUAGE sql STABLE STRICT PARALLEL SAFE
 RETURN start + make_interval(secs => extract(epoch FROM lifetime)::float8);
-COMMENT ON FUNCTION apikeys.seconds_after(timestamptz, interval) IS
-'A time and a lifetime later, counted in seconds: a day is 86,400 of them, also where the clocks change.';
+COMMENT ON FUNCTION apikeys_internal.seconds_after(timestamptz, interval) IS
+'The time one lifetime later, counted in seconds: a day is 86,400 of them, even where clocks change.';
 
-CREATE FUNCTION apikeys.accounts_are_created() RETURNS boolean
+CREATE FUNCTION apikeys_internal.accounts_are_created() RETURNS boolean
 LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'apikeys_accounts_are_created';
-COMMENT ON FUNCTION apikeys.accounts_are_created() IS 'Whether create_key makes an account that it does not know: the setting apikeys.create_accounts.';
+COMMENT ON FUNCTION apikeys_internal.accounts_are_created() IS
+'Whether create_key makes accounts that do not exist: the setting apikeys.create_accounts.';
 
--- Who the session's user is decides, not current_user, which SECURITY DEFINER and SET ROLE change. A pool that logs in as one
--- role has that role's accounts, whatever role it takes on.
-CREATE FUNCTION apikeys.session_is_admin() RETURNS boolean
+-- The session's user decides, not current_user, which SECURITY DEFINER and SET ROLE change. A connection pool that logs in as a
+-- role has the accounts of that role, even after SET ROLE.
+CREATE FUNCTION apikeys_internal.session_is_admin() RETURNS boolean
 LANGUAGE sql STABLE PARALLEL RESTRICTED
 RETURN pg_has_role(SESSION_USER, 'apikeys_admin', 'MEMBER');
-COMMENT ON FUNCTION apikeys.session_is_admin() IS 'Whether the session''s user is a member of apikeys_admin or a superuser.';
+COMMENT ON FUNCTION apikeys_internal.session_is_admin() IS
+'Whether the session''s user is a member of apikeys_admin or a superuser.';
 
-CREATE FUNCTION apikeys.managed_accounts() RETURNS bigint[]
+CREATE FUNCTION apikeys_internal.managed_accounts() RETURNS bigint[]
 LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN (SELECT array_agg(m.account_id) FROM apikeys.member AS m
-        WHERE m.role = SESSION_USER AND NOT apikeys.session_is_admin());
-COMMENT ON FUNCTION apikeys.managed_accounts() IS
-'The accounts that the session''s user is bound to by table member; NULL: to none, so that all are open to it, as they are to every member of apikeys_admin.';
+        WHERE m.role = SESSION_USER AND NOT apikeys_internal.session_is_admin());
+COMMENT ON FUNCTION apikeys_internal.managed_accounts() IS
+'The accounts that table member binds the session''s user to. NULL: it is bound to none, so it manages all, as '
+'members of apikeys_admin always do.';
 
-CREATE FUNCTION apikeys.may_manage(account_id bigint) RETURNS boolean
+CREATE FUNCTION apikeys_internal.may_manage(account_id bigint) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN (SELECT m.accounts IS NULL OR may_manage.account_id = ANY (m.accounts) FROM apikeys.managed_accounts() AS m (accounts));
-COMMENT ON FUNCTION apikeys.may_manage(bigint) IS 'Whether the session''s user may see and change the account and its keys.';
+RETURN (SELECT m.accounts IS NULL OR may_manage.account_id = ANY (m.accounts) FROM apikeys_internal.managed_accounts() AS m (accounts));
+COMMENT ON FUNCTION apikeys_internal.may_manage(bigint) IS
+'Whether the session''s user may see and change the account and its keys.';
 
--- An account is locked by a real update: a REPEATABLE READ transaction that cannot see the keys which another one has made
--- meanwhile gets 40001 then, as it would not from a row lock. Once a transaction is enough.
-CREATE FUNCTION apikeys.lock_account(account_id bigint) RETURNS void
+-- An account is locked by an update, not by a row lock: a REPEATABLE READ transaction, which cannot see keys that another
+-- transaction made after its snapshot, then fails with 40001. Each transaction updates an account once.
+CREATE FUNCTION apikeys_internal.lock_account(account_id bigint) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     UPDATE apikeys.account AS a SET created_at = a.created_at
     WHERE a.account_id = lock_account.account_id AND a.xmin <> pg_current_xact_id()::xid;
 END;
-COMMENT ON FUNCTION apikeys.lock_account(bigint) IS 'Make other transactions that lock the account wait, to the end of this one. Internal.';
+COMMENT ON FUNCTION apikeys_internal.lock_account(bigint) IS
+'Lock an account until the end of the transaction, against all others that lock it.';
 
-CREATE FUNCTION apikeys.add_account(
+CREATE FUNCTION apikeys_internal.add_account(
     name text, plan text, display_name text, contact text, limits apikeys.limits, metadata jsonb)
 RETURNS SETOF apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -64,7 +70,7 @@ BEGIN
     END IF;
     IF add_account.plan = 'default' THEN
         FOR rules IN INSERT INTO apikeys.plan (name) VALUES ('default') ON CONFLICT DO NOTHING RETURNING * LOOP
-            PERFORM apikeys.audit('insert', 'plan', rules.name, NULL, NULL, apikeys.audited_row(to_jsonb(rules)));
+            PERFORM apikeys_internal.audit('insert', 'plan', rules.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(rules)));
         END LOOP;
     ELSIF NOT EXISTS (SELECT FROM apikeys.plan AS p WHERE p.name = add_account.plan) THEN
         RAISE no_data_found USING MESSAGE = format('plan "%s" does not exist', add_account.plan);
@@ -72,17 +78,18 @@ BEGIN
     FOR made IN
         INSERT INTO apikeys.account (name, plan, display_name, contact, limits, metadata, created_at)
         VALUES (add_account.name, add_account.plan, add_account.display_name, add_account.contact, add_account.limits,
-                coalesce(add_account.metadata, '{}'), apikeys.wall_clock())
+                coalesce(add_account.metadata, '{}'), apikeys_internal.wall_clock())
         ON CONFLICT DO NOTHING
         RETURNING *
     LOOP
-        PERFORM apikeys.audit('insert', 'account', made.name, made.account_id, NULL, apikeys.audited_row(to_jsonb(made)));
+        PERFORM apikeys_internal.audit('insert', 'account', made.name, made.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)));
         RETURN NEXT made;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION apikeys.add_account(text, text, text, text, apikeys.limits, jsonb) IS
-'Make an account, and plan default where it is the first to need it; no row if the name is taken. Internal.';
+COMMENT ON FUNCTION apikeys_internal.add_account(text, text, text, text, apikeys.limits, jsonb) IS
+'Make an account, and plan default if it is the first to need that; no row if the name is taken. Errors: as '
+'create_account.';
 
 CREATE FUNCTION apikeys.create_account(
     name text, plan text DEFAULT 'default', display_name text DEFAULT NULL, contact text DEFAULT NULL,
@@ -93,7 +100,7 @@ AS $$
 DECLARE
     made apikeys.account;
 BEGIN
-    SELECT a.* INTO made FROM apikeys.add_account(name, coalesce(plan, 'default'), display_name, contact, limits, metadata) AS a;
+    SELECT a.* INTO made FROM apikeys_internal.add_account(name, coalesce(plan, 'default'), display_name, contact, limits, metadata) AS a;
     IF NOT FOUND THEN
         RAISE unique_violation USING MESSAGE = format('account "%s" exists already', name);
     END IF;
@@ -101,40 +108,45 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_account(text, text, text, text, apikeys.limits, jsonb) IS
-'Make an account: its name is the application''s own id of it and never changes. Limits: over all its keys together, NULL: the plan''s.
-Errors: P0002 unknown plan, 22023 bad name or metadata, 23505 the name is taken.';
+'Make an account. Its name is the application''s own id of it and never changes. limits count all its keys '
+'together; NULL: those of the plan.
+Errors: P0002 unknown plan; 22023 bad name or metadata; 23505 the name is taken.';
 
-CREATE FUNCTION apikeys.get_account(name text) RETURNS apikeys.account
+CREATE FUNCTION apikeys_internal.get_account(name text) RETURNS apikeys.account
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     found_account apikeys.account;
 BEGIN
-    SELECT a.* INTO found_account FROM apikeys.account AS a WHERE a.name = get_account.name AND apikeys.may_manage(a.account_id);
+    SELECT a.* INTO found_account FROM apikeys.account AS a WHERE a.name = get_account.name AND apikeys_internal.may_manage(a.account_id);
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('account %s does not exist', apikeys.quoted(name));
+        RAISE no_data_found USING MESSAGE = format('account %s does not exist', apikeys_internal.quoted(name));
     END IF;
     RETURN found_account;
 END
 $$;
-COMMENT ON FUNCTION apikeys.get_account(text) IS 'The account of that name; P0002 if there is none that the session''s user may manage.';
+COMMENT ON FUNCTION apikeys_internal.get_account(text) IS
+'The account of that name. Errors: P0002 no such account, or not one that the session''s user may manage.';
 
-CREATE FUNCTION apikeys.set_account_active(name text, active boolean) RETURNS apikeys.account
+CREATE FUNCTION apikeys_internal.set_account_active(name text, active boolean) RETURNS apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE apikeys.account AS a SET active = set_account_active.active WHERE a.name = set_account_active.name;
-    RETURN apikeys.get_account(name);
+    RETURN apikeys_internal.get_account(name);
 END
 $$;
-COMMENT ON FUNCTION apikeys.set_account_active(text, boolean) IS 'What activate_account and deactivate_account do. Internal.';
+COMMENT ON FUNCTION apikeys_internal.set_account_active(text, boolean) IS
+'Does the work of activate_account and deactivate_account.';
 
 CREATE FUNCTION apikeys.activate_account(account text) RETURNS apikeys.account
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN apikeys.set_account_active(account, true);
-COMMENT ON FUNCTION apikeys.activate_account(text) IS 'Let the keys of an account be used again. Errors: P0002 unknown account.';
+RETURN apikeys_internal.set_account_active(account, true);
+COMMENT ON FUNCTION apikeys.activate_account(text) IS
+'Permit the use of an account''s keys again. Errors: P0002 unknown account.';
 
 CREATE FUNCTION apikeys.deactivate_account(account text) RETURNS apikeys.account
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN apikeys.set_account_active(account, false);
-COMMENT ON FUNCTION apikeys.deactivate_account(text) IS 'Refuse all keys of an account, with the verdict inactive. Errors: P0002 unknown account.';
+RETURN apikeys_internal.set_account_active(account, false);
+COMMENT ON FUNCTION apikeys.deactivate_account(text) IS
+'Refuse all keys of an account from now on, with the verdict inactive. Errors: P0002 unknown account.';

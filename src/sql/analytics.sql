@@ -1,10 +1,10 @@
--- What people look at: the keys of an account, the log with names, reports over log and usage.
+-- What people look at: the keys of an account, the log with names, reports about log and usage.
 --
--- usage_report reads usage_bucket, which is small and kept for ever; log_report reads the log, for what the buckets do not
--- have. Both are static SQL, planned anew at each call, with the times and the keys as constants: so partitions are pruned,
--- indexes chosen by what is known of these keys, and what is not asked for is NULL and drops out, with its left join. Compiling
--- (jit) such a plan, with a part for each partition, takes longer than running it. Percentiles want rows sorted, by numbers
--- where there are some, hence names come last; a million rows fits into the memory that log_report allows itself.
+-- usage_report reads usage_bucket, which is small and never deleted. log_report reads the log, for what the buckets do not have.
+-- Both are static SQL that is planned at each call (force_custom_plan), with the times and keys as constants. So the planner prunes
+-- partitions and knows the statistics of these keys; a column that is not asked for is the constant NULL, and its left join drops
+-- out. jit is off, because compiling a plan with a part for each partition takes longer than running it. Percentiles need sorted
+-- rows: the sort is by numbers first, and names are joined last. A million rows fit into the work_mem that log_report sets.
 
 CREATE FUNCTION apikeys.account_keys(
     account text,
@@ -13,7 +13,7 @@ CREATE FUNCTION apikeys.account_keys(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
 BEGIN
     RETURN QUERY
         SELECT l.key_id, l.alias, l.hint, l.state, l.tier, replace(l.used, ', ', E'\n'), l.last_used_at::date
@@ -23,24 +23,28 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.account_keys(text) IS
-'The keys of an account for a person to read, in the order in which they were made: used has a line for each limit in effect, units used in the rolling window now / cap and the window, NULL: no limits; last_used is a day in the session''s time zone. More about each: view key_list, key_limits. Errors: P0002 unknown account.';
+'The keys of an account for a person to read, in the order in which they were made. used has a line for each limit '
+'in effect: units used in the trailing window / cap, and the window; NULL: no limits. last_used is a day in the '
+'session''s time zone. For more, see the view key_list and key_limits. Errors: P0002 unknown account.';
 
--- Left joins, so that those that are not asked for drop out of the plan; through the key, so that one account's rows
--- are found by the index that the log has.
+-- Left joins, so that the planner drops those that a query does not need. The account is joined through the key, so that the
+-- log's index on key_id finds the rows of one account.
 CREATE VIEW apikeys.log WITH (security_barrier) AS
 SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.product, r.code, r.status, r.endpoint, r.duration_ms, r.cost, r.credits,
        r.ip, r.request_id
 FROM apikeys.request_log AS r
 LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
 LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
-WHERE (SELECT apikeys.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.log IS
-'The request log of all keys that the session''s user may manage, with names. Filter by at: it is partitioned by day (UTC); by key_id or account: it is indexed by key_id and at. So should managers who are bound to accounts: without, the rows of all others are read, too, and left out.';
+'The request log, with names, of all keys that the session''s user may manage. Filter by at, because it is '
+'partitioned by day (UTC), and by key_id or account, because it is indexed by key_id and at. Managers who are bound '
+'to accounts should do the same: otherwise the rows of all other accounts are read too, and left out.';
 COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
 
 -- Reports.
 
-CREATE FUNCTION apikeys.report_unit(
+CREATE FUNCTION apikeys_internal.report_unit(
     since timestamptz, until timestamptz, by text[], choice text[], step interval, time_zone text) RETURNS text
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
@@ -69,18 +73,19 @@ BEGIN
     RETURN unit;
 END
 $$;
-COMMENT ON FUNCTION apikeys.report_unit(timestamptz, timestamptz, text[], text[], interval, text) IS
-'Check what usage_report and log_report have in common; the unit of date_trunc for the step, NULL for none. Internal. Errors: 22023.';
+COMMENT ON FUNCTION apikeys_internal.report_unit(timestamptz, timestamptz, text[], text[], interval, text) IS
+'Check the arguments that usage_report and log_report have in common; returns the unit of date_trunc for the step, '
+'NULL without a step. Errors: 22023.';
 
-CREATE FUNCTION apikeys.report_subjects(kind "char", only_account text, only_key bigint) RETURNS bigint[]
+CREATE FUNCTION apikeys_internal.report_subjects(kind "char", only_account text, only_key bigint) RETURNS bigint[]
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
-    accounts bigint[] := apikeys.managed_accounts();
+    accounts bigint[] := apikeys_internal.managed_accounts();
 BEGIN
     IF only_account IS NOT NULL THEN
-        accounts := ARRAY[(apikeys.get_account(only_account)).account_id];
+        accounts := ARRAY[(apikeys_internal.get_account(only_account)).account_id];
     END IF;
     IF only_key IS NOT NULL THEN
         PERFORM apikeys.get_key(only_key);
@@ -93,8 +98,9 @@ BEGIN
         WHERE (accounts IS NULL OR k.account_id = ANY (accounts)) AND (only_key IS NULL OR k.key_id = only_key));
 END
 $$;
-COMMENT ON FUNCTION apikeys.report_subjects("char", text, bigint) IS
-'The accounts (a) or keys (k) that the session''s user may have a report about; NULL: all. Internal. Errors: P0002 unknown account or key.';
+COMMENT ON FUNCTION apikeys_internal.report_subjects("char", text, bigint) IS
+'The accounts (a) or keys (k) that a report for the session''s user may include; NULL: all. Errors: P0002 unknown '
+'account or key.';
 
 CREATE FUNCTION apikeys.usage_report(
     since timestamptz, until timestamptz, by text[] = '{account}', step interval = NULL, time_zone text = 'UTC',
@@ -106,9 +112,9 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off
 AS $$
 DECLARE
-    unit     text := apikeys.report_unit(since, until, by, '{account,key,product,category,billing_type}', step, time_zone);
+    unit     text := apikeys_internal.report_unit(since, until, by, '{account,key,product,category,billing_type}', step, time_zone);
     kind     "char" := CASE WHEN by <@ '{account}' AND only_key IS NULL THEN 'a' ELSE 'k' END;
-    subjects bigint[] := apikeys.report_subjects(kind, only_account, only_key);
+    subjects bigint[] := apikeys_internal.report_subjects(kind, only_account, only_key);
 BEGIN
     RETURN QUERY
         SELECT date_trunc(unit, b.bucket, time_zone),
@@ -129,9 +135,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint) IS
-'What was used from since to before until, a row for each of what it is made by, and for each step, the busiest first: requests (admitted or denied), denied among them, units, errors (admitted ones with a status of 400 and more), credits (as given to complete). Monthly bills: by => ''{account}'', step => ''1 month''.
-by: any of account, key (with alias and account), product, category, billing_type; {}: all in one; columns not asked for are NULL. step: 1 hour, 1 day, 7 days (from Mondays), 1 month, 3 months or 1 year of the time zone''s calendar, at is where it begins; NULL: all in one. Only_account and only_key restrict it.
-It counts what is stored by its beginning: steps of 5 minutes, after 2 days hours, after 90 days days (UTC). Products, category and billing type are the key''s now; a key with several products counts for each of them, whichever was asked for: log_report tells that. It knows requests that the log does not have. Errors: P0002 unknown account or key; 22023 bad argument.';
+'What was used from since to before until, a row for each of what it is made by, and for each step, the busiest '
+'first: requests (admitted or denied), denied among them, units, errors (admitted ones with a status of 400 and '
+'more), credits (as given to complete). Monthly bills: by => ''{account}'', step => ''1 month''.
+by: any of account, key (with alias and account), product, category, billing_type; {}: all in one; columns not '
+'asked for are NULL. step: 1 hour, 1 day, 7 days (from Mondays), 1 month, 3 months or 1 year of the time zone''s '
+'calendar, at is where it begins; NULL: all in one. Only_account and only_key restrict it.
+It counts what is stored by its beginning: steps of 5 minutes, after 2 days hours, after 90 days days (UTC). '
+'Products, category and billing type are the key''s now; a key with several products counts for each of them, '
+'whichever was asked for: log_report tells that. It knows requests that the log does not have. Errors: P0002 '
+'unknown account or key; 22023 bad argument.';
 
 CREATE FUNCTION apikeys.log_report(
     since timestamptz, until timestamptz, by text[] = '{}', step interval = NULL, time_zone text = 'UTC',
@@ -145,8 +158,8 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET work_mem = '64MB'
 AS $$
 DECLARE
-    unit text := apikeys.report_unit(since, until, by, '{account,key,product,category,billing_type,endpoint,code}', step, time_zone);
-    keys bigint[] := apikeys.report_subjects('k', only_account, only_key);
+    unit text := apikeys_internal.report_unit(since, until, by, '{account,key,product,category,billing_type,endpoint,code}', step, time_zone);
+    keys bigint[] := apikeys_internal.report_subjects('k', only_account, only_key);
 BEGIN
     RETURN QUERY
         SELECT g.at, a.name, g.key_id, k.alias, g.product, g.category, g.billing_type, g.endpoint, g.code, g.requests, g.denied,
@@ -177,6 +190,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.log_report(timestamptz, timestamptz, text[], interval, text, text, bigint) IS
-'What the request log tells of the time from since to before until, a row for each of what it is made by, and for each step, the busiest first: requests (admitted or denied), denied among them, requests by class of status (the verdict''s, or the response''s as given to complete), units that were used, credits, and half, 95 and 99 percent of the times to the first byte, in milliseconds (NULL: none was given to complete).
-by: any of account, key (with alias and account), product (that the request named; NULL: none), category (at the time of the request), billing_type (of now), endpoint, code (why requests were denied); step, time_zone, only_account and only_key, and what is NULL, are as in usage_report. Top endpoints: by => ''{endpoint}'' and LIMIT.
-Reads the partitions (days, UTC) from since to until, and of one account or key only its own rows; it sorts them in up to 64 MB of memory, then on disk. Errors: P0002 unknown account or key; 22023 bad argument.';
+'What the request log has from since to before until: one row for each combination of what it is grouped by and, '
+'with a step, for each step, the busiest first. Columns: requests (admitted or denied); denied among them; requests '
+'by class of status (the verdict''s, or the response''s as given to complete); units used; credits; and the 50th, '
+'95th and 99th percentile of the time to the first byte in milliseconds (NULL: complete was given none).
+by: any of account, key (with alias and account), product (that the request named; NULL: none), category (at the '
+'time of the request), billing_type (now), endpoint, code (why requests were denied). step, time_zone, only_account '
+'and only_key, and the meaning of NULL, are as in usage_report. For the top endpoints use by => ''{endpoint}'' and '
+'LIMIT.
+It reads the partitions (days, UTC) from since to until, and for one account or key only its own rows. It sorts '
+'them in up to 64 MB of memory, then on disk. Errors: P0002 unknown account or key; 22023 bad argument.';

@@ -1,28 +1,30 @@
--- The audit log: what was changed, when, by whom, from what to what.
+-- The audit log: what was changed, when, by whom, with the values before and after.
 --
--- Changes and deletions are recorded by triggers, whoever makes them and however. Creations are recorded by the functions that
--- create, and which no role can go around by INSERT: a trigger on it would record again, at each restore of a dump, what the dump's
--- own audit log tells. So a row that the owner or a superuser inserts is first heard of when it is changed or deleted.
+-- Triggers record all changes and deletions. Creations are recorded by the functions that create; no role has the privilege to
+-- INSERT past them. A trigger on INSERT would fire at each restore of a dump, and record again what the restored audit log
+-- has. So a row inserted by the owner or a superuser is not recorded until it is changed or deleted.
 --
--- The recording triggers keep still under session_replication_role = replica: a logical replica receives the log itself, and
--- rows of its own would collide with it. The refusing ones are ENABLE ALWAYS. Nobody has a privilege to change the log, and
--- its owner and superusers are refused too; only who may disable a trigger or drop the extension can get around that.
+-- The triggers that record do not fire under session_replication_role = replica: a logical replica receives the log itself, and
+-- rows of its own would collide with it. The triggers that refuse changes are ENABLE ALWAYS. No role has a privilege to change
+-- the log, and its owner and superusers are refused too. Only a role that may disable triggers or drop the extension can bypass
+-- that.
 
-CREATE FUNCTION apikeys.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
+CREATE FUNCTION apikeys_internal.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     INSERT INTO apikeys.audit_log (actor, action, object, object_id, account_id, old, new)
     VALUES (nullif(current_setting('apikeys.actor', true), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
 END;
-COMMENT ON FUNCTION apikeys.audit(text, text, text, bigint, jsonb, jsonb) IS
-'Add a row to the audit log, as of the session''s user and the setting apikeys.actor. Internal.';
+COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS
+'Add a row to the audit log, with the session''s user and the setting apikeys.actor.';
 
-CREATE FUNCTION apikeys.audited_row(whole jsonb) RETURNS jsonb
+CREATE FUNCTION apikeys_internal.audited_row(whole jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_strip_nulls(whole OPERATOR(pg_catalog.-) '{digest,previous_digest}'::text[]);
-COMMENT ON FUNCTION apikeys.audited_row(jsonb) IS 'A row as the audit log shows it where it is made or deleted: without digests and NULLs. Internal.';
+COMMENT ON FUNCTION apikeys_internal.audited_row(jsonb) IS
+'A new or deleted row as the audit log shows it: without digests and NULLs.';
 
-CREATE FUNCTION apikeys.audit_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.audit_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -31,7 +33,7 @@ DECLARE
     changed text[];
     owner   bigint;
 BEGIN
-    -- What goes with a deleted key finds its account in the log.
+    -- Rows deleted with their key find its account in the log.
     owner := coalesce((former ->> 'account_id')::bigint,
                       (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = (former ->> 'key_id')::bigint),
                       (SELECT l.account_id FROM apikeys.audit_log AS l WHERE l.object = 'key' AND l.object_id = former ->> 'key_id'
@@ -39,21 +41,22 @@ BEGIN
     IF TG_OP = 'UPDATE' THEN
         changed := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value <> present -> f.key);
         IF changed <> '{}' THEN
-            PERFORM apikeys.audit('update', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, jsonb_object_agg(
+            PERFORM apikeys_internal.audit('update', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, jsonb_object_agg(
                         c.name, CASE WHEN c.name NOT LIKE '%digest' THEN former -> c.name END), jsonb_object_agg(
                         c.name, CASE WHEN c.name NOT LIKE '%digest' THEN present -> c.name END))
             FROM unnest(changed) AS c (name);
         END IF;
     ELSIF TG_OP = 'DELETE' THEN
-        PERFORM apikeys.audit('delete', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, apikeys.audited_row(former), NULL);
+        PERFORM apikeys_internal.audit('delete', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, apikeys_internal.audited_row(former), NULL);
     ELSE
-        PERFORM apikeys.audit('truncate', TG_TABLE_NAME, '*', NULL, NULL, NULL);
+        PERFORM apikeys_internal.audit('truncate', TG_TABLE_NAME, '*', NULL, NULL, NULL);
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.audit_change() IS
-'Trigger: records a change in the audit log. Its argument is the column that names a row. A digest that changes shows as null on both sides.';
+COMMENT ON FUNCTION apikeys_internal.audit_change() IS
+'Trigger: records a change in the audit log. Its argument is the column that identifies a row. A changed digest is '
+'shown as null on both sides.';
 
 DO $$
 DECLARE
@@ -66,9 +69,9 @@ BEGIN
     LOOP
         EXECUTE format($make$
             CREATE TRIGGER %1$s_audit AFTER UPDATE OR DELETE ON apikeys.%1$I
-            FOR EACH ROW EXECUTE FUNCTION apikeys.audit_change(%2$L);
+            FOR EACH ROW EXECUTE FUNCTION apikeys_internal.audit_change(%2$L);
             CREATE TRIGGER %1$s_audit_truncate AFTER TRUNCATE ON apikeys.%1$I
-            FOR EACH STATEMENT EXECUTE FUNCTION apikeys.audit_change();
+            FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.audit_change();
             COMMENT ON TRIGGER %1$s_audit ON apikeys.%1$I IS 'Records each change in the audit log.';
             COMMENT ON TRIGGER %1$s_audit_truncate ON apikeys.%1$I IS 'Records a TRUNCATE in the audit log.';
             $make$, audited.relation, audited.identity);
@@ -76,19 +79,20 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION apikeys.refuse_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.refuse_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RAISE insufficient_privilege USING
-        MESSAGE = format('rows of %s are only ever added', TG_TABLE_NAME),
+        MESSAGE = format('rows of %s cannot be changed or deleted', TG_TABLE_NAME),
         DETAIL = 'They are the record of what has happened.';
 END
 $$;
-COMMENT ON FUNCTION apikeys.refuse_change() IS 'Trigger: refuses to change, delete or truncate rows, whoever asks. Errors: 42501.';
+COMMENT ON FUNCTION apikeys_internal.refuse_change() IS
+'Trigger: refuses to change, delete or truncate rows, for every role. Errors: 42501.';
 
--- The one change that the log lets pass: a row whose personal values become null. That is how an account's data are erased.
-CREATE FUNCTION apikeys.erased(whole jsonb) RETURNS jsonb
+-- The log permits one change of a row: personal values become null. erase_account_data does that.
+CREATE FUNCTION apikeys_internal.erased_row(whole jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(jsonb_object_agg(e.key, CASE WHEN e.key = ANY ('{
@@ -96,17 +100,19 @@ BEGIN ATOMIC
         motivation,project,purpose,question,answer,note,reason}'::text[]) THEN 'null'::jsonb ELSE e.value END), '{}')
     FROM jsonb_each(whole) AS e;
 END;
-COMMENT ON FUNCTION apikeys.erased(jsonb) IS 'A row as the audit log shows it, with null for what may tell of a person. Internal.';
+COMMENT ON FUNCTION apikeys_internal.erased_row(jsonb) IS
+'A row as the audit log shows it, with null for all values that may be about a person.';
 
 CREATE TRIGGER audit_log_refuse_update BEFORE UPDATE ON apikeys.audit_log
 FOR EACH ROW WHEN (
     to_jsonb(NEW.*) - '{old,new}'::text[] IS DISTINCT FROM to_jsonb(OLD.*) - '{old,new}'::text[]
-    OR NEW.old IS DISTINCT FROM apikeys.erased(OLD.old) OR NEW.new IS DISTINCT FROM apikeys.erased(OLD.new))
-EXECUTE FUNCTION apikeys.refuse_change();
+    OR NEW.old IS DISTINCT FROM apikeys_internal.erased_row(OLD.old) OR NEW.new IS DISTINCT FROM apikeys_internal.erased_row(OLD.new))
+EXECUTE FUNCTION apikeys_internal.refuse_change();
 CREATE TRIGGER audit_log_refuse_delete BEFORE DELETE OR TRUNCATE ON apikeys.audit_log
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.refuse_change();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.refuse_change();
 COMMENT ON TRIGGER audit_log_refuse_update ON apikeys.audit_log IS
-'The log is append-only for every role, its owner and superusers included; but personal values can be erased.';
-COMMENT ON TRIGGER audit_log_refuse_delete ON apikeys.audit_log IS 'The log is append-only for every role, its owner and superusers included.';
+'Refuses changes by every role, including the owner and superusers, except to erase personal values.';
+COMMENT ON TRIGGER audit_log_refuse_delete ON apikeys.audit_log IS
+'Refuses deletions by every role, including the owner and superusers.';
 ALTER TABLE apikeys.audit_log ENABLE ALWAYS TRIGGER audit_log_refuse_update;
 ALTER TABLE apikeys.audit_log ENABLE ALWAYS TRIGGER audit_log_refuse_delete;

@@ -1,82 +1,89 @@
--- Blocked client addresses: by themselves after failures, in shared memory, and by hand, in table address_block.
+-- Blocked client addresses: automatic blocks after failures, in shared memory, and blocks by hand, in table address_block.
 
-CREATE FUNCTION apikeys.automatic_blocks(OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
+CREATE FUNCTION apikeys_internal.automatic_blocks(OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_block_list';
-COMMENT ON FUNCTION apikeys.automatic_blocks() IS
-'The addresses of this database that are blocked by themselves; none where the library is not preloaded. Internal: part of the view address_block_list.';
+COMMENT ON FUNCTION apikeys_internal.automatic_blocks() IS
+'The automatic blocks of this database; none if the library is not preloaded. Part of the view address_block_list.';
 
-CREATE FUNCTION apikeys.lift_automatic_blocks(address inet, OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
+CREATE FUNCTION apikeys_internal.lift_automatic_blocks(address inet, OUT network cidr, OUT since timestamptz, OUT until timestamptz, OUT failures bigint)
 RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_block_lift';
-COMMENT ON FUNCTION apikeys.lift_automatic_blocks(inet) IS
-'Lifts the automatic blocks of an address or within a network, and returns them. Internal: part of unblock_address.';
+COMMENT ON FUNCTION apikeys_internal.lift_automatic_blocks(inet) IS
+'Lift the automatic blocks of an address or within a network; returns them. Part of unblock_address.';
 
 CREATE VIEW apikeys.address_block_list WITH (security_barrier) AS
 SELECT a.network, true AS automatic, NULL::text AS reason, a.since, a.until, a.failures, NULL::text AS blocked_by
-FROM apikeys.automatic_blocks() AS a
+FROM apikeys_internal.automatic_blocks() AS a
 UNION ALL
 SELECT b.network, false, b.reason, b.blocked_at, b.until, NULL, b.blocked_by
-FROM apikeys.address_block AS b WHERE b.until IS NULL OR b.until > apikeys.wall_clock();
-COMMENT ON VIEW apikeys.address_block_list IS 'The blocks of client addresses that are in force, automatic ones and those by hand.';
-COMMENT ON COLUMN apikeys.address_block_list.network IS 'What is blocked: automatic blocks are of an address of IPv4, or a /64 of IPv6.';
-COMMENT ON COLUMN apikeys.address_block_list.automatic IS 'Whether it came by itself, after failures.';
-COMMENT ON COLUMN apikeys.address_block_list.reason IS 'Why, for people; NULL: it came by itself.';
-COMMENT ON COLUMN apikeys.address_block_list.since IS 'When it began; if by hand, when it was blocked last.';
-COMMENT ON COLUMN apikeys.address_block_list.blocked_by IS 'The session''s user who did it by hand; NULL: it came by itself.';
-COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends by itself; NULL: never.';
-COMMENT ON COLUMN apikeys.address_block_list.failures IS 'How many verdicts invalid led to it; NULL: it was made by hand.';
+FROM apikeys.address_block AS b WHERE b.until IS NULL OR b.until > apikeys_internal.wall_clock();
+COMMENT ON VIEW apikeys.address_block_list IS
+'The blocks of client addresses that are in force, automatic ones and those by hand.';
+COMMENT ON COLUMN apikeys.address_block_list.network IS
+'What is blocked. An automatic block is of an IPv4 address or of a /64 of IPv6.';
+COMMENT ON COLUMN apikeys.address_block_list.automatic IS 'Whether the block was made automatically, after failures.';
+COMMENT ON COLUMN apikeys.address_block_list.reason IS 'Why, for people; NULL: it is automatic.';
+COMMENT ON COLUMN apikeys.address_block_list.since IS 'When it began; of a block by hand, when it was last renewed.';
+COMMENT ON COLUMN apikeys.address_block_list.blocked_by IS
+'The session''s user who blocked it by hand; NULL: it is automatic.';
+COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends; NULL: never.';
+COMMENT ON COLUMN apikeys.address_block_list.failures IS
+'The number of verdicts invalid that led to it; NULL: it was made by hand.';
 
-CREATE FUNCTION apikeys.announce_block(network cidr, failures bigint, until timestamptz) RETURNS void
+CREATE FUNCTION apikeys_internal.record_block(network cidr, failures bigint, until timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT apikeys.audit('insert', 'address_block', network::text, NULL, NULL,
+    SELECT apikeys_internal.audit('insert', 'address_block', network::text, NULL, NULL,
                          jsonb_build_object('network', network, 'automatic', true, 'failures', failures, 'until', until));
-    SELECT apikeys.add_notice('address_blocked', NULL, NULL, jsonb_build_object('network', network, 'failures', failures, 'until', until));
+    SELECT apikeys_internal.add_notice('address_blocked', NULL, NULL, jsonb_build_object('network', network, 'failures', failures, 'until', until));
 END;
-COMMENT ON FUNCTION apikeys.announce_block(cidr, bigint, timestamptz) IS
-'Puts an automatic block on record, in audit_log and notice. Internal: called by the writer.';
+COMMENT ON FUNCTION apikeys_internal.record_block(cidr, bigint, timestamptz) IS
+'Record an automatic block in audit_log and notice. Called by the writer.';
 
--- Few rows are written, and seldom: one writer at a time is easier than two who block the same.
+-- Rows are few and seldom written, so the table is locked: two transactions that block the same network need no other precaution.
 CREATE FUNCTION apikeys.block_address(address inet, reason text, duration interval DEFAULT NULL) RETURNS apikeys.address_block_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    present timestamptz := apikeys.wall_clock();
+    present timestamptz := apikeys_internal.wall_clock();
     made    apikeys.address_block;
 BEGIN
     IF address IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an address must be given';
-    ELSIF NOT apikeys.has_text(reason) THEN
+    ELSIF NOT apikeys_internal.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a reason must be given';
     ELSIF duration <= '0' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a duration must be positive';
     ELSIF NOT isfinite(duration) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a duration must be finite', HINT = 'Leave it out to block for good.';
+        RAISE invalid_parameter_value USING MESSAGE = 'a duration must be finite', HINT = 'Leave it out to block without end.';
     END IF;
     LOCK TABLE apikeys.address_block IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM apikeys.address_block AS b WHERE b.until <= present;
     UPDATE apikeys.address_block AS b
-    SET until = apikeys.seconds_after(present, duration), reason = block_address.reason, blocked_at = present, blocked_by = SESSION_USER
-    WHERE b.network = apikeys.plain_network(address)
+    SET until = apikeys_internal.seconds_after(present, duration), reason = block_address.reason, blocked_at = present, blocked_by = SESSION_USER
+    WHERE b.network = apikeys_internal.plain_network(address)
     RETURNING b.* INTO made;
     IF NOT FOUND THEN
         INSERT INTO apikeys.address_block (network, until, reason, blocked_at)
-        VALUES (apikeys.plain_network(address), apikeys.seconds_after(present, duration), block_address.reason, present)
+        VALUES (apikeys_internal.plain_network(address), apikeys_internal.seconds_after(present, duration), block_address.reason, present)
         RETURNING * INTO made;
-        PERFORM apikeys.audit('insert', 'address_block', made.network::text, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+        PERFORM apikeys_internal.audit('insert', 'address_block', made.network::text, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     END IF;
     RETURN (made.network, false, made.reason, made.blocked_at, made.until, NULL::bigint, made.blocked_by);
 END
 $$;
 COMMENT ON FUNCTION apikeys.block_address(inet, text, interval) IS
-'Block an address or a network in this database by hand, for good or for a duration (a day is 86,400 s): from the next call on, its requests get the verdict ip_blocked before anything else is looked at. Addresses in apikeys.ip_trusted stay free. Blocked again, it has the new reason and duration. It survives restarts. Errors: 22023 no address, no reason, or a duration that is not positive or not finite.';
+'Block an address or a network in this database by hand, for a duration (a day is 86,400 s) or, without one, until '
+'it is unblocked. From the next call on its requests get the verdict ip_blocked before any other check. Addresses '
+'in apikeys.ip_trusted stay free. If it is blocked already, the reason and the duration are replaced. Blocks by '
+'hand survive restarts. Errors: 22023 no address, no reason, or a duration that is not positive or not finite.';
 
 CREATE FUNCTION apikeys.unblock_address(address inet) RETURNS SETOF apikeys.address_block_list
 LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    freed  cidr := apikeys.plain_network(address);
+    freed  cidr := apikeys_internal.plain_network(address);
     lifted record;
     wider  cidr;
     any_lifted boolean := false;
@@ -85,19 +92,19 @@ BEGIN
         RETURN QUERY SELECT lifted.network, false, lifted.reason, lifted.blocked_at, lifted.until, NULL::bigint, lifted.blocked_by;
         any_lifted := true;
     END LOOP;
-    FOR lifted IN SELECT a.* FROM apikeys.lift_automatic_blocks(freed) AS a LOOP
-        PERFORM apikeys.audit('delete', 'address_block', lifted.network::text, NULL,
+    FOR lifted IN SELECT a.* FROM apikeys_internal.lift_automatic_blocks(freed) AS a LOOP
+        PERFORM apikeys_internal.audit('delete', 'address_block', lifted.network::text, NULL,
                               jsonb_build_object('network', lifted.network, 'automatic', true, 'failures', lifted.failures, 'until', lifted.until), NULL);
         RETURN QUERY SELECT lifted.network, true, NULL::text, lifted.since, lifted.until, lifted.failures, NULL::text;
         any_lifted := true;
     END LOOP;
     IF NOT any_lifted THEN
         SELECT b.network INTO wider FROM apikeys.address_block AS b
-        WHERE b.network >> freed AND (b.until IS NULL OR b.until > apikeys.wall_clock())
+        WHERE b.network >> freed AND (b.until IS NULL OR b.until > apikeys_internal.wall_clock())
         ORDER BY masklen(b.network) DESC LIMIT 1;
         IF FOUND THEN
             RAISE no_data_found USING
-                MESSAGE = format('address %s is not blocked by itself', abbrev(freed::inet)),
+                MESSAGE = format('address %s has no block of its own', abbrev(freed::inet)),
                 HINT = format('It is in %s, which is blocked by hand.', wider);
         END IF;
         RAISE no_data_found USING MESSAGE = format('address %s is not blocked', coalesce(abbrev(freed::inet), 'NULL'));
@@ -105,4 +112,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.unblock_address(inet) IS
-'Lift the block of an address, or all blocks within a network, automatic ones and those by hand; for an address of IPv6 also the automatic block of its /64. Returns the blocks that were lifted. An automatic block is gone at once, with the failures that led to it: a ROLLBACK does not bring it back. Errors: P0002 nothing is blocked there.';
+'Lift the block of an address, or all blocks within a network, automatic ones and those by hand; for an IPv6 '
+'address also the automatic block of its /64. Returns the lifted blocks. An automatic block and the failures that '
+'led to it are deleted at once: a ROLLBACK does not bring them back. Errors: P0002 nothing is blocked there.';

@@ -1,4 +1,4 @@
--- Columns of views: what a view says nothing of its own about is what its table says.
+-- Columns of views: a column without a comment of its own gets that of the table's column.
 
 DO $$
 DECLARE

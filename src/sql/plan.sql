@@ -1,6 +1,6 @@
--- The catalogue: plans, tiers, products; which products a key is for, which plan an account is on, who manages it.
+-- Plans, tiers and products; the products of a key, the plan of an account, and the managers of an account.
 --
--- No role may insert plans, tiers, products and members: these functions do, and record it in the audit log.
+-- No role may INSERT into plan, tier, product and member: these functions do, and record it in the audit log.
 
 CREATE FUNCTION apikeys.create_tier(name text, rank int, limits apikeys.limits DEFAULT '', description text DEFAULT NULL)
 RETURNS apikeys.tier
@@ -12,12 +12,13 @@ BEGIN
     INSERT INTO apikeys.tier (name, rank, limits, description)
     VALUES (create_tier.name, create_tier.rank, create_tier.limits, create_tier.description)
     RETURNING * INTO made;
-    PERFORM apikeys.audit('insert', 'tier', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'tier', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_tier(text, int, apikeys.limits, text) IS
-'Make a quota level for keys; a higher rank is a higher level. Errors: 23505 the name or the rank is taken; 23502, 23514 what the table refuses.';
+'Make a quota level for keys; a higher rank is a higher level. Errors: 23505 the name or the rank is taken; 23502, '
+'23514 refused by the table.';
 
 CREATE FUNCTION apikeys.create_product(name text, description text DEFAULT NULL) RETURNS apikeys.product
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -26,12 +27,13 @@ DECLARE
     made apikeys.product;
 BEGIN
     INSERT INTO apikeys.product (name, description) VALUES (create_product.name, create_product.description) RETURNING * INTO made;
-    PERFORM apikeys.audit('insert', 'product', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'product', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_product(text, text) IS
-'Make a product: an API that keys can be assigned to. Errors: 23505 the name is taken; 23502, 23514 what the table refuses.';
+'Make a product: an API that keys can be assigned to. Errors: 23505 the name is taken; 23502, 23514 refused by the '
+'table.';
 
 CREATE FUNCTION apikeys.create_plan(
     name text, key_prefix text DEFAULT 'ak', max_keys int DEFAULT NULL, max_lifetime interval DEFAULT NULL,
@@ -52,13 +54,14 @@ BEGIN
         create_plan.default_lifetime, create_plan.allow_unexpiring, create_plan.limits, create_plan.default_tier,
         create_plan.one_key_per_product, create_plan.custom_limits_allowed, create_plan.billing_types)
     RETURNING * INTO made;
-    PERFORM apikeys.audit('insert', 'plan', made.name, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'plan', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean,
     boolean, text[]) IS
-'Make a plan, the rules for accounts: the arguments are the columns of table plan. Errors: 23505 the name is taken; 23503 unknown tier; 23502, 23514 what the table refuses.';
+'Make a plan, a set of rules for accounts; the arguments are the columns of table plan. Errors: 23505 the name is '
+'taken; 23503 unknown tier; 23502, 23514 refused by the table.';
 
 -- Who manages an account.
 
@@ -66,78 +69,79 @@ CREATE FUNCTION apikeys.add_member(role name, account text) RETURNS apikeys.memb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
     made  apikeys.member;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = add_member.role) THEN
-        RAISE no_data_found USING MESSAGE = format('role %s does not exist', apikeys.quoted(role));
+        RAISE no_data_found USING MESSAGE = format('role %s does not exist', apikeys_internal.quoted(role));
     END IF;
     INSERT INTO apikeys.member (role, account_id) VALUES (add_member.role, owner.account_id) ON CONFLICT DO NOTHING RETURNING * INTO made;
     IF NOT FOUND THEN
         RAISE unique_violation USING MESSAGE = format('role "%s" is bound to account "%s" already', role, account);
     END IF;
-    PERFORM apikeys.audit('insert', 'member', made.role, made.account_id, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'member', made.role, made.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.add_member(name, text) IS
-'Bind a manager, by the role that it logs in as, to an account: it sees and changes only the accounts that it is bound to. Errors: P0002 unknown role or account; 23505 it is bound already.';
+'Bind a manager, named by the role that it logs in as, to an account. A bound manager sees and changes only the '
+'accounts that it is bound to. Errors: P0002 unknown role or account; 23505 it is bound already.';
 
 CREATE FUNCTION apikeys.remove_member(role name, account text) RETURNS apikeys.member
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
     gone  apikeys.member;
 BEGIN
     DELETE FROM apikeys.member AS m WHERE m.role = remove_member.role AND m.account_id = owner.account_id RETURNING * INTO gone;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('role %s is not bound to account "%s"', apikeys.quoted(role), account);
+        RAISE no_data_found USING MESSAGE = format('role %s is not bound to account "%s"', apikeys_internal.quoted(role), account);
     END IF;
     RETURN gone;
 END
 $$;
 COMMENT ON FUNCTION apikeys.remove_member(name, text) IS
-'Unbind a manager from an account. One that is bound to none any more sees all: revoke apikeys_manager from it as well. Errors: P0002 unknown account, or not bound to it.';
+'Unbind a manager from an account. A manager who is bound to no account sees all of them: revoke apikeys_manager '
+'from it too. Errors: P0002 unknown account, or not bound to it.';
 
 -- The products of a key.
 
-CREATE FUNCTION apikeys.check_assignment(key_id bigint) RETURNS void
+CREATE FUNCTION apikeys_internal.check_assignment(key_id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     candidate apikeys.key;
 BEGIN
-    PERFORM apikeys.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
-    SELECT k.* INTO candidate
-    FROM apikeys.key AS k
-    JOIN apikeys.account AS a ON a.account_id = k.account_id
-    JOIN apikeys.plan AS p ON p.name = a.plan AND p.one_key_per_product
-    WHERE k.key_id = check_assignment.key_id AND k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys.wall_clock());
+    PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
+    SELECT k.* INTO candidate FROM apikeys.key AS k WHERE k.key_id = check_assignment.key_id;
     IF FOUND THEN
-        PERFORM apikeys.check_products(candidate);
+        PERFORM apikeys_internal.check_plan(candidate, '{one_key_per_product}');
     END IF;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_assignment(bigint) IS
-'Whether the plan allows the products that a key has now. Locks the account, so that of two changes the second sees the first. Internal. Errors: 22023, 23505.';
+COMMENT ON FUNCTION apikeys_internal.check_assignment(bigint) IS
+'Raise if the plan does not allow the products that a key has now. Locks the account, so that two transactions '
+'cannot both change products. Errors: 22023, 23505.';
 
-CREATE FUNCTION apikeys.check_key_product_change() RETURNS trigger
+CREATE FUNCTION apikeys_internal.check_key_product_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.check_assignment(OLD.key_id);
+    PERFORM apikeys_internal.check_assignment(OLD.key_id);
     IF NEW.key_id <> OLD.key_id THEN
-        PERFORM apikeys.check_assignment(NEW.key_id);
+        PERFORM apikeys_internal.check_assignment(NEW.key_id);
     END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_key_product_change() IS 'Trigger: what is left where an assignment was changed or taken away obeys the rules of the plan.';
+COMMENT ON FUNCTION apikeys_internal.check_key_product_change() IS
+'Trigger: checks the rules of the plan for keys whose products were changed or removed.';
 
 CREATE TRIGGER key_product_check AFTER UPDATE OR DELETE ON apikeys.key_product
-FOR EACH ROW EXECUTE FUNCTION apikeys.check_key_product_change();
-COMMENT ON TRIGGER key_product_check ON apikeys.key_product IS 'What is left where an assignment was changed or taken away obeys the rules of the plan.';
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_product_change();
+COMMENT ON TRIGGER key_product_check ON apikeys.key_product IS
+'Checks the rules of the plan for keys whose products were changed or removed.';
 
 CREATE FUNCTION apikeys.assign_product(key_id bigint, product text) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -147,110 +151,78 @@ DECLARE
 BEGIN
     PERFORM apikeys.get_key(key_id);
     IF NOT EXISTS (SELECT FROM apikeys.product AS p WHERE p.name = assign_product.product) THEN
-        RAISE no_data_found USING MESSAGE = format('product %s does not exist', apikeys.quoted(product));
+        RAISE no_data_found USING MESSAGE = format('product %s does not exist', apikeys_internal.quoted(product));
     END IF;
     INSERT INTO apikeys.key_product (key_id, product) VALUES (assign_product.key_id, assign_product.product)
     ON CONFLICT DO NOTHING RETURNING * INTO made;
     IF FOUND THEN
-        PERFORM apikeys.check_assignment(key_id);
-        PERFORM apikeys.audit('insert', 'key_product', made.key_id::text, (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = made.key_id),
-                              NULL, apikeys.audited_row(to_jsonb(made)));
+        PERFORM apikeys_internal.check_assignment(key_id);
+        PERFORM apikeys_internal.audit('insert', 'key_product', made.key_id::text, (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = made.key_id),
+                              NULL, apikeys_internal.audited_row(to_jsonb(made)));
     END IF;
     RETURN apikeys.get_key(key_id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.assign_product(bigint, text) IS
-'Assign a product to a key; one that was good for all is good for this one alone then. Nothing happens where it is assigned already. Errors: P0002 unknown key or product; 23505 another key of the account has it, where the plan says one key a product.';
+'Assign a product to a key. A key without products was good for all; from now on it is good for this one only. Does '
+'nothing if it is assigned already. Errors: P0002 unknown key or product; 23505 the plan allows one key for each '
+'product, and another key of the account has it.';
 
 CREATE FUNCTION apikeys.unassign_product(key_id bigint, product text) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys.get_key(key_id);
-    -- Of two who take away the last two products the second waits here, and sees it.
-    PERFORM apikeys.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
+    -- Two transactions that remove the last two products meet here: the second waits, then sees what the first did.
+    PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
     DELETE FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id AND kp.product = unassign_product.product;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('product %s is not assigned to the key', apikeys.quoted(product));
+        RAISE no_data_found USING MESSAGE = format('product %s is not assigned to the key', apikeys_internal.quoted(product));
     ELSIF NOT EXISTS (SELECT FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('product "%s" is the only one of the key', product),
             DETAIL = 'A key without products is good for all.',
-            HINT = 'Assign another one before, or deactivate the key.';
+            HINT = 'Assign another one first, or deactivate the key.';
     END IF;
     RETURN apikeys.get_key(key_id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.unassign_product(bigint, text) IS
-'Take a product away from a key, but not its last: a key without products is good for all. Errors: P0002 unknown key, or not assigned; 22023 it is the last.';
+'Remove a product from a key, but not its last: a key without products is good for all. Errors: P0002 unknown key, '
+'or not assigned; 22023 it is the last.';
 
 -- From one plan to another.
-
-CREATE FUNCTION apikeys.plan_breaches(account_id bigint, rules apikeys.plan)
-RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    WITH owned AS (
-        SELECT k.key_id, k.alias, k.expires_at, k.limits, k.billing_type,
-               k.active AND (k.expires_at IS NULL OR k.expires_at > apikeys.wall_clock()) AS live,
-               coalesce((rules).max_lifetime, apikeys.longest_lifetime((rules).lifetimes)) AS longest
-        FROM apikeys.key AS k
-        WHERE k.account_id = plan_breaches.account_id
-    )
-    SELECT NULL::bigint, NULL::text, 'max_keys', format('%s of %s keys', count(*), (rules).max_keys)
-    FROM owned AS o WHERE o.live HAVING count(*) > (rules).max_keys
-    UNION ALL
-    SELECT o.key_id, o.alias, b.rule, b.detail
-    FROM owned AS o, LATERAL (
-        SELECT 'allow_unexpiring', 'it never expires'
-        WHERE o.expires_at IS NULL AND (NOT (rules).allow_unexpiring OR (rules).max_lifetime IS NOT NULL)
-        UNION ALL
-        SELECT 'max_lifetime', format('it expires later than in %s', o.longest)
-        WHERE o.expires_at > apikeys.seconds_after(apikeys.wall_clock(), o.longest)
-        UNION ALL
-        SELECT 'custom_limits_allowed', format('it has limits of its own: %s', o.limits)
-        WHERE o.limits IS NOT NULL AND NOT (rules).custom_limits_allowed
-        UNION ALL
-        SELECT 'billing_types', format('its billing type is "%s"', o.billing_type)
-        WHERE o.billing_type <> ALL ((rules).billing_types)
-        UNION ALL
-        SELECT 'one_key_per_product', format('product "%s" is the key "%s"''s as well', ours.product, other.alias)
-        FROM apikeys.key_product AS ours
-        JOIN apikeys.key_product AS theirs ON theirs.product = ours.product
-        JOIN owned AS other ON other.key_id = theirs.key_id AND other.live
-        WHERE (rules).one_key_per_product AND ours.key_id = o.key_id AND o.live AND other.key_id <> o.key_id
-        UNION ALL
-        SELECT 'one_key_per_product', 'it has no product, so it is good for all'
-        WHERE (rules).one_key_per_product AND o.live AND NOT EXISTS (SELECT FROM apikeys.key_product AS ours WHERE ours.key_id = o.key_id)
-    ) AS b (rule, detail)
-    ORDER BY 2 NULLS FIRST, 3, 4;
-END;
-COMMENT ON FUNCTION apikeys.plan_breaches(bigint, apikeys.plan) IS
-'What the keys of an account have that a plan does not allow; the rules are columns of table plan. Internal.';
 
 CREATE FUNCTION apikeys.change_plan(account text, plan text, dry_run boolean DEFAULT false)
 RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner    apikeys.account := apikeys.get_account(account);
+    owner    apikeys.account := apikeys_internal.get_account(account);
     rules    apikeys.plan;
+    owned    apikeys.key[];
     breaches text[];
 BEGIN
     SELECT p.* INTO rules FROM apikeys.plan AS p WHERE p.name = change_plan.plan;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('plan %s does not exist', apikeys.quoted(plan));
+        RAISE no_data_found USING MESSAGE = format('plan %s does not exist', apikeys_internal.quoted(plan));
     END IF;
+    IF dry_run IS NOT TRUE THEN
+        PERFORM apikeys_internal.lock_account(owner.account_id);
+    END IF;
+    owned := ARRAY(SELECT k FROM apikeys.key AS k WHERE k.account_id = owner.account_id);
     IF dry_run THEN
-        RETURN QUERY SELECT b.* FROM apikeys.plan_breaches(owner.account_id, rules) AS b;
+        RETURN QUERY
+            SELECT b.key_id, b.alias, b.rule, b.fault FROM apikeys_internal.plan_breaches(owned, rules) AS b
+            ORDER BY 2 NULLS FIRST, 3, 4;
         RETURN;
     END IF;
-    PERFORM apikeys.lock_account(owner.account_id);
-    breaches := ARRAY(SELECT format('%s: %s', coalesce('key "' || b.alias || '"', b.rule), b.detail)
-                      FROM apikeys.plan_breaches(owner.account_id, rules) AS b);
+    breaches := ARRAY(SELECT format('%s: %s', coalesce('key "' || b.alias || '"', b.rule), b.fault)
+                      FROM apikeys_internal.plan_breaches(owned, rules) AS b
+                      ORDER BY b.alias NULLS FIRST, b.rule, b.fault);
     IF breaches <> '{}' THEN
         RAISE invalid_parameter_value USING
-            MESSAGE = format('account "%s" has what plan "%s" does not allow', account, plan),
+            MESSAGE = format('keys of account "%s" break rules of plan "%s"', account, plan),
             DETAIL = concat_ws(E'\n', VARIADIC breaches[:20] || CASE WHEN cardinality(breaches) > 20
                                                                      THEN format('and %s more', cardinality(breaches) - 20) END),
             HINT = 'Change the keys first. With dry_run => true the list comes as rows.';
@@ -259,5 +231,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.change_plan(text, text, boolean) IS
-'Put an account on another plan, if its keys obey it, inactive ones too: else 22023, and the detail lists what they break. With dry_run nothing is changed, and the list comes as rows: the key (NULL: the account as a whole), the rule (a column of table plan) and what breaks it. Lifetimes are measured from now. A plain UPDATE of account.plan asks nothing.
-Errors: P0002 unknown account or plan; 22023.';
+'Put an account on another plan, if all its keys obey that plan, inactive ones too; otherwise 22023, with a detail '
+'that lists what they break. With dry_run, changes nothing and returns the list as rows: the key (NULL: the number '
+'of keys), the rule (a column of table plan) and how it is broken. Lifetimes are measured from now. An UPDATE of '
+'account.plan checks nothing.
+Errors: P0002 unknown account or plan; 22023 a rule is broken.';

@@ -1,7 +1,7 @@
--- Who may do what. PUBLIC nothing; each role what stands here and nothing else: the last part of the script, after all
--- that it speaks about. Direct INSERT into table key is granted to nobody, nor is reading a digest.
+-- Who may do what: PUBLIC nothing, and each role what is granted here and nothing else. It is the last part of the script, after
+-- all objects. No role may INSERT into table key, or read a digest.
 
--- What PUBLIC has by default, and anybody by ALTER DEFAULT PRIVILEGES.
+-- Revoke what PUBLIC has by default, and what ALTER DEFAULT PRIVILEGES gives to any role.
 DO $$
 DECLARE
     statement text;
@@ -13,14 +13,15 @@ BEGIN
               FROM pg_class AS c WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
               UNION ALL
               SELECT format('FUNCTION %s', p.oid::regprocedure), coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner
-              FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace
+              FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)
               UNION ALL
               SELECT format('TYPE %s', t.oid::regtype), coalesce(t.typacl, acldefault('T', t.typowner)), t.typowner
               FROM pg_type AS t
               WHERE t.typnamespace = 'apikeys'::regnamespace AND t.typelem = 0
                 AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
               UNION ALL
-              SELECT 'SCHEMA apikeys', n.nspacl, n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'apikeys'
+              SELECT format('SCHEMA %I', n.nspname), n.nspacl, n.nspowner
+              FROM pg_namespace AS n WHERE n.nspname IN ('apikeys', 'apikeys_internal')
              ) AS o(object, acl, owner), aclexplode(o.acl) AS a
         WHERE a.grantee <> o.owner
     LOOP
@@ -31,7 +32,7 @@ $$;
 
 GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
 
--- The types are for all four: the functions behind their operators, casts, input and output with them.
+-- All four roles may use the types, with the functions behind their operators, casts, input and output.
 DO $$
 DECLARE
     object text;
@@ -42,7 +43,7 @@ BEGIN
             SELECT FROM pg_class AS c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
         UNION ALL
         SELECT format('FUNCTION %s', p.oid::regprocedure) FROM pg_proc AS p
-        WHERE p.pronamespace = 'apikeys'::regnamespace AND (
+        WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace) AND (
             EXISTS (SELECT FROM pg_type AS t WHERE p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend))
             OR EXISTS (SELECT FROM pg_operator AS o WHERE o.oprcode = p.oid)
             OR EXISTS (SELECT FROM pg_amproc AS a WHERE a.amproc = p.oid)
@@ -78,14 +79,16 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
--- What views, policies and constraints call, they call as the one who uses them.
+-- Views, policies and constraints call functions with the privileges of the role that uses them.
 GRANT EXECUTE ON FUNCTION
-    apikeys.managed_accounts(), apikeys.key_state(boolean, boolean, timestamptz), apikeys.key_used(bigint, apikeys.limits), apikeys.wall_clock()
+    apikeys_internal.managed_accounts(), apikeys_internal.key_state(boolean, boolean, timestamptz), apikeys_internal.key_used(bigint, apikeys.limits), apikeys_internal.wall_clock()
 TO apikeys_manager, apikeys_admin, apikeys_auditor;
-GRANT EXECUTE ON FUNCTION apikeys.automatic_blocks() TO apikeys_admin, apikeys_auditor;
-GRANT EXECUTE ON FUNCTION apikeys.domains_are_valid(text[]), apikeys.has_text(text), apikeys.hash_rule_is_known(text) TO apikeys_manager, apikeys_admin;
-GRANT EXECUTE ON FUNCTION apikeys.prefix_is_valid(text), apikeys.lifetimes_are_valid(interval[]),
-    apikeys.longest_lifetime(interval[]), apikeys.lifetime_is_offered(interval, interval[]) TO apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys_internal.automatic_blocks() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION
+    apikeys_internal.domains_are_valid(text[]), apikeys_internal.has_text(text), apikeys_internal.hash_rule_is_known(text)
+TO apikeys_manager, apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys_internal.prefix_is_valid(text), apikeys_internal.lifetimes_are_valid(interval[]),
+    apikeys_internal.longest_lifetime(interval[]), apikeys_internal.lifetime_is_offered(interval, interval[]) TO apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
     apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text),
@@ -145,7 +148,8 @@ GRANT EXECUTE ON FUNCTION
     apikeys.erase_account_data(text)
 TO apikeys_admin;
 
--- Tables. A manager who is bound to accounts meets the row-level policies below; views and functions ask managed_accounts.
+-- Tables. The policies below hide other accounts from a manager who is bound to accounts; views and functions call
+-- managed_accounts for the same purpose.
 
 GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list, apikeys.log,
     apikeys.notice_list
@@ -159,7 +163,7 @@ GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips,
 ON apikeys.key TO apikeys_manager, apikeys_admin;
 GRANT UPDATE (tier, limits) ON apikeys.key TO apikeys_admin;
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
--- INSERT to nobody: the functions that make rows put them on record, which a trigger cannot.
+-- No role may INSERT: the functions that make rows record that in the audit log, which a trigger cannot.
 GRANT UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT SELECT, DELETE ON apikeys.member TO apikeys_admin;
 GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_admin, apikeys_auditor;
@@ -175,15 +179,16 @@ TO apikeys_auditor;
 
 ALTER TABLE apikeys.account ENABLE ROW LEVEL SECURITY;
 CREATE POLICY account_managed ON apikeys.account
-USING ((SELECT apikeys.managed_accounts()) IS NULL OR account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]));
+USING ((SELECT apikeys_internal.managed_accounts()) IS NULL OR account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]));
 COMMENT ON POLICY account_managed ON apikeys.account IS 'The accounts that the session''s user may manage.';
 
 ALTER TABLE apikeys.key ENABLE ROW LEVEL SECURITY;
 CREATE POLICY key_managed ON apikeys.key
-USING ((SELECT apikeys.managed_accounts()) IS NULL OR account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]));
+USING ((SELECT apikeys_internal.managed_accounts()) IS NULL OR account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]));
 COMMENT ON POLICY key_managed ON apikeys.key IS 'The keys of the accounts that the session''s user may manage.';
 
 ALTER TABLE apikeys.key_product ENABLE ROW LEVEL SECURITY;
 CREATE POLICY key_product_managed ON apikeys.key_product
 USING (EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_product.key_id));
-COMMENT ON POLICY key_product_managed ON apikeys.key_product IS 'The products of the keys that the session''s user may manage.';
+COMMENT ON POLICY key_product_managed ON apikeys.key_product IS
+'The products of the keys that the session''s user may manage.';

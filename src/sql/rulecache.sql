@@ -1,35 +1,40 @@
--- Changes of plans and tiers reach every session's cache at once. Not on INSERT: what is not cached is read.
--- Of key_product it is cached that it is empty, and of address_block that a network is not there, so rows that come or go count; for
--- each row, since a subscription fires no others.
+-- The triggers that make all sessions drop what they have cached of a table when it changes. Plans and tiers need none on INSERT,
+-- because a session reads what is not in its cache. Sessions also cache that key_product has no row for a key, and all rows of
+-- address_block: so these need triggers on INSERT, for each row, because a subscription fires only row triggers.
 
-CREATE FUNCTION apikeys.rules_changed() RETURNS trigger
+CREATE FUNCTION apikeys_internal.rules_changed() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_rulecache_changed';
-COMMENT ON FUNCTION apikeys.rules_changed() IS 'Trigger on plan, tier, key_product and address_block: makes every session read them anew.';
+COMMENT ON FUNCTION apikeys_internal.rules_changed() IS
+'Trigger on plan, tier, key_product and address_block: makes all sessions read them again.';
 
 CREATE TRIGGER plan_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.plan
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 CREATE TRIGGER tier_changed AFTER UPDATE OR DELETE OR TRUNCATE ON apikeys.tier
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 ALTER TABLE apikeys.plan ENABLE ALWAYS TRIGGER plan_changed;
 ALTER TABLE apikeys.tier ENABLE ALWAYS TRIGGER tier_changed;
 
 CREATE TRIGGER key_product_changed AFTER INSERT OR DELETE ON apikeys.key_product
-FOR EACH ROW EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.rules_changed();
 CREATE TRIGGER key_product_truncated AFTER TRUNCATE ON apikeys.key_product
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_changed;
 ALTER TABLE apikeys.key_product ENABLE ALWAYS TRIGGER key_product_truncated;
 
 CREATE TRIGGER address_block_changed AFTER INSERT OR UPDATE OR DELETE ON apikeys.address_block
-FOR EACH ROW EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.rules_changed();
 CREATE TRIGGER address_block_truncated AFTER TRUNCATE ON apikeys.address_block
-FOR EACH STATEMENT EXECUTE FUNCTION apikeys.rules_changed();
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.rules_changed();
 ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_changed;
 ALTER TABLE apikeys.address_block ENABLE ALWAYS TRIGGER address_block_truncated;
 
-COMMENT ON TRIGGER plan_changed ON apikeys.plan IS 'Makes every session read plans anew.';
-COMMENT ON TRIGGER tier_changed ON apikeys.tier IS 'Makes every session read tiers anew.';
-COMMENT ON TRIGGER key_product_changed ON apikeys.key_product IS 'Makes every session look anew whether a key has products.';
-COMMENT ON TRIGGER key_product_truncated ON apikeys.key_product IS 'Makes every session look anew whether a key has products.';
-COMMENT ON TRIGGER address_block_changed ON apikeys.address_block IS 'Makes every session read the blocks by hand anew.';
-COMMENT ON TRIGGER address_block_truncated ON apikeys.address_block IS 'Makes every session read the blocks by hand anew.';
+COMMENT ON TRIGGER plan_changed ON apikeys.plan IS 'Makes all sessions read plans again.';
+COMMENT ON TRIGGER tier_changed ON apikeys.tier IS 'Makes all sessions read tiers again.';
+COMMENT ON TRIGGER key_product_changed ON apikeys.key_product IS
+'Makes all sessions look again whether a key has products.';
+COMMENT ON TRIGGER key_product_truncated ON apikeys.key_product IS
+'Makes all sessions look again whether a key has products.';
+COMMENT ON TRIGGER address_block_changed ON apikeys.address_block IS
+'Makes all sessions read the blocks by hand again.';
+COMMENT ON TRIGGER address_block_truncated ON apikeys.address_block IS
+'Makes all sessions read the blocks by hand again.';

@@ -1,7 +1,15 @@
--- The schema and the roles. A plain CREATE SCHEMA: one that somebody has planted before makes CREATE EXTENSION fail.
+-- The schemas and the roles. Schema apikeys has what people use; apikeys_internal has functions only. No role needs USAGE on
+-- apikeys_internal: views, policies, constraints, triggers, types and functions with a parsed body refer to functions by OID,
+-- and all other functions that call into it run as the owner of the extension.
+--
+-- CREATE SCHEMA without IF NOT EXISTS: if somebody has made one of the schemas before, CREATE EXTENSION fails.
 
 CREATE SCHEMA apikeys;
-COMMENT ON SCHEMA apikeys IS 'API keys: issue, verify, limit, log and manage them. Start with \df+ apikeys.create_key and apikeys.verify.';
+CREATE SCHEMA apikeys_internal;
+COMMENT ON SCHEMA apikeys_internal IS
+'Functions that apikeys itself calls. Do not call them: they may change in any version.';
+COMMENT ON SCHEMA apikeys IS
+'API keys: issue, verify, limit, log and manage them. Start with \df+ apikeys.create_key and apikeys.verify.';
 
 -- Roles belong to the whole cluster: another database may have made them already.
 DO $$

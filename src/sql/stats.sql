@@ -9,14 +9,18 @@ CREATE FUNCTION apikeys.stats(
 ) RETURNS record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_engine_stats';
 COMMENT ON FUNCTION apikeys.stats() IS
-'The state of the engine: the queue of this database (bytes; age of its oldest event; flush_lag: from the first event of the last batch to its commit), events since the server started, meters and rings of the whole server, the writer (none, running, failing) with its last error, and places for client addresses that have failed, of the whole server. Errors: 55000 not preloaded.';
+'The state of the engine. Of this database: the queue (bytes; age of its oldest event; flush_lag: the time from the '
+'first event of the last batch to its commit), events since the server started, and the writer (none, running, '
+'failing) with its last error. Of the whole server: meters, rings, and places for client addresses that have '
+'failed. Errors: 55000 not preloaded.';
 
 CREATE FUNCTION apikeys.flush() RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_flush';
 COMMENT ON FUNCTION apikeys.flush() IS
-'Waits until every event queued so far is in the tables; false if that takes longer than apikeys.queue_timeout. Errors: 55000 not preloaded or on a standby.';
+'Wait until all events queued so far are in the tables. False: that takes longer than apikeys.queue_timeout. '
+'Errors: 55000 not preloaded, or on a standby.';
 
-CREATE FUNCTION apikeys.try_flush() RETURNS boolean
+CREATE FUNCTION apikeys_internal.try_flush() RETURNS boolean
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -25,9 +29,13 @@ EXCEPTION
     WHEN object_not_in_prerequisite_state THEN RETURN true;
 END
 $$;
-COMMENT ON FUNCTION apikeys.try_flush() IS 'flush, where there is an engine; where there is none all is written. Internal.';
+COMMENT ON FUNCTION apikeys_internal.try_flush() IS
+'Like flush, but true if there is no engine, because then nothing is queued.';
 
 CREATE FUNCTION apikeys.maintain() RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_maintain';
 COMMENT ON FUNCTION apikeys.maintain() IS
-'Has the writer do its daily care now: partitions ahead, retention, merging of buckets. False if that takes longer than apikeys.queue_timeout (it goes on), or if some of it had to be put off, as when somebody reads a partition that is to be dropped: the server log says what, and it is tried again in 10 minutes. Errors: 55000 not preloaded or on a standby.';
+'Make the writer do its daily maintenance now: create partitions ahead, apply retention, merge buckets. False: that '
+'takes longer than apikeys.queue_timeout (it goes on), or part of it was postponed, e.g. because a partition that '
+'is to be dropped is in use. The server log tells which part; it is tried again after 10 minutes. Errors: 55000 not '
+'preloaded, or on a standby.';

@@ -1,11 +1,11 @@
--- Requests for a higher tier or higher limits of a key: asked for by who manages the key, decided by members of apikeys_admin.
+-- Requests for a higher tier or higher limits of a key: made by managers of the key, decided by members of apikeys_admin.
 --
 --   request_upgrade     ->  pending  <->  needs_information      ask_upgrade, answer_upgrade
 --   pending or needs_information  ->  approved, declined, withdrawn
 --
--- Whoever changes a request locks the key first, as who deletes the key does, then the request.
+-- Lock order: the key, then the request, as when the key is deleted.
 
-CREATE FUNCTION apikeys.working_days_after(start timestamptz, days int) RETURNS timestamptz
+CREATE FUNCTION apikeys_internal.working_days_after(start timestamptz, days int) RETURNS timestamptz
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT d.day AT TIME ZONE 'UTC'
@@ -13,47 +13,50 @@ BEGIN ATOMIC
     WHERE extract(isodow FROM d.day) < 6
     ORDER BY n OFFSET days - 1 LIMIT 1;
 END;
-COMMENT ON FUNCTION apikeys.working_days_after(timestamptz, int) IS
-'The same time of day so many working days later (1 or more): Monday to Friday, by the calendar of UTC. Internal.';
+COMMENT ON FUNCTION apikeys_internal.working_days_after(timestamptz, int) IS
+'The same time of day, this many working days later (at least 1). Working days are Monday to Friday in UTC.';
 
-CREATE FUNCTION apikeys.limits_reach(limits apikeys.limits, bar apikeys.limits) RETURNS boolean
+CREATE FUNCTION apikeys_internal.limits_are_covered(limits apikeys.limits, bar apikeys.limits) RETURNS boolean
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
     SELECT coalesce(bool_and(l.cap IS NULL OR l.cap >= b.cap), NOT EXISTS (SELECT FROM apikeys.limits_items(limits)))
     FROM apikeys.limits_items(bar) AS b LEFT JOIN apikeys.limits_items(limits) AS l ON l.limit_window = b.limit_window;
 END;
-COMMENT ON FUNCTION apikeys.limits_reach(apikeys.limits, apikeys.limits) IS
-'Whether limits have no lower cap on any window of the bar; where the bar has none, whether they have none either. Internal.';
+COMMENT ON FUNCTION apikeys_internal.limits_are_covered(apikeys.limits, apikeys.limits) IS
+'Whether the first limits have no lower cap than the second on any window of the second. If the second have no '
+'limit, whether the first have none either.';
 
-CREATE FUNCTION apikeys.limits_rise(former apikeys.limits, wanted apikeys.limits) RETURNS boolean
+CREATE FUNCTION apikeys_internal.limits_are_higher(former apikeys.limits, wanted apikeys.limits) RETURNS boolean
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT apikeys.limits_reach(wanted, former) AND EXISTS (
+    SELECT apikeys_internal.limits_are_covered(wanted, former) AND EXISTS (
         SELECT FROM apikeys.limits_items(former) AS f LEFT JOIN apikeys.limits_items(wanted) AS w ON w.limit_window = f.limit_window
         WHERE w.cap IS NULL OR w.cap > f.cap
     ) AND NOT EXISTS (
-        -- A new window that is shorter than a former one comes so many times in it; one that is longer must have room for one of it.
+        -- A new window that is shorter than a former one counts as often as it fits into it; a longer one counts once.
         SELECT FROM apikeys.limits_items(wanted) AS w, apikeys.limits_items(former) AS f
         WHERE w.limit_window <> ALL (SELECT i.limit_window FROM apikeys.limits_items(former) AS i)
           AND CASE WHEN w.window_length < f.window_length THEN w.cap * extract(epoch FROM f.window_length) / extract(epoch FROM w.window_length)
                    WHEN w.window_length IS NOT NULL AND f.window_length IS NULL AND w.cap > 0 THEN f.cap
                    ELSE w.cap END < f.cap);
 END;
-COMMENT ON FUNCTION apikeys.limits_rise(apikeys.limits, apikeys.limits) IS
-'Whether limits are higher than others: no window of those gets a lower cap, and one at least gets a higher one or is free; a window that is new leaves room to use up any of those. Internal.';
+COMMENT ON FUNCTION apikeys_internal.limits_are_higher(apikeys.limits, apikeys.limits) IS
+'Whether limits are higher than the former ones: no former window gets a lower cap, at least one gets a higher cap '
+'or none, and a new window leaves room to use up each former one.';
 
 -- Lists.
 
 CREATE VIEW apikeys.upgrade_list WITH (security_barrier) AS
 SELECT r.id, a.name AS account, r.key_id, k.alias, r.tier, r.limits, r.state,
-       r.state = 'pending' AND r.due_at < apikeys.wall_clock() AS overdue,
+       r.state = 'pending' AND r.due_at < apikeys_internal.wall_clock() AS overdue,
        r.motivation, r.project, r.project_kind, r.purpose, r.expected_requests, r.expected_users, r.asked_at, r.asked_by, r.due_at,
        r.question, r.answer, r.decided_at, r.decided_by, r.note
 FROM apikeys.upgrade_request AS r
 JOIN apikeys.key AS k ON k.key_id = r.key_id
 JOIN apikeys.account AS a ON a.account_id = k.account_id
-WHERE (SELECT apikeys.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys.managed_accounts())::bigint[]);
-COMMENT ON VIEW apikeys.upgrade_list IS 'All upgrade requests, open and closed, for keys that the session''s user may manage.';
+WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
+COMMENT ON VIEW apikeys.upgrade_list IS
+'All upgrade requests, open and closed, for keys that the session''s user may manage.';
 COMMENT ON COLUMN apikeys.upgrade_list.alias IS 'The key''s alias now.';
 COMMENT ON COLUMN apikeys.upgrade_list.overdue IS 'Whether it is still pending after due_at.';
 
@@ -65,11 +68,13 @@ LEFT JOIN apikeys.tier AS t ON t.name = k.tier
 WHERE l.state IN ('pending', 'needs_information')
 ORDER BY l.overdue DESC, l.state = 'pending' DESC, l.due_at, l.id;
 COMMENT ON VIEW apikeys.upgrade_queue IS
-'The open upgrade requests in the order in which to see to them: overdue ones first, those that wait for information last.';
+'The open upgrade requests in the order in which to handle them: overdue ones first, those that wait for an answer '
+'last.';
 COMMENT ON COLUMN apikeys.upgrade_queue.alias IS 'The key''s alias now.';
 COMMENT ON COLUMN apikeys.upgrade_queue.overdue IS 'Whether it is still pending after due_at.';
 COMMENT ON COLUMN apikeys.upgrade_queue.present_tier IS 'The key''s tier now; NULL: none.';
-COMMENT ON COLUMN apikeys.upgrade_queue.present_limits IS 'The limits in effect now: the key''s own, else its tier''s.';
+COMMENT ON COLUMN apikeys.upgrade_queue.present_limits IS
+'The limits in effect now: the key''s own, or else its tier''s.';
 
 CREATE FUNCTION apikeys.get_upgrade(id bigint) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -84,11 +89,12 @@ BEGIN
     RETURN listed;
 END
 $$;
-COMMENT ON FUNCTION apikeys.get_upgrade(bigint) IS 'The upgrade request''s row of the view upgrade_list. Errors: P0002 unknown request.';
+COMMENT ON FUNCTION apikeys.get_upgrade(bigint) IS
+'The upgrade request''s row of the view upgrade_list. Errors: P0002 unknown request.';
 
 -- Rules.
 
-CREATE FUNCTION apikeys.check_upgrade(key_id bigint, tier text, limits apikeys.limits) RETURNS void
+CREATE FUNCTION apikeys_internal.check_upgrade(key_id bigint, tier text, limits apikeys.limits) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -115,29 +121,31 @@ BEGIN
         RETURN;
     ELSIF effective::text = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'the key has no limits that could be higher';
-    ELSIF NOT apikeys.limits_rise(effective, coalesce(limits, wanted.limits)) THEN
+    ELSIF NOT apikeys_internal.limits_are_higher(effective, coalesce(limits, wanted.limits)) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('limits of %s are not above the key''s: %s', coalesce(limits, wanted.limits), effective),
-            HINT = 'No window may get less, one at least must get more, and a new one must leave room to use up the others.';
+            HINT = 'No cap may be lower than before, at least one must be higher or gone, and a new window must leave room to use up the others.';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION apikeys.check_upgrade(bigint, text, apikeys.limits) IS
-'Whether a tier or limits would be an upgrade for a key: a tier by its rank, against limits of the key''s own by its limits, too. Internal. Errors: P0002, 22023.';
+COMMENT ON FUNCTION apikeys_internal.check_upgrade(bigint, text, apikeys.limits) IS
+'Raise if a tier or limits would be no upgrade for a key. Tiers are compared by rank; a tier is compared by its '
+'limits with a key that has limits of its own. Errors: P0002, 22023.';
 
-CREATE FUNCTION apikeys.matching_rule(request apikeys.upgrade_request) RETURNS apikeys.upgrade_rule
+CREATE FUNCTION apikeys_internal.matching_upgrade_rule(request apikeys.upgrade_request) RETURNS apikeys.upgrade_rule
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT r.*
     FROM apikeys.upgrade_rule AS r
     LEFT JOIN apikeys.tier AS bar ON bar.name = r.min_tier
     LEFT JOIN apikeys.tier AS wanted ON wanted.name = (request).tier
-    WHERE (r.min_tier IS NULL OR coalesce(wanted.rank >= bar.rank, apikeys.limits_reach((request).limits, bar.limits)))
+    WHERE (r.min_tier IS NULL OR coalesce(wanted.rank >= bar.rank, apikeys_internal.limits_are_covered((request).limits, bar.limits)))
       AND (r.project_kind IS NULL OR lower(r.project_kind) = lower((request).project_kind))
       AND (r.purpose IS NULL OR lower(r.purpose) = lower((request).purpose))
     ORDER BY r.id LIMIT 1;
 END;
-COMMENT ON FUNCTION apikeys.matching_rule(apikeys.upgrade_request) IS 'The first rule by which a request is declined at once; NULL: none. Internal.';
+COMMENT ON FUNCTION apikeys_internal.matching_upgrade_rule(apikeys.upgrade_request) IS
+'The first rule that declines a request; NULL: none.';
 
 CREATE FUNCTION apikeys.create_upgrade_rule(
     reason text, min_tier text DEFAULT NULL, project_kind text DEFAULT NULL, purpose text DEFAULT NULL)
@@ -147,7 +155,7 @@ AS $$
 DECLARE
     made apikeys.upgrade_rule;
 BEGIN
-    IF NOT apikeys.has_text(reason) THEN
+    IF NOT apikeys_internal.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an upgrade rule must have a reason';
     ELSIF num_nonnulls(min_tier, project_kind, purpose) = 0 THEN
         RAISE invalid_parameter_value USING
@@ -157,12 +165,14 @@ BEGIN
     INSERT INTO apikeys.upgrade_rule (min_tier, project_kind, purpose, reason)
     VALUES (create_upgrade_rule.min_tier, create_upgrade_rule.project_kind, create_upgrade_rule.purpose, create_upgrade_rule.reason)
     RETURNING * INTO made;
-    PERFORM apikeys.audit('insert', 'upgrade_rule', made.id::text, NULL, NULL, apikeys.audited_row(to_jsonb(made)));
+    PERFORM apikeys_internal.audit('insert', 'upgrade_rule', made.id::text, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_upgrade_rule(text, text, text, text) IS
-'Decline at once, with the reason, upgrade requests that match all the other arguments that are given: min_tier: for this tier or a higher one, or for limits that reach its; project_kind and purpose: the same text in upper or lower case. Errors: 23503 unknown tier; 22023 no reason, or nothing to match.';
+'Decline at once, with the reason, upgrade requests that match all other arguments that are not NULL. min_tier: '
+'requests for this tier or a higher one, or for limits that have no lower cap than its; project_kind and purpose: '
+'the same text, in upper or lower case. Errors: 23503 unknown tier; 22023 no reason, or nothing to match.';
 
 -- Asking.
 
@@ -175,25 +185,25 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     asked    apikeys.key_list := apikeys.get_key(key_id);
-    present  timestamptz := apikeys.wall_clock();
+    present  timestamptz := apikeys_internal.wall_clock();
     made     apikeys.upgrade_request;
     matching apikeys.upgrade_rule;
 BEGIN
     IF (tier IS NULL) = (limits IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'ask for either a tier or limits';
-    ELSIF NOT apikeys.has_text(motivation) THEN
+    ELSIF NOT apikeys_internal.has_text(motivation) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an upgrade request must have a motivation';
     ELSIF expected_requests < 0 OR expected_users < 0 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'expected requests and users must not be negative';
     END IF;
     PERFORM FROM apikeys.key AS k WHERE k.key_id = request_upgrade.key_id FOR NO KEY UPDATE;
-    PERFORM apikeys.check_upgrade(key_id, tier, limits);
+    PERFORM apikeys_internal.check_upgrade(key_id, tier, limits);
     INSERT INTO apikeys.upgrade_request (
         key_id, tier, limits, motivation, project, project_kind, purpose, expected_requests, expected_users, asked_at, due_at)
     VALUES (
         asked.key_id, request_upgrade.tier, request_upgrade.limits, request_upgrade.motivation, request_upgrade.project,
         request_upgrade.project_kind, request_upgrade.purpose, request_upgrade.expected_requests, request_upgrade.expected_users,
-        present, apikeys.working_days_after(present, 2))
+        present, apikeys_internal.working_days_after(present, 2))
     ON CONFLICT DO NOTHING
     RETURNING * INTO made;
     IF NOT FOUND THEN
@@ -201,21 +211,26 @@ BEGIN
             MESSAGE = format('key "%s" of account "%s" has an open upgrade request already', asked.alias, asked.account),
             HINT = 'Wait until it is decided, or withdraw it.';
     END IF;
-    PERFORM apikeys.audit('insert', 'upgrade_request', made.id::text, k.account_id, NULL, apikeys.audited_row(to_jsonb(made)))
+    PERFORM apikeys_internal.audit('insert', 'upgrade_request', made.id::text, k.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)))
     FROM apikeys.key AS k WHERE k.key_id = made.key_id;
-    PERFORM apikeys.add_upgrade_notice('upgrade_asked', made);
-    matching := apikeys.matching_rule(made);
+    PERFORM apikeys_internal.add_upgrade_notice('upgrade_asked', made);
+    matching := apikeys_internal.matching_upgrade_rule(made);
     IF matching.id IS NOT NULL THEN
-        RETURN apikeys.close_upgrade(made.id, 'declined', format('upgrade_rule %s', matching.id), matching.reason);
+        RETURN apikeys_internal.close_upgrade(made.id, 'declined', format('upgrade_rule %s', matching.id), matching.reason);
     END IF;
     RETURN apikeys.get_upgrade(made.id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.request_upgrade(bigint, text, text, text, text, text, bigint, bigint, apikeys.limits) IS
-'Ask for a higher tier of a key, or for higher limits of its own where the plan allows them. A tier is higher by its rank; limits are if no window gets a lower cap and one at least gets a higher one or is free, and a window that is new leaves room to use up any of the present ones. The motivation is required; project, project_kind, purpose and the numbers expected (requests a month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and note of the result.
-Errors: P0002 unknown key or tier; 22023 not higher, no motivation, or not in the plan; 23505 the key has an open request.';
+'Ask for a higher tier of a key, or for higher limits of its own if the plan allows them. A higher tier has a '
+'higher rank. Higher limits lower no cap, raise or remove at least one, and a new window must leave room to use up '
+'each present one. The motivation is required; project, project_kind, purpose and the expected numbers (requests a '
+'month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and '
+'note of the result.
+Errors: P0002 unknown key or tier; 22023 not higher, no motivation, or not allowed by the plan; 23505 the key has '
+'an open request.';
 
-CREATE FUNCTION apikeys.lock_upgrade(id bigint, VARIADIC states text[]) RETURNS apikeys.upgrade_request
+CREATE FUNCTION apikeys_internal.lock_upgrade(id bigint, VARIADIC states text[]) RETURNS apikeys.upgrade_request
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -234,47 +249,51 @@ BEGIN
     RETURN locked;
 END
 $$;
-COMMENT ON FUNCTION apikeys.lock_upgrade(bigint, text[]) IS
-'The upgrade request in one of these states, locked after its key. Internal. Errors: P0002 unknown request; 55000 it is in another state.';
+COMMENT ON FUNCTION apikeys_internal.lock_upgrade(bigint, text[]) IS
+'Lock the key of an upgrade request, then the request, which must be in one of these states; returns it. Errors: '
+'P0002 unknown request; 55000 it is in another state.';
 
-CREATE FUNCTION apikeys.close_upgrade(id bigint, state text, decided_by text, note text) RETURNS apikeys.upgrade_list
+CREATE FUNCTION apikeys_internal.close_upgrade(id bigint, state text, decided_by text, note text) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE apikeys.upgrade_request AS r
-    SET state = close_upgrade.state, decided_at = apikeys.wall_clock(), decided_by = close_upgrade.decided_by, note = close_upgrade.note
+    SET state = close_upgrade.state, decided_at = apikeys_internal.wall_clock(), decided_by = close_upgrade.decided_by, note = close_upgrade.note
     WHERE r.id = close_upgrade.id;
     RETURN apikeys.get_upgrade(id);
 END
 $$;
-COMMENT ON FUNCTION apikeys.close_upgrade(bigint, text, text, text) IS 'What ends an upgrade request that is locked. Internal.';
+COMMENT ON FUNCTION apikeys_internal.close_upgrade(bigint, text, text, text) IS
+'Close an upgrade request that is locked.';
 
 CREATE FUNCTION apikeys.answer_upgrade(id bigint, answer text) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.lock_upgrade(id, 'needs_information');
-    IF NOT apikeys.has_text(answer) THEN
+    PERFORM apikeys_internal.lock_upgrade(id, 'needs_information');
+    IF NOT apikeys_internal.has_text(answer) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an answer must not be empty';
     END IF;
     UPDATE apikeys.upgrade_request AS r
-    SET state = 'pending', answer = answer_upgrade.answer, due_at = apikeys.working_days_after(apikeys.wall_clock(), 2)
+    SET state = 'pending', answer = answer_upgrade.answer, due_at = apikeys_internal.working_days_after(apikeys_internal.wall_clock(), 2)
     WHERE r.id = answer_upgrade.id;
     RETURN apikeys.get_upgrade(id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.answer_upgrade(bigint, text) IS
-'Answer the question about an upgrade request, which is pending again then and due two working days on. Errors: P0002 unknown request; 22023 no answer; 55000 nothing was asked.';
+'Answer the question about an upgrade request. It is pending again and due two working days later. Errors: P0002 '
+'unknown request; 22023 no answer; 55000 there is no question.';
 
 CREATE FUNCTION apikeys.withdraw_upgrade(id bigint) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
-    RETURN apikeys.close_upgrade(id, 'withdrawn', SESSION_USER, NULL);
+    PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
+    RETURN apikeys_internal.close_upgrade(id, 'withdrawn', SESSION_USER, NULL);
 END
 $$;
-COMMENT ON FUNCTION apikeys.withdraw_upgrade(bigint) IS 'Withdraw an upgrade request. Errors: P0002 unknown request; 55000 it is closed.';
+COMMENT ON FUNCTION apikeys.withdraw_upgrade(bigint) IS
+'Withdraw an upgrade request. Errors: P0002 unknown request; 55000 it is closed.';
 
 -- Deciding.
 
@@ -282,8 +301,8 @@ CREATE FUNCTION apikeys.ask_upgrade(id bigint, question text) RETURNS apikeys.up
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
-    IF NOT apikeys.has_text(question) THEN
+    PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
+    IF NOT apikeys_internal.has_text(question) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a question must not be empty';
     END IF;
     UPDATE apikeys.upgrade_request AS r SET state = 'needs_information', question = ask_upgrade.question, answer = NULL
@@ -292,31 +311,34 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.ask_upgrade(bigint, text) IS
-'Ask for more information about an upgrade request, which waits for answer_upgrade then. A second question takes the place of the first and its answer; the audit log has both. Errors: P0002 unknown request; 22023 no question; 55000 it is closed.';
+'Ask a question about an upgrade request, which then waits for answer_upgrade. A second question replaces the first '
+'and its answer; the audit log has both. Errors: P0002 unknown request; 22023 no question; 55000 it is closed.';
 
 CREATE FUNCTION apikeys.approve_upgrade(id bigint, note text DEFAULT NULL) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    request apikeys.upgrade_request := apikeys.lock_upgrade(id, 'pending', 'needs_information');
+    request apikeys.upgrade_request := apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
 BEGIN
-    PERFORM apikeys.check_upgrade(request.key_id, request.tier, request.limits);
+    PERFORM apikeys_internal.check_upgrade(request.key_id, request.tier, request.limits);
     UPDATE apikeys.key AS k SET tier = coalesce(request.tier, k.tier), limits = request.limits WHERE k.key_id = request.key_id;
-    RETURN apikeys.close_upgrade(id, 'approved', SESSION_USER, note);
+    RETURN apikeys_internal.close_upgrade(id, 'approved', SESSION_USER, note);
 END
 $$;
 COMMENT ON FUNCTION apikeys.approve_upgrade(bigint, text) IS
-'Grant an upgrade request: the key has the tier or the limits with the next request that it makes; a tier takes the place of limits of its own. Errors: P0002 unknown request; 22023 it would be no upgrade any more, or the plan does not allow it any more; 55000 it is closed.';
+'Grant an upgrade request. The key has the tier or the limits from its next request on; a tier replaces limits of '
+'its own. Errors: P0002 unknown request; 22023 it is no upgrade any more, or the plan no longer allows it; 55000 it '
+'is closed.';
 
 CREATE FUNCTION apikeys.decline_upgrade(id bigint, note text) RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.lock_upgrade(id, 'pending', 'needs_information');
-    IF NOT apikeys.has_text(note) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'who declines an upgrade request must say why';
+    PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
+    IF NOT apikeys_internal.has_text(note) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a declined upgrade request must have a note';
     END IF;
-    RETURN apikeys.close_upgrade(id, 'declined', SESSION_USER, note);
+    RETURN apikeys_internal.close_upgrade(id, 'declined', SESSION_USER, note);
 END
 $$;
 COMMENT ON FUNCTION apikeys.decline_upgrade(bigint, text) IS

@@ -1,12 +1,12 @@
--- Usage as it is metered and stored: how limits stand, usage over time, and whether all of it agrees.
+-- Usage as it is metered and stored: the status of limits, usage over time, and whether meters and tables agree.
 
-CREATE FUNCTION apikeys.limits_used(
+CREATE FUNCTION apikeys_internal.limit_status(
     subject "char", subject_id bigint, limits apikeys.limits,
     OUT limit_window text, OUT cap bigint, OUT used bigint, OUT remaining bigint, OUT next_free_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3 AS 'MODULE_PATHNAME', 'apikeys_usage_limits';
-COMMENT ON FUNCTION apikeys.limits_used("char", bigint, apikeys.limits) IS
-'How the limits given stand for a key (k) or an account (a). Internal: part of key_limits and account_limits.';
+COMMENT ON FUNCTION apikeys_internal.limit_status("char", bigint, apikeys.limits) IS
+'The status of the limits given, for a key (k) or an account (a). Part of key_limits and account_limits.';
 
 CREATE FUNCTION apikeys.account_limits(
     account text,
@@ -15,15 +15,18 @@ CREATE FUNCTION apikeys.account_limits(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account);
 BEGIN
     RETURN QUERY
-        SELECT 'account', l.* FROM apikeys.plan AS p, apikeys.limits_used('a', owner.account_id, coalesce(owner.limits, p.limits)) AS l
+        SELECT 'account', l.* FROM apikeys.plan AS p, apikeys_internal.limit_status('a', owner.account_id, coalesce(owner.limits, p.limits)) AS l
         WHERE p.name = owner.plan;
 END
 $$;
 COMMENT ON FUNCTION apikeys.account_limits(text) IS
-'How the limits of an account stand now, over all its keys together: units used in the trailing window (of all time for total), the cap with what is granted on top, what remains up to it, and when some units come back (NULL: none are used, or never). It is what verify decides by; where that has no counter in memory (of late unused, not preloaded, a standby) it is computed from the tables. Errors: P0002 unknown account.';
+'The status of an account''s limits now, which count all its keys together: units used in the trailing window (for '
+'total: of all time), the cap with granted units, what remains of it, and when some units will be free again (NULL: '
+'none are used, or never). These are the numbers that verify decides by. If the account has no meter in memory (not '
+'used of late, not preloaded, a standby) they are computed from the tables. Errors: P0002 unknown account.';
 
 CREATE FUNCTION apikeys.key_limits(
     key_id bigint,
@@ -35,14 +38,84 @@ DECLARE
     listed apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
     RETURN QUERY SELECT l.* FROM apikeys.account_limits(listed.account) AS l;
-    RETURN QUERY SELECT 'key', l.* FROM apikeys.limits_used('k', listed.key_id, listed.limits) AS l;
+    RETURN QUERY SELECT 'key', l.* FROM apikeys_internal.limit_status('k', listed.key_id, listed.limits) AS l;
 END
 $$;
 COMMENT ON FUNCTION apikeys.key_limits(bigint) IS
-'How the limits of a key''s account (subject account) and its own (subject key) stand now; columns as in account_limits. A request is admitted if all of them have room for its cost. Errors: P0002 unknown key.';
+'The status of the limits of a key''s account (subject account) and of its own limits (subject key) now; columns as '
+'in account_limits. A request is admitted if each of them has room for its cost. Errors: P0002 unknown key.';
 
--- Steps of days and months are counted on the calendar of the time zone, from a Monday and a January; shorter ones are counted
--- in real time from the first day's midnight there, so that they are equally long where clocks change.
+-- The instants at which clocks of a time zone show a local time: two where they are set back over it, none where they skip it.
+-- AT TIME ZONE knows one; clocks of a day before and of a day after it tell whether there is another.
+CREATE FUNCTION apikeys_internal.instants(local_time timestamp, time_zone text) RETURNS SETOF timestamptz
+LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT DISTINCT i.instant
+    FROM (VALUES (local_time AT TIME ZONE time_zone)) AS n(nominal),
+         LATERAL (VALUES (n.nominal - interval '24 hours'), (n.nominal + interval '24 hours')) AS o(other),
+         LATERAL (VALUES ((local_time - ((o.other AT TIME ZONE time_zone) - (o.other AT TIME ZONE 'UTC'))) AT TIME ZONE 'UTC')) AS i(instant)
+    WHERE i.instant AT TIME ZONE time_zone = local_time;
+END;
+COMMENT ON FUNCTION apikeys_internal.instants(timestamp, text) IS
+'The instants at which clocks of the time zone show this time: one, two where clocks are set back over it, none where they skip it.';
+
+-- A step begins where clocks show its local time. Days and longer steps begin with the first instant of their first day, whatever clocks
+-- show then; shorter ones wherever their time is shown: where an hour comes twice, so do its steps, and a longer step is cut there.
+CREATE FUNCTION apikeys_internal.series_steps(
+    since timestamptz, until timestamptz, step interval, time_zone text, OUT starts_at timestamptz, OUT ends_at timestamptz
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    months    int := CASE WHEN isfinite(step) THEN extract(year FROM step) * 12 + extract(month FROM step) END;
+    days      int := CASE WHEN isfinite(step) THEN extract(day FROM step) END;
+    seconds   numeric := extract(epoch FROM step - make_interval(months => months, days => days));
+    beginning timestamp;
+BEGIN
+    IF NOT coalesce(isfinite(since) AND isfinite(until), false) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a series needs a finite since and until';
+    ELSIF since >= until THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
+    ELSIF months IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'a step must be positive, and have either months, or days, or hours, minutes and seconds';
+    ELSIF seconds > 0 AND mod(86400, seconds) <> 0 THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = 'a step of hours, minutes and seconds must divide a day of 24 hours', HINT = 'Such as 6 hours or 15 minutes.';
+    ELSIF time_zone IS NULL THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
+    ELSIF extract(epoch FROM until - since) > 100000 * extract(epoch FROM step) THEN
+        RAISE program_limit_exceeded USING
+            MESSAGE = 'a series has at most 100000 steps', HINT = 'Make the steps longer or the time shorter.';
+    END IF;
+    beginning := since AT TIME ZONE time_zone;
+    beginning := CASE
+        WHEN months > 0 THEN
+            date_trunc('month', beginning)
+            - make_interval(months => (extract(year FROM beginning) * 12 + extract(month FROM beginning) - 1)::int % months)
+        ELSE date_bin(step, beginning, '2001-01-01')
+    END;
+    RETURN QUERY
+        SELECT s.starts_at, s.ends_at
+        FROM (SELECT b.instant, lead(b.instant) OVER (ORDER BY b.instant)
+              FROM (SELECT i.instant
+                    FROM generate_series(beginning - step, (until AT TIME ZONE time_zone) + 2 * step, step) AS g(local_time),
+                         LATERAL (
+                             SELECT l.instant FROM apikeys_internal.instants(g.local_time, time_zone) AS l(instant) WHERE seconds > 0
+                             UNION
+                             SELECT least(min(l.instant), g.local_time AT TIME ZONE time_zone)
+                             FROM apikeys_internal.instants(g.local_time, time_zone) AS l(instant)
+                             WHERE seconds = 0 OR g.local_time::time = '00:00'
+                         ) AS i(instant)
+                    GROUP BY i.instant
+              ) AS b
+        ) AS s(starts_at, ends_at)
+        WHERE s.starts_at < until AND s.ends_at > since;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.series_steps(timestamptz, timestamptz, interval, text) IS
+'The whole steps of a series from the one that holds since to the one before until. Errors: 22023, 54000.';
+
 CREATE FUNCTION apikeys.usage_series(
     key_id bigint, since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
     OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
@@ -50,57 +123,39 @@ CREATE FUNCTION apikeys.usage_series(
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    listed    apikeys.key_list := apikeys.get_key(key_id);
-    months    int := CASE WHEN isfinite(step) THEN extract(year FROM step) * 12 + extract(month FROM step) END;
-    days      int := CASE WHEN isfinite(step) THEN extract(day FROM step) END;
-    seconds   numeric := extract(epoch FROM step - make_interval(months => months, days => days));
-    calendar  text := CASE WHEN seconds > 0 THEN 'UTC' ELSE time_zone END;
-    beginning timestamp := since AT TIME ZONE calendar;
+    listed apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
-    IF NOT coalesce(isfinite(since) AND isfinite(until) AND since < until, false) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
-    ELSIF months IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'a step must be positive, and have either months, or days, or hours, minutes and seconds';
-    ELSIF time_zone IS NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
-    ELSIF extract(epoch FROM until - since) > 100000 * extract(epoch FROM step) THEN
-        RAISE program_limit_exceeded USING
-            MESSAGE = 'a series has at most 100000 steps', HINT = 'Make the steps longer or the time shorter.';
-    END IF;
-    beginning := CASE
-        WHEN months > 0 THEN
-            date_trunc('month', beginning)
-            - make_interval(months => (extract(year FROM beginning) * 12 + extract(month FROM beginning) - 1)::int % months)
-        WHEN days > 0 THEN date_bin(step, beginning, '2001-01-01')
-        ELSE date_bin(step, beginning, date_trunc('day', since, time_zone) AT TIME ZONE calendar)
-    END;
     RETURN QUERY
         SELECT s.starts_at, u.admitted, u.denied, u.units, u.errors, u.credits
-        FROM (SELECT g.starts AT TIME ZONE calendar, lead(g.starts) OVER (ORDER BY g.starts) AT TIME ZONE calendar
-              FROM generate_series(beginning, (until AT TIME ZONE calendar) + 2 * step, step) AS g(starts)) AS s(starts_at, ends_at),
+        FROM apikeys_internal.series_steps(since, until, step, time_zone) AS s,
              LATERAL (SELECT coalesce(sum(b.admitted), 0)::bigint, coalesce(sum(b.denied), 0)::bigint, coalesce(sum(b.units), 0)::bigint,
                              coalesce(sum(b.errors), 0)::bigint, coalesce(sum(b.credits), 0)::bigint
                       FROM apikeys.usage_bucket AS b
                       WHERE b.subject = 'k' AND b.subject_id = listed.key_id AND b.bucket >= s.starts_at AND b.bucket < s.ends_at
              ) AS u(admitted, denied, units, errors, credits)
-        WHERE s.starts_at < until
         ORDER BY s.starts_at;
 END
 $$;
 COMMENT ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) IS
-'What a key used over time, a row for each step from the one that holds since to the one before until, whole steps, zeros where nothing was used: requests admitted and denied, units, errors (status 400 and more) and credits as given to complete(). Steps begin at midnight, on Mondays (7 days), on the first of a month or quarter (3 months) in the time zone. Usage is stored in steps of 5 minutes for 2 days, then of hours, after 90 days of days (UTC); what is stored shows in the step in which it begins. Errors: P0002 unknown key; 22023 since not before until, step not positive or mixed, unknown time zone; 54000 more than 100000 steps.';
+'Usage of a key over time: one row for each step, from the step that contains since to the last that begins before '
+'until; zeros where nothing was used. It has admitted and denied requests, units, errors (status 400 and more) and '
+'credits as given to complete(). Steps begin at local times of the time zone: at midnight, on Mondays (7 '
+'days), on the first day of a month or quarter (3 months); hours, minutes and seconds must divide 24 hours and are '
+'counted from midnight. So two series with the same step have the same steps where they meet. On days when clocks '
+'change a step is longer or shorter, and an hour that comes twice is two steps. Usage is stored in steps of 5 minutes for 2 days, then of hours, and after 90 '
+'days of days (UTC); a stored step counts in the step in which it begins. Errors: P0002 unknown key; 22023 since '
+'not before until, not finite, step not positive, mixed or no part of a day, unknown time zone; 54000 more than 100000 steps.';
 
-CREATE FUNCTION apikeys.check_meters(
+CREATE FUNCTION apikeys_internal.check_meters(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
 ) RETURNS SETOF record
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_usage_check';
-COMMENT ON FUNCTION apikeys.check_meters() IS
-'The meters in shared memory whose units are not those in the tables. Internal: part of check_ledger.';
+COMMENT ON FUNCTION apikeys_internal.check_meters() IS
+'The meters in shared memory whose units differ from those in the tables. Part of check_ledger.';
 
--- The log is compared a day (UTC) at a time: that is what a partition has and what retention drops, and buckets never reach
--- beyond one, however they are merged. One statement, so one snapshot: the writer changes log, buckets and totals together.
-CREATE FUNCTION apikeys.check_tables(
+-- The log is compared by days (UTC): a partition has a day, retention drops days, and no bucket is longer than a day. It is one
+-- statement, so that it has one snapshot: the writer changes log, buckets and totals together.
+CREATE FUNCTION apikeys_internal.check_tables(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
 ) RETURNS SETOF record
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
@@ -121,7 +176,7 @@ BEGIN ATOMIC
         UNION ALL
         SELECT e.at, e.key_id, e.account_id, (e.code IS NOT NULL)::int, coalesce(e.code, r.code), e.cost, e.status, e.credits, e.completed
         FROM apikeys.quarantine AS q CROSS JOIN LATERAL jsonb_populate_record(NULL::apikeys.request_log, q.event) AS e
-             LEFT JOIN apikeys.request_log AS r  -- of a completion that is there alone
+             LEFT JOIN apikeys.request_log AS r  -- for a completion without its request
              ON e.code IS NULL AND r.at = e.at AND r.key_id = e.key_id AND r.request_id = e.request_id
     ), logged AS (
         SELECT s.subject, s.subject_id, date_bin('1 day', r.at, '2000-01-01 00:00+00') AS day, sum(r.requests) AS requests,
@@ -152,8 +207,8 @@ BEGIN ATOMIC
     WHERE day IN (SELECT k.day FROM kept AS k) AND v.comparable IS NOT FALSE
       AND coalesce(v.expected, 0) <> coalesce(v.found, 0);
 END;
-COMMENT ON FUNCTION apikeys.check_tables() IS
-'What does not agree between request_log, usage_bucket and usage_total. Internal: part of check_ledger.';
+COMMENT ON FUNCTION apikeys_internal.check_tables() IS
+'The differences between request_log, usage_bucket and usage_total. Part of check_ledger.';
 
 CREATE FUNCTION apikeys.check_ledger(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
@@ -161,9 +216,14 @@ CREATE FUNCTION apikeys.check_ledger(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
 AS $$
 BEGIN
-    PERFORM apikeys.try_flush();
-    RETURN QUERY SELECT t.* FROM apikeys.check_tables() AS t UNION ALL SELECT m.* FROM apikeys.check_meters() AS m;
+    PERFORM apikeys_internal.try_flush();
+    RETURN QUERY SELECT t.* FROM apikeys_internal.check_tables() AS t UNION ALL SELECT m.* FROM apikeys_internal.check_meters() AS m;
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_ledger() IS
-'Everything about usage that does not add up, for each key (k) and account (a); no row: all is well. Buckets must add up to the totals; the log (with what is in quarantine) must have as many rows as requests were admitted and denied on each day (UTC) that has a partition, apart from the requests that usage_bucket.unlogged counts, and on days without such the same units, errors and credits; live meters must have the units of the totals less those that a reset has set aside, besides those that were admitted unrecorded (which vanish when the meter is loaded anew). Writes out the queue first. Reads all of the log: for tests, and for quiet hours.';
+'All differences in what is stored and metered about usage, for each key (k) and account (a). No row: all agrees. '
+'Buckets must add up to the totals. For each day (UTC) that has a partition, the log and the quarantine must have '
+'as many rows as requests were admitted and denied, except those that usage_bucket.unlogged counts; on days without '
+'such requests, also the same units, errors and credits. Live meters must have the units of the totals, less those '
+'that a reset has set aside, plus those that were admitted unrecorded (which are lost when the meter is loaded '
+'again). It flushes the queue first, and reads the whole log: use it in tests and at quiet times.';

@@ -15,7 +15,10 @@ CREATE TYPE apikeys.verdict AS (
     retry_after  interval
 );
 COMMENT ON TYPE apikeys.verdict IS
-'The answer to a request: allowed, or why not (code, message and the HTTP status to send). limit_window, limit_cap and remaining (units) tell of the limit that denied, else of the tightest; reset_after: until more of it is free; retry_after: until this very call would be admitted if nothing else happens, NULL if never.';
+'The answer to a request: whether it is allowed; if not, why (code, message) and the HTTP status to send. '
+'limit_window, limit_cap and remaining (units) are of the limit that denied it, otherwise of the tightest limit. '
+'reset_after: the time until more of that limit is free. retry_after: the time until the same call would be '
+'admitted if nothing else happens; NULL: never.';
 
 CREATE FUNCTION apikeys.error_body(verdict apikeys.verdict) RETURNS json
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -44,4 +47,7 @@ BEGIN ATOMIC
     ORDER BY h.n;
 END;
 COMMENT ON FUNCTION apikeys.ratelimit_headers(apikeys.verdict) IS
-'HTTP headers that tell the client of the limit which the verdict shows: RateLimit-Policy (cap and window), RateLimit (units that remain, and seconds until more come back) as in the IETF draft draft-ietf-httpapi-ratelimit-headers, and for a denied request Retry-After, unless no waiting helps. Seconds are rounded up; the policy is named after the window: "day", "10-minutes". No row if the verdict shows no limit.';
+'HTTP headers about the limit that the verdict shows: RateLimit-Policy (cap and window) and RateLimit (units that '
+'remain, and seconds until more are free), as in the IETF draft draft-ietf-httpapi-ratelimit-headers. A denied '
+'request also gets Retry-After, if waiting helps. Seconds are rounded up. The policy is named after the window: '
+'"day", "10-minutes". No row if the verdict shows no limit.';

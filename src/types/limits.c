@@ -26,6 +26,10 @@
 #include "compat.h"
 #include "types/limits.h"
 
+#define LIMITS_HINT \
+	"Write limits as 1000/day, 5/10 minutes. A window is second, minute, hour, day, week, month, " \
+	"total, or some seconds, minutes, hours or days."
+
 #define PACKED_MAX (LIMITS_MAX * (sizeof(uint32) + sizeof(int64)))
 
 /* Packs a set into a new value. */
@@ -110,7 +114,7 @@ apikeys_limits_in(PG_FUNCTION_ARGS)
 	if (!LimitTextParse(text, strlen(text), &set, error))
 		ereturn(fcinfo->context, (Datum) 0,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION), errmsg("invalid limits: %s", error),
-				 errhidestmt(true)));
+				 errhint(LIMITS_HINT), errhidestmt(true)));
 	return packLimits(&set);
 }
 
@@ -234,8 +238,8 @@ apikeys_limits_cap(PG_FUNCTION_ARGS)
 
 	LimitsUnpack(PG_GETARG_DATUM(0), &set);
 	if (!LimitWindowParse(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name), &window, error))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", error), errhidestmt(true)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", error),
+						errhint(LIMITS_HINT), errhidestmt(true)));
 	for (int i = 0; i < set.count; i++)
 	{
 		if (set.limits[i].window == window)
@@ -327,8 +331,9 @@ apikeys_limits_from_jsonb(PG_FUNCTION_ARGS)
 		}
 	}
 	if (!valid)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-						errmsg("invalid limits: %s", error), errhidestmt(true)));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION), errmsg("invalid limits: %s", error),
+				 errhint(LIMITS_HINT), errhidestmt(true)));
 	return packLimits(&set);
 }
 

@@ -98,8 +98,9 @@ addLimit(const Event *event, const MeterRise *rise)
 	values[8] = TimestampTzGetDatum(ClockTimestamp(event->at * 1000));
 	if (plan == NULL)
 	{
-		plan = SPI_prepare("SELECT apikeys.add_limit_notice($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-						   lengthof(types), types);
+		plan = SPI_prepare(
+			"SELECT apikeys_internal.add_limit_notice($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+			lengthof(types), types);
 		if (plan == NULL)
 			elog(ERROR, "could not prepare a statement: %s", SPI_result_code_string(SPI_result));
 		SPI_keepplan(plan);
@@ -194,8 +195,8 @@ NoticeAnnounce(void)
 
 	shortenLockTimeout();
 	SPI_connect();
-	SPI_execute_with_args("SELECT apikeys.announce_notices($1)", lengthof(types), types, values,
-						  NULL, false, 1);
+	SPI_execute_with_args("SELECT apikeys_internal.announce_notices($1)", lengthof(types), types,
+						  values, NULL, false, 1);
 	announced = DatumGetInt64(resultColumn(1));
 	SPI_finish();
 	return announced == AT_ONCE;
@@ -221,7 +222,7 @@ NoticeFindExpiring(TimestampTz now)
 	shortenLockTimeout();
 	SPI_connect();
 	SPI_execute_with_args(
-		"SELECT e.after_expiry, e.after_id, e.seen FROM apikeys.notice_expiring($1, $2, $3) AS e",
+		"SELECT after_expiry, after_id, seen FROM apikeys_internal.add_expiry_notices($1, $2, $3)",
 		lengthof(types), types, values, NULL, false, 1);
 	more = DatumGetInt32(resultColumn(3)) == AT_ONCE;
 	if (more)
@@ -248,8 +249,8 @@ NoticeDropOld(TimestampTz now)
 		return false;
 	shortenLockTimeout();
 	SPI_connect();
-	SPI_execute_with_args("SELECT apikeys.drop_notices($1, $2)", lengthof(types), types, values,
-						  NULL, false, 1);
+	SPI_execute_with_args("SELECT apikeys_internal.delete_notices($1, $2)", lengthof(types), types,
+						  values, NULL, false, 1);
 	more = DatumGetInt64(resultColumn(1)) == AT_ONCE;
 	SPI_finish();
 	return more;

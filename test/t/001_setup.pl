@@ -8,7 +8,7 @@ use Test::More;
 my $count_objects = q{SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass
     AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'apikeys') AND deptype = 'e'};
 my $roles = q{SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles WHERE rolname ~ '^apikeys_'};
-my $leftovers = q{SELECT count(*) FROM pg_namespace WHERE nspname = 'apikeys'};
+my $leftovers = q{SELECT count(*) FROM pg_namespace WHERE nspname ~ '^apikeys'};
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -64,19 +64,24 @@ foreach my $preload ('', 'apikeys')
     $node->safe_psql("open_$database", 'SELECT apikeys.maintain()') if $preload;
     is($node->safe_psql("open_$database", q{SELECT count(*) FROM (
         SELECT relacl FROM pg_class WHERE relnamespace = 'apikeys'::regnamespace UNION ALL
-        SELECT proacl FROM pg_proc WHERE pronamespace = 'apikeys'::regnamespace UNION ALL
+        SELECT proacl FROM pg_proc WHERE pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace) UNION ALL
         SELECT typacl FROM pg_type WHERE typnamespace = 'apikeys'::regnamespace AND typtype = 'b' AND typelem = 0 UNION ALL
-        SELECT nspacl FROM pg_namespace WHERE nspname = 'apikeys') AS o(acl), aclexplode(acl) AS a
+        SELECT nspacl FROM pg_namespace WHERE nspname IN ('apikeys', 'apikeys_internal')) AS o(acl), aclexplode(acl) AS a
         WHERE a.grantee IN (0, 'anybody'::regrole)}), '0', "$how: default privileges give nothing away");
     $node->safe_psql("open_$database", 'DROP OWNED BY anybody');
     $node->safe_psql('postgres', 'DROP ROLE anybody');
 
     # A schema that somebody has planted before must not become ours.
     $node->safe_psql('postgres', "CREATE DATABASE planted_$database");
-    $node->safe_psql("planted_$database", 'CREATE ROLE planter; CREATE SCHEMA apikeys AUTHORIZATION planter');
-    is(sqlstate_of("planted_$database", 'CREATE EXTENSION apikeys'), '42P06', "$how: a planted schema is refused");
-    is($node->safe_psql("planted_$database", $count_objects), '0', "$how: and nothing is made in it");
-    $node->safe_psql("planted_$database", 'DROP OWNED BY planter; DROP ROLE planter');
+    $node->safe_psql("planted_$database", 'CREATE ROLE planter');
+    foreach my $schema ('apikeys', 'apikeys_internal')
+    {
+        $node->safe_psql("planted_$database", "CREATE SCHEMA $schema AUTHORIZATION planter");
+        is(sqlstate_of("planted_$database", 'CREATE EXTENSION apikeys'), '42P06', "$how: a planted schema $schema is refused");
+        is($node->safe_psql("planted_$database", $count_objects), '0', "$how: and nothing is made in it");
+        $node->safe_psql("planted_$database", 'DROP OWNED BY planter');
+    }
+    $node->safe_psql("planted_$database", 'DROP ROLE planter');
     $node->safe_psql("planted_$database", 'CREATE EXTENSION apikeys');
 
     # Roles that are there already, with rights of their own, stay as they are.

@@ -88,7 +88,7 @@ value(q{SELECT apikeys.create_key('settings', 'soon', lifetime => '3 days')});
 is(value(q{SELECT state FROM apikeys.key_list WHERE alias = 'soon'}), 'expiring', 'expires within 7 days');
 $node->append_conf('postgresql.conf', "apikeys.create_accounts = off\napikeys.expiry_notice = '2d'");
 $node->reload;
-ok($node->poll_query_until('postgres', 'SELECT NOT apikeys.accounts_are_created()'), 'settings are read again');
+ok($node->poll_query_until('postgres', 'SELECT NOT apikeys_internal.accounts_are_created()'), 'settings are read again');
 is(value(q{SELECT state FROM apikeys.key_list WHERE alias = 'soon'}), 'active', 'does not expire within 2 days');
 my ($status, undef, $err) = $node->psql('postgres', q{SELECT apikeys.create_key('stranger')}, extra_params => [ '-v', 'VERBOSITY=sqlstate' ]);
 like($err, qr/P0002/, 'no account is made on first sight');

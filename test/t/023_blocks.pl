@@ -71,7 +71,7 @@ is(value(q{SELECT count(*) FROM apikeys.audit_log WHERE object = 'address_block'
 is(code_from('192.0.2.1'), 'ip_blocked', 'the address is blocked');
 is(code_from('192.0.2.1', 'other'), 'valid', 'but not in another database');
 is(value('SELECT * FROM apikeys.address_block_list', 'other'), '', 'which does not list it');
-is(value(q{SELECT count(*) FROM apikeys.lift_automatic_blocks('0.0.0.0/0')}, 'other'), '0', 'nor lifts it');
+is(value(q{SELECT count(*) FROM apikeys_internal.lift_automatic_blocks('0.0.0.0/0')}, 'other'), '0', 'nor lifts it');
 is(code_from('192.0.2.1'), 'ip_blocked', 'it still is blocked');
 
 # A locked table keeps the record waiting, and nothing else.

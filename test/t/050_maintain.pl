@@ -170,7 +170,7 @@ foreach my $case ([ '4 days', 3600, 4 * 86400 ], [ '200 days', 86400, 200 * 8640
 my $clock = join '', map { qq{
     SELECT set_clock(days_ago(3) + '05:01' + interval '4 days' + $_ * interval '17 min') IS NULL;
     SELECT l.used >= (SELECT count(*) FROM apikeys.request_log AS r WHERE r.key_id = $merged_id
-                      AND r.at >= apikeys.wall_clock() - interval '4 days'), l.used
+                      AND r.at >= apikeys_internal.wall_clock() - interval '4 days'), l.used
     FROM apikeys.key_limits($merged_id) AS l WHERE l.limit_window = '4 days';} } 0 .. 5;
 my @counted = grep { /\|/ } split /\n/, value($clock);
 is((grep { /^t\|/ } @counted), 6, 'no unit of the window is missing');

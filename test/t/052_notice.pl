@@ -78,13 +78,13 @@ pass('a database where notices were made is dropped');
 # With a queue, more at once than one transaction announces.
 $listener = listener('postgres');
 is(verdict_code($node, 'key-1'), 'valid', 'a request');
-value(q{SELECT count(apikeys.add_notice('many', NULL, NULL, '{}')) FROM generate_series(1, 2500)});
+value(q{SELECT count(apikeys_internal.add_notice('many', NULL, NULL, '{}')) FROM generate_series(1, 2500)});
 is(heard($listener, 2500), join(' ', ('many') x 2500), 'many notices are announced, each once');
 
 # Who listens and does not read stalls nobody, and hears all in the end.
 my $stalled = listener('postgres');
 $stalled->query_safe('BEGIN');
-value(q{SELECT apikeys.add_notice('one', NULL, NULL, '{}')});
+value(q{SELECT apikeys_internal.add_notice('one', NULL, NULL, '{}')});
 is(heard($listener, 1), 'one', 'a stalled listener: others hear');
 is(verdict_code($node, 'key-1'), 'valid', 'a stalled listener: a request');
 is(value('SELECT apikeys.flush()'), 't', 'a stalled listener: it is written');
@@ -95,13 +95,13 @@ $stalled->quit;
 # not from writing.
 my $log = -s $node->logfile;
 set_conf($node, q{synchronous_standby_names = 'nope'}, q{SELECT current_setting('synchronous_standby_names') = 'nope'}, 'a standby is missing');
-value(q{SET synchronous_commit = off; SELECT apikeys.add_notice('two', NULL, NULL, '{}')});
+value(q{SET synchronous_commit = off; SELECT apikeys_internal.add_notice('two', NULL, NULL, '{}')});
 is(heard($listener, 1), 'two', 'missing standby: a notice is announced');
 my $waiting = $node->background_psql('postgres');
 my $pid = $waiting->query_safe('SELECT pg_backend_pid()');
 $waiting->query_until(qr/^asked$/m, "\\echo asked\nBEGIN; CREATE TABLE written (); NOTIFY other; COMMIT;\n");
 until_true($node, "SELECT wait_event = 'SyncRep' FROM pg_stat_activity WHERE pid = $pid", 'a NOTIFY waits for the standby');
-value(q{SET synchronous_commit = off; SELECT apikeys.add_notice('three', NULL, NULL, '{}')});
+value(q{SET synchronous_commit = off; SELECT apikeys_internal.add_notice('three', NULL, NULL, '{}')});
 until_logged(qr/apikeys notices were put off: canceling statement due to lock timeout/, $log, 'notices are put off');
 is(verdict_code($node, 'key-1'), 'valid', 'notices that cannot be sent: a request');
 is(value('SELECT apikeys.flush()'), 't', 'notices that cannot be sent: it is written');
@@ -113,7 +113,7 @@ $waiting->quit;
 # Without a writer they wait, over a crash, too.
 set_conf($node, 'apikeys.writer_enabled = off', q{SELECT current_setting('apikeys.writer_enabled') = 'off'}, 'the writer is off');
 until_true($node, q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'apikeys writer')}, 'and gone');
-value(q{SELECT apikeys.add_notice('four', NULL, NULL, '{}')});
+value(q{SELECT apikeys_internal.add_notice('four', NULL, NULL, '{}')});
 $listener->quit;
 $node->stop('immediate');
 $node->start;

@@ -25,7 +25,7 @@ $node->safe_psql('postgres', qq{
     SELECT apikeys.flush();});
 
 my $ask = "SELECT subject, limit_window, cap, used, remaining FROM apikeys.key_limits($id)";
-my $explain = qq{SELECT "check", passed, code, split_part(detail, ',', 1) FROM apikeys.explain_key($id, cost => 12) WHERE "check" LIKE '%limit%'};
+my $explain = qq{SELECT check_name, passed, code, split_part(detail, ',', 1) FROM apikeys.explain_key($id, cost => 12) WHERE check_name LIKE '%limit%'};
 my $free = "SELECT extract(epoch FROM next_free_at) FROM apikeys.key_limits($id) WHERE limit_window = 'day'";
 my $expected = "account|week|50|9|41\naccount|total|60|9|51\nkey|hour|10|2|8\nkey|day|20|9|11\nkey|total|30|9|21";
 is($node->safe_psql('postgres', $ask), $expected, 'the meters');

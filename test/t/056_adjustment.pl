@@ -77,10 +77,10 @@ BEGIN
         PERFORM apikeys.reset_usage(chosen.key_id, CASE WHEN random() < 0.5 THEN chosen.limit_window END);
     ELSIF chosen.of_account THEN
         PERFORM apikeys.grant_account_units(chosen.account, chosen.limit_window, ceil(random() * chosen.cap)::bigint,
-            apikeys.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
+            apikeys_internal.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
     ELSE
         PERFORM apikeys.grant_units(chosen.key_id, chosen.limit_window, ceil(random() * chosen.cap)::bigint,
-            apikeys.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
+            apikeys_internal.wall_clock() + random() * coalesce(chosen.window_length, '1 day') + '1 ms');
     END IF;
     IF NOT crowd THEN
         PERFORM clock_go('1 second');
@@ -259,8 +259,8 @@ adjusted_ok('all at once, and after a restart', crowd => 1);
 # A denied request is told when it would be admitted, though grants end before that. The key alone denies: with its grant it has room in half an
 # hour. But the grant ends in 20 minutes, so it has room in an hour. By then the account's grant has ended, too: it has room in 2 hours.
 value(q{SELECT add_key('until', add_account('until', '1/2 hours'), '1/hour'); SELECT (request('until')).code; SELECT clock_go('30 minutes');
-    SELECT clock_set(ahead) FROM clock; SELECT apikeys.grant_account_units('until', '2 hours', 5, apikeys.wall_clock() + '45 minutes');
-    SELECT apikeys.grant_units(key_id, 'hour', 1, apikeys.wall_clock() + '20 minutes') FROM apikeys.key WHERE alias = 'until'});
+    SELECT clock_set(ahead) FROM clock; SELECT apikeys.grant_account_units('until', '2 hours', 5, apikeys_internal.wall_clock() + '45 minutes');
+    SELECT apikeys.grant_units(key_id, 'hour', 1, apikeys_internal.wall_clock() + '20 minutes') FROM apikeys.key WHERE alias = 'until'});
 is(value(q{SELECT (request('until')).code}), 'valid', 'ending grants: one more unit');
 my ($denied, $retry) = split /\|/, value(q{SELECT code || ' ' || limit_window, retry_after FROM request('until')});
 is($denied, 'rate_limited hour', 'ending grants: the key has no more');

@@ -86,7 +86,7 @@ my @calls = (
         q{SELECT apikeys.rotate_key(2002)}, q{SELECT apikeys.deactivate_key(2002)}, q{SELECT apikeys.deactivate_key(2002); SELECT apikeys.activate_key(2002)},
         q{SELECT apikeys.delete_key((apikeys.create_key('account 3', products => '{tiles}')).key_id)}, q{SELECT apikeys.get_key(2002)}, q{SELECT apikeys.find_key('account 3', 'alias 2002')},
         q{SELECT apikeys.explain_key(2002)}, q{SELECT * FROM apikeys.key_limits(2002)}, q{SELECT * FROM apikeys.account_limits('account 3')},
-        q{SELECT * FROM apikeys.account_keys('account 3')}, q{SELECT apikeys.key_used(2002, '5/day')}, q{SELECT apikeys.assign_product(2002, 'routes'); SELECT apikeys.assign_product(2002, 'tiles'); SELECT apikeys.unassign_product(2002, 'tiles')},
+        q{SELECT * FROM apikeys.account_keys('account 3')}, q{SELECT apikeys.assign_product(2002, 'routes'); SELECT apikeys.assign_product(2002, 'tiles'); SELECT apikeys.unassign_product(2002, 'tiles')},
         qq{SELECT * FROM apikeys.usage_series(2002, $since, '1 hour')}, qq{SELECT * FROM apikeys.usage_report($since, only_key => 2002)},
         qq{SELECT * FROM apikeys.usage_report($since, '{key,product}', '1 day', only_account => 'account 3')},
         qq{SELECT * FROM apikeys.log_report($since, '{endpoint}', only_key => 2002)}, qq{SELECT * FROM apikeys.log_report($since, '{code}', only_account => 'account 3')},
