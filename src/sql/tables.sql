@@ -494,6 +494,8 @@ CREATE TABLE apikeys.request_log (
     product     text,
     completed   boolean NOT NULL
 ) PARTITION BY RANGE (at);
+-- Each partition has it too. A publication with publish_via_partition_root sends changes as the root's, and a completion is an UPDATE.
+ALTER TABLE apikeys.request_log REPLICA IDENTITY FULL;
 COMMENT ON TABLE apikeys.request_log IS
 'One row for each request that named a key, admitted or denied. Partitioned by day (UTC).';
 COMMENT ON COLUMN apikeys.request_log.at IS 'When the request was made, in engine time.';
