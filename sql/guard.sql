@@ -91,6 +91,90 @@ INSERT INTO apikeys.account (name, plan) VALUES ('bob', 'basic') ON CONFLICT (na
 UPDATE apikeys.key SET key_id = key_id, account_id = account_id, created_at = created_at, alias = 'one' WHERE key_id = 1 RETURNING key_id, account_id, alias;
 UPDATE apikeys.account SET name = name, display_name = 'Alice' WHERE name = 'alice' RETURNING account_id, name, display_name;
 
+-- What tells that a key has been used, and how much, stays.
+DELETE FROM apikeys.usage_total WHERE subject_id = 1000;
+\echo :LAST_ERROR_SQLSTATE
+UPDATE apikeys.usage_total SET subject_id = 1 WHERE subject_id = 1000;
+\echo :LAST_ERROR_SQLSTATE
+UPDATE apikeys.usage_total SET subject = 'a' WHERE subject_id = 1000;
+TRUNCATE apikeys.usage_total;
+\echo :LAST_ERROR_SQLSTATE
+TRUNCATE apikeys.usage_bucket;
+TRUNCATE apikeys.request_log;
+SET session_replication_role = replica;
+DELETE FROM apikeys.usage_total;
+UPDATE apikeys.usage_total SET subject_id = 1 WHERE subject_id = 1000;
+TRUNCATE apikeys.usage_total;
+TRUNCATE apikeys.usage_bucket;
+TRUNCATE apikeys.request_log;
+RESET session_replication_role;
+DELETE FROM apikeys.usage_total WHERE subject_id = 1;
+UPDATE apikeys.usage_total SET units = units + 1 WHERE subject_id = 1000 RETURNING units;
+
+-- Whether all that guards is there: what breaks is found, and repaired, or the rest is told.
+CREATE ROLE regress_stranger;
+CREATE PROCEDURE pg_temp.break(statement text) LANGUAGE plpgsql AS $$
+DECLARE
+    broken record;
+BEGIN
+    RAISE NOTICE '%', statement;
+    EXECUTE statement;
+    FOR broken IN SELECT * FROM apikeys.check_guards() LOOP
+        RAISE NOTICE '  %', replace(format('%s %s: %s', broken.object, broken.problem, coalesce(regexp_replace(broken.repair, 'Trigger_(.)_[0-9]+', 'Trigger_\1', 'g'), 'no repair')),
+                                    CURRENT_USER, 'the_owner');
+    END LOOP;
+    FOR broken IN SELECT * FROM apikeys.repair_guards() AS r WHERE r.outcome <> 'repaired' LOOP
+        RAISE NOTICE '  %: %', broken.object, broken.outcome;
+    END LOOP;
+    FOR broken IN SELECT * FROM apikeys.check_guards() LOOP
+        RAISE NOTICE '  % still %', broken.object, replace(broken.problem, CURRENT_USER, 'the_owner');
+    END LOOP;
+    ROLLBACK;
+END
+$$;
+SELECT * FROM apikeys.check_guards();
+SELECT * FROM apikeys.repair_guards();
+\set VERBOSITY terse
+CALL pg_temp.break('ALTER TABLE apikeys.account DISABLE TRIGGER USER, ENABLE TRIGGER USER');
+CALL pg_temp.break('ALTER TABLE apikeys.key_product DISABLE TRIGGER ALL');
+CALL pg_temp.break('ALTER TABLE apikeys.tier ENABLE REPLICA TRIGGER tier_changed, ENABLE ALWAYS TRIGGER tier_audit');
+CALL pg_temp.break('DROP TRIGGER key_guard_delete ON apikeys.key; DROP TRIGGER plan_audit ON apikeys.plan');
+-- Every single one comes back as it was.
+CREATE FUNCTION pg_temp.all_that(kind text, statement text) RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(format(statement, e.relation, e.name), '; ' ORDER BY e.name) FROM apikeys_internal.expected_guards() AS e WHERE e.kind = all_that.kind
+$$;
+BEGIN;
+DO $$
+BEGIN
+    EXECUTE pg_temp.all_that('trigger', 'DROP TRIGGER %2$I ON apikeys.%1$I');
+    EXECUTE pg_temp.all_that('foreign key', 'ALTER TABLE apikeys.%I DROP CONSTRAINT %I');
+    EXECUTE pg_temp.all_that('key', 'ALTER TABLE apikeys.%I DROP CONSTRAINT %I');
+    EXECUTE pg_temp.all_that('index', 'DROP INDEX apikeys.%2$I');
+END
+$$;
+SELECT count(*) = (SELECT count(*) FROM apikeys_internal.expected_guards() AS e WHERE e.kind <> 'table') AS all_found FROM apikeys.check_guards() AS g WHERE g.problem = 'is missing';
+SELECT outcome, count(*) > 0 AS some FROM apikeys.repair_guards() GROUP BY outcome;
+SELECT * FROM apikeys.check_guards();
+ROLLBACK;
+CALL pg_temp.break('CREATE OR REPLACE TRIGGER key_guard_delete BEFORE DELETE ON apikeys.key FOR EACH ROW WHEN (false) EXECUTE FUNCTION apikeys_internal.guard_delete()');
+CALL pg_temp.break('CREATE TRIGGER mine BEFORE DELETE ON apikeys.key FOR EACH ROW EXECUTE FUNCTION apikeys_internal.guard_delete()');
+CALL pg_temp.break('ALTER TABLE apikeys.key DROP CONSTRAINT key_account_id_fkey, DROP CONSTRAINT key_account_id_alias_key');
+CALL pg_temp.break('ALTER TABLE apikeys.account DROP CONSTRAINT account_pkey CASCADE');
+CALL pg_temp.break('ALTER TABLE apikeys.key DROP CONSTRAINT key_account_id_fkey, ADD CONSTRAINT key_account_id_fkey FOREIGN KEY (account_id) REFERENCES apikeys.account ON DELETE CASCADE NOT VALID');
+CALL pg_temp.break('ALTER TABLE apikeys.key DROP CONSTRAINT key_account_id_fkey, ADD CONSTRAINT key_account_id_fkey FOREIGN KEY (account_id) REFERENCES apikeys.account NOT VALID');
+CALL pg_temp.break('DROP INDEX apikeys.key_previous_digest_key');
+CALL pg_temp.break('ALTER TABLE apikeys.request_log REPLICA IDENTITY DEFAULT; ALTER TABLE apikeys.key REPLICA IDENTITY NOTHING; ALTER TABLE apikeys.plan REPLICA IDENTITY FULL');
+CALL pg_temp.break('CREATE TABLE apikeys.request_log_19990101 PARTITION OF apikeys.request_log FOR VALUES FROM (''1999-01-01 00:00Z'') TO (''1999-01-02 00:00Z''); ALTER TABLE apikeys.request_log_19990101 OWNER TO regress_stranger');
+CALL pg_temp.break('ALTER TABLE apikeys.key DISABLE ROW LEVEL SECURITY');
+CALL pg_temp.break('ALTER TABLE apikeys.usage_total OWNER TO regress_stranger');
+CALL pg_temp.break('INSERT INTO apikeys.member VALUES (''regress_gone'', 7), (''regress_gone'', 8), (''regress_stranger'', 7)');
+CALL pg_temp.break('SET LOCAL session_replication_role = replica; DELETE FROM apikeys.account; RESET session_replication_role');
+CALL pg_temp.break('SET LOCAL session_replication_role = replica; DELETE FROM apikeys.plan; RESET session_replication_role; ALTER TABLE apikeys.account DROP CONSTRAINT account_plan_fkey');
+CALL pg_temp.break('ALTER TABLE apikeys.tier DROP CONSTRAINT tier_rank_key; INSERT INTO apikeys.tier VALUES (''one'', 1, ''''), (''another'', 1, '''')');
+\set VERBOSITY default
+SELECT * FROM apikeys.check_guards();
+DROP ROLE regress_stranger;
+
 -- The triggers' functions are nothing else.
 SELECT apikeys_internal.guard_delete();
 SELECT apikeys_internal.rules_changed();
@@ -106,7 +190,9 @@ UPDATE other SET key_id = 1;
 DROP TABLE other;
 
 -- Without a used key, the table can be emptied.
+ALTER TABLE apikeys.usage_total DISABLE TRIGGER usage_total_guard_delete;
 DELETE FROM apikeys.usage_total;
+ALTER TABLE apikeys.usage_total ENABLE ALWAYS TRIGGER usage_total_guard_delete;
 BEGIN;
 TRUNCATE apikeys.key CASCADE;
 SELECT * FROM pg_temp.guard_locks ORDER BY of;

@@ -45,7 +45,7 @@ SELECT replace(p.oid::regprocedure::text, 'apikeys.', '') COLLATE "C" AS functio
        CASE WHEN has_function_privilege('regress_nobody', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS nobody
 FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace) ORDER BY 1;
 
--- Each function of apikeys is for somebody to call.
+-- Each function of apikeys is for somebody to call; repair_guards for superusers and owners alone.
 SELECT p.oid::regprocedure AS for_nobody FROM pg_proc AS p
 WHERE p.pronamespace = 'apikeys'::regnamespace AND NOT EXISTS (
     SELECT FROM unnest('{apikeys_verifier,apikeys_manager,apikeys_admin,apikeys_auditor}'::text[]) AS r (role) WHERE has_function_privilege(r.role, p.oid, 'EXECUTE'));

@@ -1,7 +1,7 @@
 /*
  * guard.c
  *	  What may never happen to the rows of keys and accounts: a used key
- *	  deleted, an identity changed.
+ *	  deleted, an identity changed, the record of use taken away.
  *
  * A key is used from the moment any request has named it, and its row in
  * usage_total says so.  A foreign key cannot guard that: only the writer writes
@@ -195,6 +195,7 @@ isPending(const int64 *key_id)
 PG_FUNCTION_INFO_V1(apikeys_guard_delete);
 PG_FUNCTION_INFO_V1(apikeys_guard_truncate);
 PG_FUNCTION_INFO_V1(apikeys_guard_change);
+PG_FUNCTION_INFO_V1(apikeys_guard_record);
 
 /* Stops a function that is not called as the trigger it is. */
 static void
@@ -264,4 +265,21 @@ apikeys_guard_change(PG_FUNCTION_ARGS)
 							   trigger->tg_trigger->tgnargs == 2);
 	ereport(ERROR, (errcode(ERRCODE_CHECK_VIOLATION), errmsg("%s", trigger->tg_trigger->tgargs[0]),
 					errhint("%s", trigger->tg_trigger->tgargs[1]), errhidestmt(true)));
+}
+
+/*
+ * BEFORE UPDATE, DELETE or TRUNCATE of what is on record: refuse, with the
+ * trigger's arguments as message and hint.
+ */
+Datum
+apikeys_guard_record(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	requireTrigger(fcinfo, CALLED_AS_TRIGGER(fcinfo) && TRIGGER_FIRED_BEFORE(trigger->tg_event) &&
+							   !TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
+							   trigger->tg_trigger->tgnargs == 2);
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("%s", trigger->tg_trigger->tgargs[0]),
+			 errhint("%s", trigger->tg_trigger->tgargs[1]), errhidestmt(true)));
 }

@@ -70,7 +70,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.error_body(apikeys.verdict),
     apikeys.ratelimit_headers(apikeys.verdict)
 TO apikeys_verifier;
-GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text),
@@ -192,3 +192,6 @@ CREATE POLICY key_product_managed ON apikeys.key_product
 USING (EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_product.key_id));
 COMMENT ON POLICY key_product_managed ON apikeys.key_product IS
 'The products of the keys that the session''s user may manage.';
+
+-- All that guards the tables is there now.
+SELECT apikeys_internal.record_guards();

@@ -218,6 +218,7 @@ AS $$
 BEGIN
     PERFORM apikeys_internal.try_flush();
     RETURN QUERY SELECT t.* FROM apikeys_internal.check_tables() AS t UNION ALL SELECT m.* FROM apikeys_internal.check_meters() AS m;
+    RETURN QUERY SELECT NULL::"char", NULL::bigint, concat(g.object, ' ', g.problem), NULL::bigint, NULL::bigint FROM apikeys.check_guards() AS g;
 END
 $$;
 COMMENT ON FUNCTION apikeys.check_ledger() IS
@@ -226,4 +227,4 @@ COMMENT ON FUNCTION apikeys.check_ledger() IS
 'as many rows as requests were admitted and denied, except those that usage_bucket.unlogged counts; on days without '
 'such requests, also the same units, errors and credits. Live meters must have the units of the totals, less those '
 'that a reset has set aside, plus those that were admitted unrecorded (which are lost when the meter is loaded '
-'again). It flushes the queue first, and reads the whole log: use it in tests and at quiet times.';
+'again). What check_guards() finds follows, with NULL as subject. It flushes the queue first, and reads the whole log: use it in tests and at quiet times.';

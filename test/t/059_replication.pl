@@ -37,6 +37,7 @@ here(q{
 # As the documentation has it: the definitions by a dump, then all tables, the log by its root.
 $publisher->command_ok([ 'pg_dump', '-s', '-f', $publisher->basedir . '/schema', '-d', $publisher->connstr('service') ], 'pg_dump -s');
 $publisher->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $publisher->basedir . '/schema', '-d', $subscriber->connstr('service') ], 'definitions are restored');
+is(there('SELECT * FROM apikeys.check_guards()'), '', 'nothing is missing on the subscriber');
 here('CREATE PUBLICATION service FOR ALL TABLES WITH (publish_via_partition_root = true)');
 my $connection = $publisher->connstr('service');
 there("CREATE SUBSCRIPTION service CONNECTION \$\$$connection\$\$ PUBLICATION service");
@@ -122,6 +123,7 @@ my ($status) = $subscriber->psql('service', q{SELECT apikeys.create_key('later')
 isnt($status, 0, 'ids that the publisher has given are given again');
 there($sequences);
 is(there(q{SELECT v.code FROM apikeys.create_key('later') AS k, apikeys.verify(k.key) AS v}), 'valid', 'with the sequences of the publisher it goes on');
+is(there('SELECT * FROM apikeys.check_guards()'), '', 'nothing is missing');
 my (undef, undef, $refused) = $subscriber->psql('service', "\\set VERBOSITY sqlstate\nDELETE FROM apikeys.key WHERE alias = 'text 4'");
 like($refused, qr/23503/, 'a key that was used on the subscriber is safe');
 
