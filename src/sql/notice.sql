@@ -190,13 +190,16 @@ COMMENT ON COLUMN apikeys.notice_list.kind IS
 'automatically: address_blocked.';
 COMMENT ON COLUMN apikeys.notice_list.alias IS 'The key''s alias now; of a deleted key, its last.';
 
--- What the writer calls.
+-- What the writer calls. Where a subscription fills the table, the publisher's writer does all this: rows that are made here would
+-- have the ids of the publisher's.
 
 CREATE FUNCTION apikeys_internal.announce_notices(most int) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH due AS (
-        SELECT n.id FROM apikeys.notice AS n WHERE n.sent_at IS NULL ORDER BY n.id LIMIT most
+        SELECT n.id FROM apikeys.notice AS n
+        WHERE n.sent_at IS NULL AND NOT EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = 'apikeys.notice'::regclass)
+        ORDER BY n.id LIMIT most
         FOR NO KEY UPDATE SKIP LOCKED
     ), sent AS (
         UPDATE apikeys.notice AS n SET sent_at = clock_timestamp() FROM due AS d WHERE n.id = d.id
@@ -223,6 +226,7 @@ BEGIN
         SELECT k AS key, a.active FROM apikeys.key AS k JOIN apikeys.account AS a ON a.account_id = k.account_id
         WHERE k.expires_at > present AND k.expires_at <= present + current_setting('apikeys.expiry_notice')::interval
           AND (k.expires_at, k.key_id) > (after_expiry, after_id)
+          AND NOT EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = 'apikeys.notice'::regclass)
         ORDER BY k.expires_at, k.key_id LIMIT most
     LOOP
         seen := seen + 1;
@@ -246,6 +250,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH old AS (
         SELECT n.id FROM apikeys.notice AS n WHERE n.sent_at < apikeys_internal.wall_clock() - make_interval(days => days)
+              AND NOT EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = 'apikeys.notice'::regclass)
         ORDER BY n.sent_at LIMIT most
         FOR UPDATE SKIP LOCKED
     ), dropped AS (

@@ -286,7 +286,9 @@ dropExpired(TimestampTz now)
  * merged, the first of them is written anew as well: so the hours of a subject,
  * whose rows came at other times, lie together from then on, and who loads them
  * reads few pages.  The rows of one hour may be met in several steps: each adds
- * what it finds to the row that stands for the hour.  True: there is more.
+ * what it finds to the row that stands for the hour.  What a subscription
+ * fills is left to the publisher: rows merged here would be in the way of its.
+ * True: there is more.
  */
 static bool
 mergeBuckets(TimestampTz now)
@@ -308,6 +310,8 @@ mergeBuckets(TimestampTz now)
 		"WITH step AS MATERIALIZED (SELECT b.subject, b.subject_id, b.bucket FROM "
 		"apikeys.usage_bucket AS b"
 		" WHERE ROW(b.subject, b.subject_id, b.bucket) OPERATOR(pg_catalog.>) ROW($1, $2, $3)"
+		" AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS r WHERE r.srrelid "
+		"OPERATOR(pg_catalog.=) 'apikeys.usage_bucket'::pg_catalog.regclass)"
 		" ORDER BY b.subject, b.subject_id, b.bucket LIMIT $6),"
 		" old AS (SELECT s.*, pg_catalog.date_bin(CASE WHEN s.bucket OPERATOR(pg_catalog.<) $5 "
 		"THEN '1 day'::pg_catalog.interval"

@@ -59,6 +59,21 @@ sub same_ok
 }
 same_ok('first copy');
 
+# Both care for what they have, the subscriber first: what it receives it leaves as it is, for the publisher's changes to fit.
+here(q{
+    INSERT INTO apikeys.usage_total VALUES ('k', 777, 3, 0, 3, 0, 0, '2020-01-01 12:00', '2020-01-01 12:10');
+    INSERT INTO apikeys.usage_bucket SELECT 'k', 777, '2020-01-01 12:05'::timestamptz + n * interval '5 minutes', 1, 0, 1, 0, 0 FROM generate_series(0, 2) AS n;
+    INSERT INTO apikeys.notice (kind, sent_at) VALUES ('old', '2020-01-01');
+    SELECT apikeys.import_key('acme', 'text 5', alias => 'text 5', lifetime => '1 day')});
+$publisher->wait_for_catchup('service');
+is(there('SELECT apikeys.maintain()'), 't', 'maintenance of the subscriber');
+is(there(q{SELECT count(*) FROM apikeys.usage_bucket WHERE subject_id = 777}), '3', 'it merges nothing');
+is(there(q{SELECT string_agg(kind, ',' ORDER BY kind) FROM apikeys.notice WHERE kind IN ('old', 'expiring')}), 'old', 'it neither adds notices nor deletes them');
+is(here('SELECT apikeys.maintain()'), 't', 'maintenance of the publisher');
+is(here(q{SELECT count(*) FROM apikeys.usage_bucket WHERE subject_id = 777}), '1', 'it merges');
+is(here(q{SELECT string_agg(kind, ',' ORDER BY kind) FROM apikeys.notice WHERE kind IN ('old', 'expiring')}), 'expiring', 'it adds notices and deletes them');
+same_ok('maintenance');
+
 # Requests, completions, a revocation, and what else changes.
 here(q{SELECT apikeys.complete(request_id, 500, 1.5, 7) FROM apikeys.request_log LIMIT 2});
 here(q{SELECT apikeys.complete(v.request_id, 404) FROM apikeys.verify('text 1', '/new') AS v});
@@ -75,10 +90,15 @@ same_ok('erasure');
 is(there(q{SELECT count(*) FROM apikeys.request_log WHERE ip IS NOT NULL}), '0', 'erasure: addresses are gone there, too');
 is(there(q{SELECT * FROM apikeys.check_ledger()}), '', 'the ledger of the subscriber holds');
 
-# An open session of the subscriber; it uses a key that is used nowhere else.
+# A server that verifies by itself has rules and keys only. An open session of it obeys what changes.
+$subscriber->safe_psql('postgres', 'CREATE DATABASE rules');
+$subscriber->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-f', $publisher->basedir . '/schema', '-d', $subscriber->connstr('rules') ], 'definitions are restored');
+here('CREATE PUBLICATION rules FOR TABLE ' . join ', ', map { "apikeys.$_" } qw(tier plan account product key key_product address_block));
+$subscriber->safe_psql('rules', "CREATE SUBSCRIPTION rules CONNECTION \$\$$connection\$\$ PUBLICATION rules");
+$subscriber->wait_for_subscription_sync($publisher, 'rules', 'rules');
 my ($out, $err) = ('', '');
 my $timer = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
-my $session = IPC::Run::start([ 'psql', '-X', '-At', '-q', '-f', '-', '-d', $subscriber->connstr('service') ], '<', \my $in, '>', \$out, '2>', \$err, $timer);
+my $session = IPC::Run::start([ 'psql', '-X', '-At', '-q', '-f', '-', '-d', $subscriber->connstr('rules') ], '<', \my $in, '>', \$out, '2>', \$err, $timer);
 
 sub asked
 {
@@ -93,7 +113,7 @@ sub obeys_ok
 {
     my ($change, $query, $result, $what) = @_;
     here($change);
-    $publisher->wait_for_catchup('service');
+    $publisher->wait_for_catchup('rules');
     return is(asked($query), $result, "open session: $what");
 }
 my $limits = q{SELECT code, limit_window, limit_cap FROM apikeys.verify('text 4', product => 'maps', ip => '192.0.2.9')};
@@ -110,11 +130,14 @@ obeys_ok(q{SELECT apikeys.unblock_address('192.0.2.0/24')}, $limits, 'valid|day|
 obeys_ok(q{SELECT apikeys.suspend_key(apikeys.find_key('local', 'text 4'), 'unpaid')}, $limits, 'suspended||', 'a suspension');
 $in .= "\\q\n";
 $session->finish;
+is($subscriber->safe_psql('rules', 'SELECT apikeys.flush()'), 't', 'its requests are written');
+is($subscriber->safe_psql('rules', q{SELECT admitted, denied FROM apikeys.usage_total WHERE subject = 'a'}), '6|2', 'and counted there alone');
+is($subscriber->safe_psql('rules', 'SELECT * FROM apikeys.check_ledger()'), '', 'where the ledger holds');
+$subscriber->safe_psql('rules', 'DROP SUBSCRIPTION rules');
 
 # The subscriber takes over: sequences are not replicated.
 here('SELECT apikeys.flush()');
 $publisher->wait_for_catchup('service');
-there('SELECT apikeys.flush()');
 my $sequences = here(q{SELECT string_agg(format('SELECT setval(%L, %s);', format('%I.%I', schemaname, sequencename), last_value), ' ')
     FROM pg_sequences WHERE schemaname = 'apikeys' AND last_value IS NOT NULL});
 there("ALTER SUBSCRIPTION service DISABLE; ALTER SUBSCRIPTION service SET (slot_name = NONE)");
@@ -124,8 +147,8 @@ isnt($status, 0, 'ids that the publisher has given are given again');
 there($sequences);
 is(there(q{SELECT v.code FROM apikeys.create_key('later') AS k, apikeys.verify(k.key) AS v}), 'valid', 'with the sequences of the publisher it goes on');
 is(there('SELECT * FROM apikeys.check_guards()'), '', 'nothing is missing');
-my (undef, undef, $refused) = $subscriber->psql('service', "\\set VERBOSITY sqlstate\nDELETE FROM apikeys.key WHERE alias = 'text 4'");
-like($refused, qr/23503/, 'a key that was used on the subscriber is safe');
+my (undef, undef, $refused) = $subscriber->psql('service', "\\set VERBOSITY sqlstate\nDELETE FROM apikeys.key WHERE key_id IN (SELECT key_id FROM apikeys.request_log)");
+like($refused, qr/23503/, 'a used key is safe');
 
 $_->stop foreach $subscriber, $publisher;
 done_testing();
