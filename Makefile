@@ -15,6 +15,7 @@ OBJS = \
 	src/pure/addressset.o \
 	src/pure/requestid.o \
 	src/pure/clock.o \
+	src/pure/bucket.o \
 	src/pure/secret.o \
 	src/engine/waitpoint.o \
 	src/engine/wait.o \

@@ -184,6 +184,17 @@ SELECT * FROM apikeys.account_limits('acme');
 UPDATE apikeys.key SET limits = '1/week' WHERE key_id = id('small');
 SELECT * FROM apikeys.key_limits(id('small'));
 SELECT check_name, passed, code FROM apikeys.explain_key(id('small'), cost => 0) WHERE NOT passed;
+-- Loaded from the tables, a unit counts up to the end of its bucket, which may be of an hour after 2 days and of a day after 90.
+SELECT set_clock('2031-03-09 23:40Z');
+BEGIN;
+SELECT (apikeys.import_key('acme', 'text of merged', alias => 'merged', limits => '100/2 days, 100/90 days')).alias;
+INSERT INTO apikeys.usage_bucket (subject, subject_id, bucket, admitted, denied, units, errors, credits) SELECT 'k', id('merged'), v.* FROM (VALUES
+    (timestamptz '2031-03-07 23:00Z', 1, 0, 1, 0, 0), ('2031-03-07 22:00Z', 2, 0, 2, 0, 0), ('2031-03-07 22:55Z', 4, 0, 4, 0, 0),
+    ('2030-12-09 00:00Z', 8, 0, 8, 0, 0), ('2030-12-08 00:00Z', 16, 0, 16, 0, 0), ('2030-12-09 01:00Z', 32, 0, 32, 0, 0)) AS v;
+INSERT INTO apikeys.usage_total (subject, subject_id, admitted, denied, units, errors, credits, first_used_at, last_used_at)
+SELECT 'k', id('merged'), 63, 0, 63, 0, 0, '2030-12-08 00:00Z', '2031-03-07 23:10Z';
+SELECT l.limit_window, l.used FROM apikeys.key_limits(id('merged')) AS l WHERE l.subject = 'key';
+ROLLBACK;
 -- Asking uses nothing, and leaves nothing pinned: the ledger still holds.
 SELECT * FROM ledger();
 \set VERBOSITY terse

@@ -11,6 +11,7 @@
  *	requestid		the id of a request: a UUIDv7 that finds its row
  *	hashrule		what part of a key text its digest is made of
  *	clock			engine time and the wall clock
+ *	bucket			how long the buckets are in which usage is stored
  *	secret			libsodium: random secrets, digests, comparison, wiping
  *
  * types/: the SQL types

@@ -23,28 +23,11 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "pure/bucket.h"
 #include "pure/clock.h"
 #include "request/adjustment.h"
 #include "request/usage.h"
 #include "tables/catalog.h"
-
-/* Microseconds. */
-#define MINUTES (60 * USECS_PER_SEC)
-#define DAYS (86400 * USECS_PER_SEC)
-
-/*
- * Returns the end of a stored bucket.  The row does not tell whether it has
- * been merged, so it is as long as its start and age allow: late, not early.
- */
-static TimestampTz
-bucketEnd(TimestampTz start, TimestampTz now)
-{
-	if (now - start >= 90 * DAYS && start % DAYS == 0)
-		return start + DAYS;
-	if (now - start >= 2 * DAYS && start % (60 * MINUTES) == 0)
-		return start + 60 * MINUTES;
-	return start + 5 * MINUTES;
-}
 
 /* Reads the stored units of all time; false: the subject was never used. */
 bool
@@ -85,7 +68,7 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loadin
 		longest = Max(longest, loading->windows[i]);
 	values[0] = CharGetDatum((char) subject->kind);
 	values[1] = Int64GetDatum(subject->id);
-	values[2] = TimestampTzGetDatum(now_us - longest * USECS_PER_SEC - DAYS);
+	values[2] = TimestampTzGetDatum(now_us - longest * USECS_PER_SEC - BUCKET_DAY);
 	CatalogScanBegin(&scan, &CatalogUsageBucket, rel, 0, snapshot, 3, values, strategies);
 	while (CatalogScanNext(&scan, slot, NULL))
 	{
@@ -94,7 +77,7 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loadin
 			CatalogColumn(&CatalogUsageBucket, slot, USAGE_BUCKET_BUCKET, &isnull));
 		int64 units =
 			DatumGetInt64(CatalogColumn(&CatalogUsageBucket, slot, USAGE_BUCKET_UNITS, &isnull));
-		TimestampTz end = bucketEnd(start, now_us);
+		TimestampTz end = BucketEnd(start, now_us);
 
 		for (int i = 0; i < loading->count; i++)
 			RingLoad(loading->rings[i], loading->now, loading->now + (end - now_us) * 1000, units);

@@ -38,6 +38,7 @@
 
 #include "compat.h"
 #include "engine/engine.h"
+#include "pure/bucket.h"
 #include "pure/clock.h"
 #include "tables/catalog.h"
 #include "tables/rows.h"
@@ -45,7 +46,6 @@
 #include "writer/batch.h"
 #include "writer/maintain.h"
 
-#define BUCKET_US (INT64CONST(5) * 60 * USECS_PER_SEC)
 #define ERROR_STATUS 400 /* from here on a completed request counts as an error */
 
 /*
@@ -301,7 +301,7 @@ addUsage(Usage *usage, const Usage *more)
 static void
 countUsage(UsageList *buckets, int64 key_id, int64 account_id, TimestampTz at, Usage *more)
 {
-	TimestampTz bucket = at - ((at % BUCKET_US) + BUCKET_US) % BUCKET_US;
+	TimestampTz bucket = BucketStart(at);
 
 	more->first_at = more->last_at = at;
 	addUsage(findUsage(buckets, METER_KEY, key_id, bucket), more);

@@ -23,6 +23,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "pure/bucket.h"
 #include "tables/catalog.h"
 #include "writer/maintain.h"
 #include "writer/notice.h"
@@ -39,10 +40,7 @@ int MaintainRetention = 0;
 static int64 known_days[DAYS_KNOWN];
 static int known_count = 0;
 
-/*
- * A place in the primary key of usage_bucket: merging has come so far, in this
- * process.
- */
+/* A place in the primary key of usage_bucket. */
 typedef struct BucketPlace
 {
 	char subject;
@@ -51,8 +49,9 @@ typedef struct BucketPlace
 } BucketPlace;
 
 static const BucketPlace merge_start = {0, PG_INT64_MIN, DT_NOBEGIN};
-static BucketPlace merged = {0, PG_INT64_MIN, DT_NOBEGIN};
-/* to read in the next transaction; learnt from the last */
+
+/* How far this process has merged, and how many buckets the next step reads. */
+static BucketPlace merge_place = {0, PG_INT64_MIN, DT_NOBEGIN};
 static int merge_rows = MERGE_ROWS_MIN;
 
 static int64
@@ -280,80 +279,112 @@ dropExpired(TimestampTz now)
 }
 
 /*
- * Merges old buckets, step by step along the primary key: into hours after 2
- * days, into days after 90.  What one transaction reads is bounded, by MERGE_US
- * of time as well, for events wait meanwhile.  Where rows of an hour are
- * merged, the first of them is written anew as well: so the hours of a subject,
- * whose rows came at other times, lie together from then on, and who loads them
- * reads few pages.  The rows of one hour may be met in several steps: each adds
- * what it finds to the row that stands for the hour.  What a subscription
- * fills is left to the publisher: rows merged here would be in the way of its.
- * True: there is more.
+ * Merges buckets that are old enough, from a place in the primary key on: $1 to
+ * $3 are the place, $4 and $5 the times before which there are hours and days,
+ * $6 how many buckets are read, $7 and $8 the lengths of an hour and a day.
+ * Returns the place that was reached; no row: the end of the table was.
+ */
+static const char merge_statement[] =
+	"WITH step AS MATERIALIZED ("
+	"  SELECT b.subject, b.subject_id, b.bucket FROM apikeys.usage_bucket AS b"
+	"  WHERE ROW(b.subject, b.subject_id, b.bucket) OPERATOR(pg_catalog.>) ROW($1, $2, $3)"
+	"    AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS r"
+	"      WHERE r.srrelid OPERATOR(pg_catalog.=)"
+	"        'apikeys.usage_bucket'::pg_catalog.regclass)"
+	"  ORDER BY b.subject, b.subject_id, b.bucket LIMIT $6"
+	"), old AS ("
+	"  SELECT s.*, pg_catalog.date_bin("
+	"    CASE WHEN s.bucket OPERATOR(pg_catalog.<) $5 THEN $8 ELSE $7 END,"
+	"    s.bucket, '2000-01-01 00:00:00+00') AS coarse"
+	"  FROM step AS s WHERE s.bucket OPERATOR(pg_catalog.<) $4"
+	"), fine AS ("
+	"  SELECT o.*, pg_catalog.bool_or(o.bucket OPERATOR(pg_catalog.<>) o.coarse)"
+	"    OVER (PARTITION BY o.subject, o.subject_id, o.coarse) AS unmerged"
+	"  FROM old AS o"
+	"), moved AS ("
+	"  DELETE FROM apikeys.usage_bucket AS d USING fine AS f"
+	"  WHERE f.unmerged"
+	"    AND d.subject OPERATOR(pg_catalog.=) f.subject"
+	"    AND d.subject_id OPERATOR(pg_catalog.=) f.subject_id"
+	"    AND d.bucket OPERATOR(pg_catalog.=) f.bucket"
+	"  RETURNING d.*, f.coarse"
+	"), merged AS ("
+	"  INSERT INTO apikeys.usage_bucket AS b"
+	"    (subject, subject_id, bucket, admitted, denied, units, errors, credits, unlogged)"
+	"  SELECT m.subject, m.subject_id, m.coarse,"
+	"    pg_catalog.sum(m.admitted), pg_catalog.sum(m.denied), pg_catalog.sum(m.units),"
+	"    pg_catalog.sum(m.errors), pg_catalog.sum(m.credits), pg_catalog.sum(m.unlogged)"
+	"  FROM moved AS m GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+	"  ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
+	"    admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
+	"    denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"
+	"    units = b.units OPERATOR(pg_catalog.+) excluded.units,"
+	"    errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
+	"    credits = b.credits OPERATOR(pg_catalog.+) excluded.credits,"
+	"    unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged"
+	") "
+	"SELECT s.subject, s.subject_id, s.bucket FROM step AS s"
+	" OFFSET $6 OPERATOR(pg_catalog.-) 1";
+
+/*
+ * Merges one step of buckets, and moves merge_place on; true: there are more.
+ * SPI is connected.
+ */
+static bool
+mergeStep(TimestampTz now)
+{
+	Interval hour = {.time = BUCKET_HOUR};
+	Interval day = {.time = BUCKET_DAY};
+	Oid types[] = {CHAROID,		   INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+				   TIMESTAMPTZOID, INT4OID, INTERVALOID,	INTERVALOID};
+	Datum values[] = {CharGetDatum(merge_place.subject),
+					  Int64GetDatum(merge_place.subject_id),
+					  TimestampTzGetDatum(merge_place.bucket),
+					  TimestampTzGetDatum(BucketHoursBefore(now)),
+					  TimestampTzGetDatum(BucketDaysBefore(now)),
+					  Int32GetDatum(merge_rows),
+					  IntervalPGetDatum(&hour),
+					  IntervalPGetDatum(&day)};
+	HeapTuple last;
+	TupleDesc columns;
+	bool isnull;
+
+	SPI_execute_with_args(merge_statement, lengthof(types), types, values, NULL, false, 0);
+	if (SPI_processed == 0)
+	{
+		merge_place = merge_start;
+		return false;
+	}
+	last = SPI_tuptable->vals[0];
+	columns = SPI_tuptable->tupdesc;
+	merge_place.subject = DatumGetChar(SPI_getbinval(last, columns, 1, &isnull));
+	merge_place.subject_id = DatumGetInt64(SPI_getbinval(last, columns, 2, &isnull));
+	merge_place.bucket = DatumGetTimestampTz(SPI_getbinval(last, columns, 3, &isnull));
+	return true;
+}
+
+/*
+ * Merges old buckets (bucket.c), step by step along the primary key.  What one
+ * transaction reads is bounded, and so is its time (MERGE_US), since events
+ * wait meanwhile.
+ *
+ * If any row of an hour is merged, all of them are deleted and the sum is
+ * inserted as a new row, also where a row of that hour existed.  So the hours
+ * of a subject are stored next to each other, although their rows were written
+ * at different times, and a load reads few pages.  A step may end within an
+ * hour: the next one adds what it finds to the row of that hour.
+ *
+ * If a subscription fills the table, nothing is merged: the publisher merges,
+ * and rows that were merged here would conflict with its rows.
  */
 static bool
 mergeBuckets(TimestampTz now)
 {
-	TimestampTz hours_before = now - 2 * USECS_PER_DAY;
-	TimestampTz days_before = now - 90 * USECS_PER_DAY;
 	TimestampTz begun_at = GetCurrentTimestamp();
-	Oid types[6] = {CHAROID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID};
-	Datum values[6] = {CharGetDatum(merged.subject),
-					   Int64GetDatum(merged.subject_id),
-					   TimestampTzGetDatum(merged.bucket),
-					   TimestampTzGetDatum(hours_before - hours_before % USECS_PER_HOUR),
-					   TimestampTzGetDatum(days_before - days_before % USECS_PER_DAY),
-					   Int32GetDatum(merge_rows)};
 	bool more;
 
 	SPI_connect();
-	SPI_execute_with_args(
-		"WITH step AS MATERIALIZED (SELECT b.subject, b.subject_id, b.bucket FROM "
-		"apikeys.usage_bucket AS b"
-		" WHERE ROW(b.subject, b.subject_id, b.bucket) OPERATOR(pg_catalog.>) ROW($1, $2, $3)"
-		" AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS r WHERE r.srrelid "
-		"OPERATOR(pg_catalog.=) 'apikeys.usage_bucket'::pg_catalog.regclass)"
-		" ORDER BY b.subject, b.subject_id, b.bucket LIMIT $6),"
-		" old AS (SELECT s.*, pg_catalog.date_bin(CASE WHEN s.bucket OPERATOR(pg_catalog.<) $5 "
-		"THEN '1 day'::pg_catalog.interval"
-		" ELSE '1 hour'::pg_catalog.interval END, s.bucket, '2000-01-01 00:00:00+00') AS coarse"
-		" FROM step AS s WHERE s.bucket OPERATOR(pg_catalog.<) $4),"
-		" fine AS (SELECT o.*, pg_catalog.bool_or(o.bucket OPERATOR(pg_catalog.<>) o.coarse)"
-		" OVER (PARTITION BY o.subject, o.subject_id, o.coarse) AS unmerged FROM old AS o),"
-		" moved AS (DELETE FROM apikeys.usage_bucket AS d USING fine AS f"
-		" WHERE f.unmerged AND d.subject OPERATOR(pg_catalog.=) f.subject"
-		" AND d.subject_id OPERATOR(pg_catalog.=) f.subject_id AND d.bucket "
-		"OPERATOR(pg_catalog.=) f.bucket"
-		" RETURNING d.*, f.coarse),"
-		" merged AS (INSERT INTO apikeys.usage_bucket AS b (subject, subject_id, bucket, "
-		"admitted, denied, units, errors, credits, unlogged)"
-		" SELECT m.subject, m.subject_id, m.coarse,"
-		" pg_catalog.sum(m.admitted), pg_catalog.sum(m.denied), pg_catalog.sum(m.units), "
-		"pg_catalog.sum(m.errors),"
-		" pg_catalog.sum(m.credits), pg_catalog.sum(m.unlogged) FROM moved AS m GROUP BY 1, 2, "
-		"3 ORDER BY 1, 2, 3"
-		" ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
-		" admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
-		" denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"
-		" units = b.units OPERATOR(pg_catalog.+) excluded.units,"
-		" errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
-		" credits = b.credits OPERATOR(pg_catalog.+) excluded.credits,"
-		" unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged)"
-		" SELECT s.subject, s.subject_id, s.bucket FROM step AS s OFFSET $6 "
-		"OPERATOR(pg_catalog.-) 1",
-		6, types, values, NULL, false, 0);
-	more = SPI_processed > 0;
-	if (more)
-	{
-		HeapTuple last = SPI_tuptable->vals[0];
-		TupleDesc columns = SPI_tuptable->tupdesc;
-		bool isnull;
-
-		merged.subject = DatumGetChar(SPI_getbinval(last, columns, 1, &isnull));
-		merged.subject_id = DatumGetInt64(SPI_getbinval(last, columns, 2, &isnull));
-		merged.bucket = DatumGetTimestampTz(SPI_getbinval(last, columns, 3, &isnull));
-	}
-	else
-		merged = merge_start;
+	more = mergeStep(now);
 	SPI_finish();
 	if (GetCurrentTimestamp() - begun_at > MERGE_US)
 		merge_rows = Max(merge_rows / 2, MERGE_ROWS_MIN);
