@@ -48,10 +48,15 @@ OBJS = \
 	src/request/verify.o \
 	src/request/complete.o \
 	src/engine/engine.o \
-	src/writer/notice.o \
 	src/tables/rows.o \
+	src/writer/logrow.o \
+	src/writer/tally.o \
+	src/writer/partition.o \
 	src/writer/batch.o \
 	src/writer/maintain.o \
+	src/writer/notice.o \
+	src/writer/step.o \
+	src/writer/duties.o \
 	src/writer/writer.o \
 	src/writer/launcher.o \
 	src/apikeys.o

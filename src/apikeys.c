@@ -56,8 +56,13 @@
  * writer/: the background workers
  *	launcher		the worker that starts writers
  *	writer			the worker that writes
+ *	step			one transaction of it, and what surrounds it
+ *	duties			what it does besides batches
  *	batch			events become rows
- *	maintain		partitions, retention, merging
+ *	logrow			events as rows of the log
+ *	tally			what the events of a batch add to usage
+ *	partition		the partitions of the log
+ *	maintain		merging of old buckets
  *	notice			what to tell users
  *
  * manage/: what the management functions need of C
@@ -90,10 +95,10 @@
 #include "request/call.h"
 #include "request/record.h"
 #include "types/verdict.h"
-#include "writer/batch.h"
 #include "writer/launcher.h"
-#include "writer/maintain.h"
+#include "writer/logrow.h"
 #include "writer/notice.h"
+#include "writer/partition.h"
 #include "writer/writer.h"
 
 PG_MODULE_MAGIC;
@@ -137,10 +142,11 @@ defineEngineSettings(void)
 {
 	static const struct config_enum_entry on_overload[] = {
 		{"deny", OVERLOAD_DENY, false}, {"allow", OVERLOAD_ALLOW, false}, {NULL, 0, false}};
-	static const struct config_enum_entry address_rules[] = {{"full", ADDRESS_FULL, false},
-															 {"network", ADDRESS_NETWORK, false},
-															 {"none", ADDRESS_NONE, false},
-															 {NULL, 0, false}};
+	static const struct config_enum_entry log_addresses[] = {
+		{"full", LOG_ADDRESS_FULL, false},
+		{"network", LOG_ADDRESS_NETWORK, false},
+		{"none", LOG_ADDRESS_NONE, false},
+		{NULL, 0, false}};
 
 	DefineCustomBoolVariable("apikeys.writer_enabled", "Writes queued events to the tables.",
 							 "Off: no writer runs, and requests are denied when the queue is full.",
@@ -156,12 +162,12 @@ defineEngineSettings(void)
 
 	DefineCustomEnumVariable("apikeys.log_address",
 							 "How client addresses are logged: full, network (/24 or /48) or none.",
-							 NULL, &BatchLogAddress, ADDRESS_FULL, address_rules, PGC_SIGHUP, 0,
+							 NULL, &LogRowAddress, LOG_ADDRESS_FULL, log_addresses, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.log_retention",
 							"Days for which the request log is kept; 0: for ever.", NULL,
-							&MaintainRetention, 0, 0, 36500, PGC_SIGHUP, 0, NULL, NULL, NULL);
+							&PartitionRetention, 0, 0, 36500, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.notice_retention",
 							"Days for which notices are kept that were announced; 0: for ever.",

@@ -4,18 +4,18 @@
  *	  one.
  *
  * A backend that finds no writer sets the launcher's latch.  The launcher is
- * static: the postmaster starts it, and again when it ends, for it exits with
- * 1.  Writers are dynamic and never restarted by the postmaster: whether one is
- *    needed is for the launcher to see.  One that keeps ending before it has
- *    begun to serve is started less and less often.  Events for a database that
- *    was dropped are discarded.
+ * static: the postmaster starts it, and starts it again when it ends, because
+ * it exits with 1.  Writers are dynamic and never restarted by the postmaster:
+ * the launcher decides whether one is needed.  A writer that keeps ending
+ * before it has begun to serve is started less and less often.  Events for a
+ * database that was dropped are discarded.
  *
- * Once a day, what is stored in each database is to be cared for.  A writer
- * that runs does so by itself.  The other databases get a worker for it, one
- * after another, so that it takes one place among the server's workers, however
- * many databases there are.  A database never has a writer and such a worker at
- * a time: where a writer is needed, the worker is stopped, and the care is the
- * writer's.
+ * Each database is due for maintenance once a day.  A writer that runs does it
+ * by itself.  The other databases get a worker for it, one after another, so
+ * that maintenance takes one place among the server's workers, however many
+ * databases there are.  A database never has a writer and such a worker at the
+ * same time: where a writer is needed, the worker is stopped, and the writer
+ * goes on with maintenance.
  */
 #include "postgres.h"
 
@@ -46,10 +46,10 @@
 #include "writer/launcher.h"
 
 #define DAY_NS (24 * 3600 * NS_PER_SECOND)
-/* after the server's start: something may have been left over */
-#define CARE_FIRST_NS (60 * NS_PER_SECOND)
-/* until it goes on, when the server had no place for a worker */
-#define CARE_AGAIN_NS (60 * NS_PER_SECOND)
+/* after the server's start: some may have been left over */
+#define MAINTENANCE_FIRST_NS (60 * NS_PER_SECOND)
+/* after the server had no place for a worker */
+#define MAINTENANCE_AGAIN_NS (60 * NS_PER_SECOND)
 #define LOOK_MS 10000 /* between looks without being woken */
 /* between two starts; doubled with each that fails */
 #define PAUSE_NS (50 * NS_PER_MILLISECOND)
@@ -68,11 +68,11 @@ typedef struct Started
 static Started started[LAUNCHER_DATABASES_MAX];
 static int started_count = 0;
 
-/* The daily care. */
-static int64 care_at; /* engine time; when it begins, or goes on */
-/* the last one that had its turn; they come by OID */
-static Oid care_database = InvalidOid;
-static BackgroundWorkerHandle *care_worker = NULL; /* NULL: none that we know of */
+/* The daily maintenance. */
+static int64 maintenance_at; /* engine time; when it begins, or goes on */
+/* the last one that had its turn; in the order of OIDs */
+static Oid maintenance_database = InvalidOid;
+static BackgroundWorkerHandle *maintenance_worker = NULL; /* NULL: none that we know of */
 
 /* Registers the launcher; from _PG_init. */
 void
@@ -133,7 +133,7 @@ databaseExists(Oid database)
 	return exists;
 }
 
-/* Empties the queue of a database that was dropped, and forgets its notices. */
+/* Empties the queue of a database that was dropped, and its notices. */
 static void
 discardEvents(Oid database)
 {
@@ -147,7 +147,7 @@ discardEvents(Oid database)
 	batch = (Batch){.events = buffer};
 	while ((batch.size = QueueTake(buffer, EVENT_SIZE_MAX, &batch.position)) > 0)
 	{
-		(void) BatchSettle(&batch);
+		(void) BatchRetire(&batch);
 		QueueAdvance(batch.position, 0);
 		BatchSetDurable(&batch);
 	}
@@ -200,8 +200,8 @@ findStarted(Oid database)
 }
 
 /*
- * Returns an entry for the database, if need be that of another one whose
- * writer has ended; NULL: all of them live.
+ * Returns the entry for the database; if it has none, takes that of another
+ * database whose writer has ended.  NULL: all writers live.
  */
 static Started *
 findOrMakeStarted(Oid database, int64 now)
@@ -241,9 +241,9 @@ startNeeded(void)
 
 		if (entry == NULL || writerLives(entry, now))
 			continue;
-		if (databases[i] == care_database && workerLives(&care_worker))
+		if (databases[i] == maintenance_database && workerLives(&maintenance_worker))
 		{
-			TerminateBackgroundWorker(care_worker); /* we are woken when it has ended */
+			TerminateBackgroundWorker(maintenance_worker); /* we are woken when it has ended */
 			continue;
 		}
 		if (now < entry->not_before)
@@ -297,31 +297,34 @@ databaseAfter(Oid last)
 	return next;
 }
 
-/* Goes on with the daily care if it is due and the worker before has ended. */
+/*
+ * Starts the next worker for maintenance if that is due and the last worker has
+ * ended.
+ */
 static void
-goOnWithCare(int64 now)
+continueMaintenance(int64 now)
 {
 	Oid next;
 
-	if (now < care_at || workerLives(&care_worker))
+	if (now < maintenance_at || workerLives(&maintenance_worker))
 		return;
-	while (OidIsValid(next = databaseAfter(care_database)))
+	while (OidIsValid(next = databaseAfter(maintenance_database)))
 	{
 		Started *entry = findStarted(next);
 
 		if (!DirectoryHasWriter(next) && !(entry && writerLives(entry, now)))
 		{
-			care_worker = startWorker("apikeys care", "WriterCareMain", next);
-			if (care_worker == NULL)
-				care_at = now + CARE_AGAIN_NS;
+			maintenance_worker = startWorker("apikeys maintenance", "WriterMaintainMain", next);
+			if (maintenance_worker == NULL)
+				maintenance_at = now + MAINTENANCE_AGAIN_NS;
 			else
-				care_database = next;
+				maintenance_database = next;
 			return;
 		}
-		care_database = next;
+		maintenance_database = next;
 	}
-	care_database = InvalidOid;
-	care_at = now + DAY_NS;
+	maintenance_database = InvalidOid;
+	maintenance_at = now + DAY_NS;
 }
 
 /* Starts writers as they are needed, until the server stops. */
@@ -334,7 +337,7 @@ LauncherMain(Datum unused)
 	BackgroundWorkerInitializeConnectionByOid(InvalidOid, InvalidOid, 0);
 	MemoryContextSwitchTo(TopMemoryContext);
 	DirectoryLauncherBegin();
-	care_at = ClockNow() + CARE_FIRST_NS;
+	maintenance_at = ClockNow() + MAINTENANCE_FIRST_NS;
 
 	while (!ShutdownRequestPending)
 	{
@@ -348,7 +351,7 @@ LauncherMain(Datum unused)
 		if (WriterEnabled)
 		{
 			look_ms = startNeeded();
-			goOnWithCare(ClockNow());
+			continueMaintenance(ClockNow());
 		}
 		WaitNap(WAIT_LAUNCHER_MAIN, look_ms);
 		CHECK_FOR_INTERRUPTS();

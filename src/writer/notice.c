@@ -2,20 +2,21 @@
  * notice.c
  *	  Notices: what the application may want to tell its users.
  *
- * src/sql/notice.sql has the rules.  Here is what needs C: a transaction that
- * has added notices wakes the writer when it has committed, and the writer
- * announces them; and it adds those of limits that are nearly or all used.
+ * src/sql/notice.sql has the rules.  This file has what needs C: a transaction
+ * that has added notices wakes the writer when it has committed; the writer
+ * announces notices (NOTIFY), and adds those of limits that are nearly or all
+ * used.
  *
- * That a limit is, the meter sees when it decides about a request: it remembers
- * the level that it has told of, and each rise becomes an event behind that of
- * the request.  A meter that was loaded anew, or whose event was lost or could
- * not become a notice, tells again; the table notice_mark knows what was told,
- * and keeps it from being noticed twice.
+ * The meter sees that a limit is nearly or all used when it decides about a
+ * request.  It remembers the level that it has told of, and each rise is
+ * appended to the queue as an event, after that of the request.  A meter that
+ * was loaded anew, or whose event was lost or could not become a notice, tells
+ * again; the table notice_mark keeps a second notice from being added.
  *
  * NOTIFY takes a lock of the whole cluster when its transaction commits, and
- * fails when the server's queue of notifications is full because somebody who
- * listens does not read.  So the writer sends it outside of its batches,
- * waits for that lock but a moment, and puts off what fails.
+ * fails when the server's queue of notifications is full because a listener
+ * does not read.  So the writer sends it outside of its batches, gives up soon
+ * if it must wait for that lock, and puts off what fails.
  */
 #include "postgres.h"
 
@@ -38,7 +39,7 @@
 int NoticeRetention = 30;
 
 /*
- * The open transaction has added notices, or so did a part of it that was
+ * The open transaction has added notices, perhaps in a subtransaction that was
  * rolled back.
  */
 static bool added = false;
@@ -109,8 +110,8 @@ addLimit(const Event *event, const MeterRise *rise)
 }
 
 /*
- * Waits but a moment for locks, to the end of the transaction: events come
- * first.
+ * Makes the rest of the transaction give up soon where it must wait for a lock:
+ * events must not wait for notices.
  */
 static void
 shortenLockTimeout(void)
@@ -119,60 +120,41 @@ shortenLockTimeout(void)
 							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/* Tells whether events of a batch are of limits. */
-bool
-NoticeHasLimits(const Batch *batch)
-{
-	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-		if (event->kind == EVENT_RISES)
-			return true;
-	return false;
-}
-
-/* Adds the notices of a batch's events, in a transaction of the writer. */
+/*
+ * Adds the notices that an event about limits asks for, in a transaction of the
+ * writer, as the owner of the tables.
+ */
 void
-NoticeAddLimits(const Batch *batch)
+NoticeAddLimits(const Event *event)
 {
 	shortenLockTimeout();
-	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
+	SPI_connect();
+	for (int i = 0; i < event->rise_count; i++)
 	{
-		if (event->kind != EVENT_RISES)
-			continue;
-		SPI_connect();
-		for (int i = 0; i < event->rise_count; i++)
-		{
-			MeterRise rise;
+		MeterRise rise;
 
-			memcpy(&rise, event->texts + i * sizeof(rise), sizeof(rise));
-			addLimit(event, &rise);
-		}
-		SPI_finish();
+		memcpy(&rise, event->texts + i * sizeof(rise), sizeof(rise));
+		addLimit(event, &rise);
 	}
+	SPI_finish();
 }
 
 /*
- * Has the meters tell again of the limits in a batch's events, which were not
- * noticed.  Cannot throw.
+ * Makes the meters tell again of the limits in an event, because no notice of
+ * them could be added.  Cannot throw.
  */
 void
-NoticeForgetLimits(const Batch *batch)
+NoticeForgetLimits(const Event *event)
 {
-	for (const Event *event = BatchNext(batch, NULL); event; event = BatchNext(batch, event))
-	{
-		MeterSubject subject;
+	MeterSubject subject;
 
-		if (event->kind != EVENT_RISES)
-			continue;
-		MeterSubjectSet(&subject, event->relation, METER_KEY, event->key_id);
-		MeterForgetLevels(&subject);
-		MeterSubjectSet(&subject, event->relation, METER_ACCOUNT, event->account_id);
-		MeterForgetLevels(&subject);
-	}
+	MeterSubjectSet(&subject, event->relation, METER_KEY, event->key_id);
+	MeterForgetLevels(&subject);
+	MeterSubjectSet(&subject, event->relation, METER_ACCOUNT, event->account_id);
+	MeterForgetLevels(&subject);
 }
 
-/*
- * Returns a column of the row that the last query has given; SPI is connected.
- */
+/* Returns a column of the row that the last query gave; SPI is connected. */
 static Datum
 resultColumn(int column)
 {
@@ -183,11 +165,11 @@ resultColumn(int column)
 }
 
 /*
- * Announces the notices that were not yet, or some of them; true: there may be
- * more.  In a transaction of the writer.
+ * Announces some of the notices that have not been announced; true: there may
+ * be more.  Runs in a transaction of the writer, as the owner of the tables.
  */
 bool
-NoticeAnnounce(void)
+NoticeAnnounce(TimestampTz now)
 {
 	Oid types[] = {INT4OID};
 	Datum values[] = {Int32GetDatum(AT_ONCE)};
@@ -203,8 +185,9 @@ NoticeAnnounce(void)
 }
 
 /*
- * Adds notices for keys that expire soon; true: there may be more, which the
- * next call looks at.  A step of the care for what is stored.
+ * Adds notices for keys that expire soon; true: there may be more such keys,
+ * for the next call.  Runs in a transaction of the writer, as the owner of the
+ * tables.
  */
 bool
 NoticeFindExpiring(TimestampTz now)
@@ -216,7 +199,7 @@ NoticeFindExpiring(TimestampTz now)
 					  Int32GetDatum(AT_ONCE)};
 	bool more;
 
-	/* Where this fails, the next call begins anew. */
+	/* If this fails, the next call starts over. */
 	after_expiry = DT_NOBEGIN;
 	after_id = 0;
 	shortenLockTimeout();
@@ -235,8 +218,9 @@ NoticeFindExpiring(TimestampTz now)
 }
 
 /*
- * Deletes notices that were announced long ago; true: there may be more.  A
- * step of the care for what is stored.
+ * Deletes notices whose announcement has passed apikeys.notice_retention; true:
+ * there may be more.  Runs in a transaction of the writer, as the owner of the
+ * tables.
  */
 bool
 NoticeDropOld(TimestampTz now)

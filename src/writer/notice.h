@@ -9,14 +9,15 @@
 
 #include "datatype/timestamp.h"
 
-#include "writer/batch.h"
+#include "engine/event.h"
 
 extern int NoticeRetention; /* setting apikeys.notice_retention, days; 0: for ever */
 
-extern bool NoticeHasLimits(const Batch *batch);
-extern void NoticeAddLimits(const Batch *batch);
-extern void NoticeForgetLimits(const Batch *batch);
-extern bool NoticeAnnounce(void);
+extern void NoticeAddLimits(const Event *event);
+extern void NoticeForgetLimits(const Event *event);
+
+/* Work in portions; true: there may be more to do. */
+extern bool NoticeAnnounce(TimestampTz now);
 extern bool NoticeFindExpiring(TimestampTz now);
 extern bool NoticeDropOld(TimestampTz now);
 

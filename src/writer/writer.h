@@ -10,6 +10,6 @@
 extern int WriterFlushInterval; /* setting apikeys.flush_interval, milliseconds */
 
 extern PGDLLEXPORT void WriterMain(Datum database);
-extern PGDLLEXPORT void WriterCareMain(Datum database);
+extern PGDLLEXPORT void WriterMaintainMain(Datum database);
 
 #endif

@@ -61,7 +61,7 @@ value(q{
     CREATE TABLE trap.pg_class (n int);
     CREATE TABLE trap.pg_inherits (n int)});
 
-# What the care for the tables has to do, besides: an expired partition, and old steps to merge.
+# What maintenance has to do, besides: an expired partition, and old steps to merge.
 value(q{
     CREATE TABLE apikeys.request_log_20200101 (LIKE apikeys.request_log);
     ALTER TABLE apikeys.request_log ATTACH PARTITION apikeys.request_log_20200101 FOR VALUES FROM ('2020-01-01') TO ('2020-01-02');

@@ -1,4 +1,4 @@
-# The care for what is stored: partitions of the request log ahead and on demand, retention, addresses, merged buckets.
+# Maintenance: partitions of the request log ahead and on demand, retention, addresses, merged buckets.
 use strict;
 use warnings;
 use FindBin;

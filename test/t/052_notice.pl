@@ -242,7 +242,7 @@ requests($text, '7');
 is(limits_of('four'), 'near k day 8 10', 'also without a log');
 set_conf($node, 'apikeys.log_requests = on', q{SELECT current_setting('apikeys.log_requests') = 'on'}, 'a log again');
 
-# The daily care looks for what expires soon, once, and drops what was announced long ago.
+# The daily maintenance looks for what expires soon, once, and drops what was announced long ago.
 my $expiring = q{SELECT string_agg(alias, ' ' ORDER BY id) FROM apikeys.notice_list WHERE kind = 'expiring'};
 value(q{SELECT apikeys.create_key('five', 'soon', lifetime => '6 days'), apikeys.create_key('five', 'later', lifetime => '8 days')});
 is(value('SELECT apikeys.maintain()'), 't', 'cared');

@@ -1,4 +1,4 @@
-# The daily care of each database: one after another in one place among the server's workers, by the writer where one runs.
+# The daily maintenance of each database: one after another in one place among the server's workers, by the writer where one runs.
 use strict;
 use warnings;
 use FindBin;
@@ -11,9 +11,9 @@ use Server;
 
 # Room for the launcher and two more. Starts and ends of workers are in the log.
 my $node = engine_node('main', "max_worker_processes = 3\nmax_logical_replication_workers = 0\nlog_min_messages = debug1");
-my @cared_for = ('care_1', 'care_2', 'care_3', 'care_4');
-$node->safe_psql('postgres', "CREATE DATABASE $_") foreach @cared_for, 'plain', 'second';
-$node->safe_psql($_, 'CREATE EXTENSION apikeys') foreach @cared_for;
+my @maintained = ('idle_1', 'idle_2', 'idle_3', 'idle_4');
+$node->safe_psql('postgres', "CREATE DATABASE $_") foreach @maintained, 'plain', 'second';
+$node->safe_psql($_, 'CREATE EXTENSION apikeys') foreach @maintained;
 my %oid = map { split /\|/ } split /\n/, $node->safe_psql('postgres', 'SELECT datname, oid FROM pg_database');
 my $clock = 0;
 my $log_start;
@@ -39,13 +39,13 @@ sub has_partition
     return "SELECT to_regclass('apikeys.request_log_' || to_char((now() + interval '$clock s') AT TIME ZONE 'UTC', 'YYYYMMDD')) IS NOT NULL";
 }
 
-# What has become of workers since the clock was moved: 'care 16390', 'writer 16390', 'end of care'.
+# What has become of workers since the clock was moved: 'maintenance 16390', 'writer 16390', 'end of maintenance'.
 sub worker_story
 {
     my $log = logged();
     my @story;
     push @story, defined $1 ? "$1 $2" : "end of $3"
-      while $log =~ /starting background worker process "apikeys (\w+) for database (\d+)"|background worker "apikeys (care)[^\n]*exited/g;
+      while $log =~ /starting background worker process "apikeys (\w+) for database (\d+)"|background worker "apikeys (maintenance)[^\n]*exited/g;
     return @story;
 }
 
@@ -58,17 +58,17 @@ $second->query_safe(q{SELECT apikeys.verify('key-1')});
 my $writer = writer_pid($node);
 move_clock(10 * 86400);
 until_true($node, has_partition(), 'writers that run see to it themselves', $_) foreach 'postgres', 'second';
-$node->wait_for_log(qr/LOG:  could not start apikeys care for database $oid{care_1}: the server has no place for another background worker/, $log_start);
+$node->wait_for_log(qr/LOG:  could not start apikeys maintenance for database $oid{idle_1}: the server has no place for another background worker/, $log_start);
 like(logged(), qr/HINT:  Raise max_worker_processes\./, 'and what to do about it');
-is($node->safe_psql('care_1', has_partition()), 'f', 'no place, no care');
+is($node->safe_psql('idle_1', has_partition()), 'f', 'no place, no maintenance');
 
 # It goes on when there is a place, and needs no other.
 $second->quit;
 until_true($node, qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'apikeys writer'}, 'a place becomes free');
 move_clock(61);
-until_true($node, has_partition(), "$_ is cared for", $_) foreach @cared_for;
-$node->wait_for_log(qr/(background worker "apikeys care"[^\n]*exited.*){6}/s, $log_start);
-is(join(', ', worker_story()), join(', ', map { ("care $oid{$_}", 'end of care') } @cared_for, 'plain', 'second'), 'one after another, each once');
+until_true($node, has_partition(), "$_ is maintained", $_) foreach @maintained;
+$node->wait_for_log(qr/(background worker "apikeys maintenance"[^\n]*exited.*){6}/s, $log_start);
+is(join(', ', worker_story()), join(', ', map { ("maintenance $oid{$_}", 'end of maintenance') } @maintained, 'plain', 'second'), 'one after another, each once');
 unlike(logged(), qr/could not start|was put off/, 'nothing fails');
 is(writer_pid($node), $writer, 'the writer that runs is alone in its database');
 
@@ -86,21 +86,21 @@ $reader->quit;
 move_clock(601);
 until_true($node, "SELECT ($old) = 0", 'it is dropped when nobody reads');
 
-# Where a writer is needed it takes the place of the care, and goes on with it.
+# Where a writer is needed it takes the place of the worker for maintenance, and goes on with it.
 $session->quit;
 until_true($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apikeys writer'}, 'no writer runs');
 my $keeper = $node->background_psql('second');
 $keeper->query_safe('BEGIN; LOCK TABLE apikeys.request_log');
 move_clock(10 * 86400);
-until_true($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'apikeys care' AND datname = 'second'}, 'the care is held up');
+until_true($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'apikeys maintenance' AND datname = 'second'}, 'maintenance is held up');
 my $caller = $node->background_psql('second');
 $caller->query_until(qr/asking/, "\\echo asking\nSET apikeys.queue_timeout = '10min';\nSELECT code FROM apikeys.verify('key-2');\n");
 until_true($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'apikeys writer' AND datname = 'second'}, 'a request calls for a writer');
 $keeper->query_safe('COMMIT');
-until_true($node, has_partition(), 'the writer goes on with the care', 'second');
-until_true($node, has_partition(), "$_ is cared for", $_) foreach @cared_for;
+until_true($node, has_partition(), 'the writer goes on with maintenance', 'second');
+until_true($node, has_partition(), "$_ is maintained", $_) foreach @maintained;
 $caller->quit;
-like(join(', ', worker_story()), qr/care $oid{second}, end of care(, \w+ \d+)*, writer $oid{second}/, 'a database never has both at a time');
+like(join(', ', worker_story()), qr/maintenance $oid{second}, end of maintenance(, \w+ \d+)*, writer $oid{second}/, 'a database never has both at a time');
 ledger_ok($node, $_, $_) foreach 'postgres', 'second';
 
 $node->stop;
