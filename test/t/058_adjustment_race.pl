@@ -17,7 +17,7 @@ SELECT apikeys.create_account('acme', limits => '9/day');
 SELECT apikeys.import_key('acme', 'text of shop', alias => 'shop', limits => '5/hour');
 CREATE FUNCTION ask(cost int = 1) RETURNS text LANGUAGE sql AS
 $$ SELECT concat_ws(' ', code, limit_window, remaining || '/' || limit_cap) FROM apikeys.verify('text of shop', cost => cost) $$;
-CREATE FUNCTION care(units int) RETURNS bigint LANGUAGE sql AS
+CREATE FUNCTION adjust_units(units int) RETURNS bigint LANGUAGE sql AS
 $$ SELECT (apikeys.grant_units(apikeys.find_key('acme', 'shop'), 'hour', units, '2999-01-01')).units $$;
 CREATE FUNCTION care_of_account(units int) RETURNS bigint LANGUAGE sql AS $$ SELECT (apikeys.grant_account_units('acme', 'day', units, '2999-01-01')).units $$;
 EOF
@@ -40,11 +40,11 @@ sub told
 }
 
 is(value('SELECT ask(5)'), 'valid hour 0/5', 'all is used');
-value('SELECT care(2)');
-is(told('meter_adjust', 'SELECT care(-2)'), 'rate_limited hour 0/5', 'what was taken back while it was read is not granted');
+value('SELECT adjust_units(2)');
+is(told('meter_adjust', 'SELECT adjust_units(-2)'), 'rate_limited hour 0/5', 'what was taken back while it was read is not granted');
 is(value('SELECT ask()'), 'rate_limited hour 0/5', 'nor later');
-value('SELECT care(2)');
-is(told('meter_adjust', 'SELECT care(1)'), 'valid hour 2/8', 'what was granted while others were read is there');
+value('SELECT adjust_units(2)');
+is(told('meter_adjust', 'SELECT adjust_units(1)'), 'valid hour 2/8', 'what was granted while others were read is there');
 is(value('SELECT ask()'), 'valid hour 1/8', 'and later');
 
 # All of the account is used; its meter is loaded first.

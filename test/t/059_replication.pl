@@ -59,7 +59,7 @@ sub same_ok
 }
 same_ok('first copy');
 
-# Both care for what they have, the subscriber first: what it receives it leaves as it is, for the publisher's changes to fit.
+# Both run maintenance, the subscriber first: it leaves what it receives as it is, so that later changes of the publisher fit.
 here(q{
     INSERT INTO apikeys.usage_total VALUES ('k', 777, 3, 0, 3, 0, 0, '2020-01-01 12:00', '2020-01-01 12:10');
     INSERT INTO apikeys.usage_bucket SELECT 'k', 777, '2020-01-01 12:05'::timestamptz + n * interval '5 minutes', 1, 0, 1, 0, 0 FROM generate_series(0, 2) AS n;
