@@ -8,7 +8,7 @@
 
 #include "postgres.h"
 
-/* Before their names are given other meanings, whoever includes this first. */
+/* Before their names get other meanings, whatever the order of includes. */
 #include "access/genam.h"
 #include "access/tableam.h"
 #include "executor/executor.h"

@@ -6,7 +6,7 @@
  * a full set, and when failures become a block is decided here; that there
  * are many sets, in shared memory, is for address.c.
  *
- * Whoever has an address of IPv6 has its /64, so that counts as one.
+ * The holder of an IPv6 address has its /64, so that counts as one.
  *
  * In a full set a newcomer takes the place of an address that is not blocked:
  * the one with the fewest failures in its window, the oldest of these.  So many

@@ -36,7 +36,7 @@ typedef struct AddressEntry
 	uint32 window;	 /* of the ring */
 	uint32 failures; /* that led to the block */
 	bool recorded;	 /* the block is on record */
-	int64 failed_at; /* the latest failure: nanoseconds, engine time; so the next */
+	int64 failed_at; /* the latest failure: nanoseconds, engine time */
 	int64 blocked_at;
 	int64 blocked_until; /* 0: never was */
 	Ring ring;			 /* failures in the trailing window */

@@ -15,7 +15,7 @@
  *		 9	low bits of the sequence
  *
  * The sequence tells apart the requests on one key within one microsecond.  An
- * id is no secret and proves nothing: whoever presents one must be allowed to
+ * id is no secret and proves nothing: who presents one must be allowed to
  * complete requests.
  */
 #include "c.h"

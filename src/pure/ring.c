@@ -13,7 +13,7 @@
  *	- b*w <= t, hence R <= t + W + w: it is given back at most a 128th of the
  *	  window late.
  *	- t < (b+1)*w, hence R > t + W: at any T with t <= T <= t + W it counts.
- *	  So whoever admits at T only while used + cost <= cap leaves at most cap
+ *	  So a caller that admits at T only while used + cost <= cap leaves at most cap
  *	  units in [T-W, T], both ends included; and as each trailing window that
  *	  holds an admission lies, as far as it is filled, in the one that ends
  *	  with its last admission, none ever holds more.
