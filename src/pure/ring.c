@@ -1,6 +1,6 @@
 /*
  * ring.c
- * 	  Units used in one trailing window.
+ *	  Units used in one trailing window.
  *
  * A window of W seconds is cut into buckets of w = W/128.  Bucket b covers
  * [b*w, (b+1)*w), counted from the epoch, so that two rings of one window agree
@@ -10,13 +10,13 @@
  *
  * Invariant: a unit recorded at t, in bucket b = floor(t/w), counts until R =
  * (b+129)*w and no longer.
- * 	- b*w <= t, hence R <= t + W + w: it is given back at most a 128th of the
- * 	  window late.
- * 	- t < (b+1)*w, hence R > t + W: at any T with t <= T <= t + W it counts.
- * 	  So a caller that admits at T only while used + cost <= cap leaves at
- * 	  most cap units in [T-W, T], both ends included; and as each trailing
- * 	  window that holds an admission lies, as far as it is filled, in the one
- * 	  that ends with its last admission, none ever holds more.
+ *	- b*w <= t, hence R <= t + W + w: it is given back at most a 128th of the
+ *	  window late.
+ *	- t < (b+1)*w, hence R > t + W: at any T with t <= T <= t + W it counts.
+ *	  So a caller that admits at T only while used + cost <= cap leaves at
+ *	  most cap units in [T-W, T], both ends included; and as each trailing
+ *	  window that holds an admission lies, as far as it is filled, in the one
+ *	  that ends with its last admission, none ever holds more.
  *
  * Time moves forward only.  A now before the newest bucket (the clock of
  * another session, read earlier) is taken for the newest bucket: all of the
