@@ -162,11 +162,11 @@ sub waits_while
 {
     my ($what, $error, $plant, $mend) = @_;
     my $from = -s $node->logfile;
-    value($plant);
+    value("BEGIN; $plant; COMMIT");
     value("SELECT apikeys.verify('key-3', '$what') FROM generate_series(1, 5)");
     until_logged(qr/could not write a batch of \d+ bytes: \Q$error\E\n/, $from, "$what: the writer says why it waits");
     is(value('SELECT writer_state FROM apikeys.stats()'), 'failing', "$what: and waits");
-    value($mend);
+    value("BEGIN; $mend; COMMIT");
     ledger_ok($node, $what, 'planted');
     is(value("SELECT count(*) FROM apikeys.request_log WHERE endpoint = '$what'"), '5', "$what: nothing was lost");
     return is(value('SELECT events_quarantined FROM apikeys.stats()'), '1', "$what: nor put aside");
