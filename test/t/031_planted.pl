@@ -157,7 +157,7 @@ is(value(q{SET enable_seqscan = off; SELECT count(*) FROM apikeys.usage_total WH
     'tables of another shape: the new versions, too');
 is(value('SELECT writer_state, events_quarantined FROM apikeys.stats()'), 'running|1', 'tables of another shape: without an error');
 
-# What the writer cannot write it waits for. (Of a partition it says something else when it tries again: that it is a partition.)
+# What the writer cannot write it waits for. Each change is one transaction: in between it would make a partition itself.
 sub waits_while
 {
     my ($what, $error, $plant, $mend) = @_;
