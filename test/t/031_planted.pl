@@ -165,7 +165,7 @@ sub waits_while
     value("BEGIN; $plant; COMMIT");
     value("SELECT apikeys.verify('key-3', '$what') FROM generate_series(1, 5)");
     until_logged(qr/could not write a batch of \d+ bytes: \Q$error\E\n/, $from, "$what: the writer says why it waits");
-    is(value('SELECT writer_state FROM apikeys.stats()'), 'failing', "$what: and waits");
+    until_true($node, q{SELECT writer_state = 'failing' FROM apikeys.stats()}, "$what: and waits", 'planted');
     value("BEGIN; $mend; COMMIT");
     ledger_ok($node, $what, 'planted');
     is(value("SELECT count(*) FROM apikeys.request_log WHERE endpoint = '$what'"), '5', "$what: nothing was lost");
