@@ -23,6 +23,10 @@
  *	  a ring that is added has none of them.  Hence a load is right if and
  *	  only if pending is 0 when its snapshot is taken, and nothing is admitted
  *	  until it is published.
+ *	- A load puts no unit into a ring before the instant of its use, and none
+ *	  after the last use of the subject (request/usage.c): so none comes back
+ *	  early, and all are back when the last use is older than the window and
+ *	  its 128th part.
  *	- A reset of a window says how many units the subject had used in all by
  *	  then.  The units used since are the latest ones, and admissions are in
  *	  the order of their times: so the ring keeps its latest (total - that)

@@ -166,14 +166,15 @@ apikeys_usage_check(PG_FUNCTION_ARGS)
 		MeterSubject subject_again;
 		int64 recorded_again;
 		int64 stored;
+		UsageTotal total;
 		MeterAdjustments adjustments = {.count = 1, .windows = {{.window = LIMIT_WINDOW_TOTAL}}};
 		Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 
 		CHECK_FOR_INTERRUPTS();
-		UsageReadTotal(&subject, snapshot, &stored);
+		UsageReadTotal(&subject, snapshot, &total);
 		AdjustmentRead(&subject, snapshot, &adjustments);
 		UnregisterSnapshot(snapshot);
-		stored = MeterUnitsSince(stored, adjustments.windows[0].counts_from);
+		stored = MeterUnitsSince(total.units, adjustments.windows[0].counts_from);
 		if (stored != recorded &&
 			MeterNextIdle(relation, &again, &subject_again, &recorded_again) && again == meter &&
 			recorded_again == recorded && memcmp(&subject, &subject_again, sizeof(subject)) == 0)
@@ -198,12 +199,12 @@ apikeys_usage_units(PG_FUNCTION_ARGS)
 {
 	MeterSubject subject;
 	Snapshot snapshot;
-	int64 units;
+	UsageTotal total;
 
 	MeterSubjectSet(&subject, CatalogOid(&CatalogKey), (MeterKind) PG_GETARG_CHAR(0),
 					PG_GETARG_INT64(1));
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	UsageReadTotal(&subject, snapshot, &units);
+	UsageReadTotal(&subject, snapshot, &total);
 	UnregisterSnapshot(snapshot);
-	PG_RETURN_INT64(units);
+	PG_RETURN_INT64(total.units);
 }

@@ -124,7 +124,7 @@ lockTable(CatalogTable *table, CatalogLocks *locks, int64 deadline)
 static bool
 lockTables(const MeterLoading *loading, CatalogLocks *locks, int64 deadline)
 {
-	return (!loading->whole || lockTable(&CatalogUsageTotal, locks, deadline)) &&
+	return lockTable(&CatalogUsageTotal, locks, deadline) &&
 		   (loading->count == 0 || lockTable(&CatalogUsageBucket, locks, deadline)) &&
 		   lockTable(&CatalogAdjustment, locks, deadline);
 }

@@ -7,10 +7,17 @@
  * (metering.c), and where there is no meter it answers for itself
  * (limitstatus.c): so both agree.
  *
- * A stored bucket does not say when in its step the units were used: it is
- * loaded whole at its end (or now, if that is still to come).  So after a load
- * a unit may come back late, by the length of its step at most, never early;
- * the total is exact.
+ * A stored bucket does not say when in its step the units were used.  It is
+ * loaded whole at the latest instant at which they can have been used: the end
+ * of its step, or the last use of units of the subject (last_unit_at), or now,
+ * whichever comes first.
+ *	- No unit is loaded before its use, so none comes back early.  last_unit_at
+ *	  is cut to microseconds, and the edges of a ring's buckets are not:
+ *	  therefore a microsecond is added.
+ *	- A unit may come back late, by the length of its step at most.  When the
+ *	  last use is older than a window and its 128th part, nothing counts in
+ *	  the window: a load exhausts no limit that the subject leaves alone.
+ *	- The total is exact.
  *
  * The functions lock the tables as any SELECT does.  A caller that must not
  * wait for them has locked the tables before (metering.c).
@@ -29,31 +36,51 @@
 #include "request/usage.h"
 #include "tables/catalog.h"
 
-/* Reads the stored units of all time; false: the subject was never used. */
-bool
-UsageReadTotal(const MeterSubject *subject, Snapshot snapshot, int64 *units)
+/*
+ * Returns the latest instant at which units of a stored bucket can have been
+ * used, as far as the tables tell.  A bucket that begins after the last use is
+ * not believed, nor is its last use.
+ */
+static TimestampTz
+latestUse(TimestampTz start, TimestampTz now, TimestampTz last_unit_at)
+{
+	TimestampTz end = BucketEnd(start, now);
+
+	return last_unit_at < start || last_unit_at >= end ? end : last_unit_at + 1;
+}
+
+/* Reads what is stored of a subject over all time. */
+void
+UsageReadTotal(const MeterSubject *subject, Snapshot snapshot, UsageTotal *total)
 {
 	Relation rel = CatalogOpen(&CatalogUsageTotal, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	Datum values[2] = {CharGetDatum((char) subject->kind), Int64GetDatum(subject->id)};
 	CatalogScan scan;
-	bool isnull;
-	bool used;
 
+	*total = (UsageTotal){.last_unit_at = DT_NOEND};
 	CatalogScanBegin(&scan, &CatalogUsageTotal, rel, 0, snapshot, 2, values, NULL);
-	used = CatalogScanNext(&scan, slot, NULL);
-	*units =
-		used ? DatumGetInt64(CatalogColumn(&CatalogUsageTotal, slot, USAGE_TOTAL_UNITS, &isnull)) :
-			   0;
+	if (CatalogScanNext(&scan, slot, NULL))
+	{
+		bool isnull;
+		Datum last;
+
+		total->used = true;
+		total->units =
+			DatumGetInt64(CatalogColumn(&CatalogUsageTotal, slot, USAGE_TOTAL_UNITS, &isnull));
+		last = CatalogColumn(&CatalogUsageTotal, slot, USAGE_TOTAL_LAST_UNIT_AT, &isnull);
+		if (!isnull)
+			total->last_unit_at = DatumGetTimestampTz(last);
+	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, AccessShareLock);
-	return used;
 }
 
 /* Loads the stored buckets into the rings of all windows. */
 static void
-loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loading)
+loadBuckets(const MeterSubject *subject, Snapshot snapshot, TimestampTz last_unit_at,
+			MeterLoading *loading)
 {
 	static const StrategyNumber strategies[] = {BTEqualStrategyNumber, BTEqualStrategyNumber,
 												BTGreaterStrategyNumber};
@@ -77,10 +104,10 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loadin
 			CatalogColumn(&CatalogUsageBucket, slot, USAGE_BUCKET_BUCKET, &isnull));
 		int64 units =
 			DatumGetInt64(CatalogColumn(&CatalogUsageBucket, slot, USAGE_BUCKET_UNITS, &isnull));
-		TimestampTz end = BucketEnd(start, now_us);
+		TimestampTz at = latestUse(start, now_us, last_unit_at);
 
 		for (int i = 0; i < loading->count; i++)
-			RingLoad(loading->rings[i], loading->now, loading->now + (end - now_us) * 1000, units);
+			RingLoad(loading->rings[i], loading->now, loading->now + (at - now_us) * 1000, units);
 	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -94,11 +121,16 @@ void
 UsageLoad(const MeterSubject *subject, MeterLoading *loading)
 {
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	UsageTotal total;
 
+	UsageReadTotal(subject, snapshot, &total);
 	if (loading->whole)
-		loading->used = UsageReadTotal(subject, snapshot, &loading->total);
+	{
+		loading->used = total.used;
+		loading->total = total.units;
+	}
 	if (loading->count > 0)
-		loadBuckets(subject, snapshot, loading);
+		loadBuckets(subject, snapshot, total.last_unit_at, loading);
 	AdjustmentRead(subject, snapshot, &loading->adjustments);
 	UnregisterSnapshot(snapshot);
 }

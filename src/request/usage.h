@@ -7,11 +7,20 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "utils/snapshot.h"
 
 #include "engine/meter.h"
 
-extern bool UsageReadTotal(const MeterSubject *subject, Snapshot snapshot, int64 *units);
+/* What usage_total has of a subject. */
+typedef struct UsageTotal
+{
+	bool used;				  /* it has a row: a request is on record */
+	int64 units;			  /* of all time */
+	TimestampTz last_unit_at; /* when the last of them was used; DT_NOEND: that is not known */
+} UsageTotal;
+
+extern void UsageReadTotal(const MeterSubject *subject, Snapshot snapshot, UsageTotal *total);
 extern void UsageLoad(const MeterSubject *subject, MeterLoading *loading);
 
 #endif

@@ -556,6 +556,7 @@ CREATE TABLE apikeys.usage_total (
     credits       bigint NOT NULL,
     first_used_at timestamptz NOT NULL,
     last_used_at  timestamptz NOT NULL,
+    last_unit_at  timestamptz,
     PRIMARY KEY (subject, subject_id)
 ) WITH (fillfactor = 45);
 COMMENT ON TABLE apikeys.usage_total IS
@@ -569,6 +570,7 @@ COMMENT ON COLUMN apikeys.usage_total.errors IS 'Admitted requests completed wit
 COMMENT ON COLUMN apikeys.usage_total.credits IS 'Credits billed for requests, as given to complete().';
 COMMENT ON COLUMN apikeys.usage_total.first_used_at IS 'Time of the first request, admitted or denied.';
 COMMENT ON COLUMN apikeys.usage_total.last_used_at IS 'Time of the last request, admitted or denied.';
+COMMENT ON COLUMN apikeys.usage_total.last_unit_at IS 'Time of the last request that used units: it was admitted and its cost was not 0. NULL: there was none.';
 
 -- A statement for each call, because each updates the extension's own row.
 DO $$

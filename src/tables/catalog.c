@@ -78,9 +78,10 @@ CatalogTable CatalogAdjustment = {.name = "adjustment",
 											  [ADJUSTMENT_COUNTS_FROM] = "counts_from"},
 								  .indexes = {"adjustment_subject_idx"}};
 
-CatalogTable CatalogUsageTotal = {.name = "usage_total",
-								  .columns = {[USAGE_TOTAL_UNITS] = "units"},
-								  .indexes = {"usage_total_pkey"}};
+CatalogTable CatalogUsageTotal = {
+	.name = "usage_total",
+	.columns = {[USAGE_TOTAL_UNITS] = "units", [USAGE_TOTAL_LAST_UNIT_AT] = "last_unit_at"},
+	.indexes = {"usage_total_pkey"}};
 
 CatalogTable CatalogUsageBucket = {
 	.name = "usage_bucket",

@@ -112,7 +112,8 @@ typedef enum AdjustmentColumn
 
 typedef enum UsageTotalColumn
 {
-	USAGE_TOTAL_UNITS
+	USAGE_TOTAL_UNITS,
+	USAGE_TOTAL_LAST_UNIT_AT
 } UsageTotalColumn;
 
 typedef enum UsageBucketColumn

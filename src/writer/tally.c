@@ -41,6 +41,7 @@ typedef struct Usage
 	int64 unlogged; /* requests that apikeys.log_requests keeps out of the log */
 	TimestampTz first_at;
 	TimestampTz last_at;
+	TimestampTz last_unit_at; /* of a request with units; DT_NOBEGIN: there is none */
 } Usage;
 
 /* Columns of usage_bucket, and those of usage_total. */
@@ -82,10 +83,11 @@ typedef enum TotalColumn
 	TOTAL_ERRORS,
 	TOTAL_CREDITS,
 	TOTAL_FIRST_USED_AT,
-	TOTAL_LAST_USED_AT
+	TOTAL_LAST_USED_AT,
+	TOTAL_LAST_UNIT_AT
 } TotalColumn;
 
-#define TOTAL_COLUMNS (TOTAL_LAST_USED_AT + 1)
+#define TOTAL_COLUMNS (TOTAL_LAST_UNIT_AT + 1)
 
 static const RowColumns total_columns = {TOTAL_COLUMNS,
 										 .key_count = 2,
@@ -98,7 +100,8 @@ static const RowColumns total_columns = {TOTAL_COLUMNS,
 										  {"errors", INT8OID},
 										  {"credits", INT8OID},
 										  {"first_used_at", TIMESTAMPTZOID},
-										  {"last_used_at", TIMESTAMPTZOID}}};
+										  {"last_used_at", TIMESTAMPTZOID},
+										  {"last_unit_at", TIMESTAMPTZOID}}};
 
 static int64
 addClamped(int64 a, int64 b)
@@ -150,7 +153,8 @@ findUsage(Tally *tally, MeterKind subject, int64 subject_id, TimestampTz bucket)
 					 .subject_id = subject_id,
 					 .bucket = bucket,
 					 .first_at = DT_NOEND,
-					 .last_at = DT_NOBEGIN};
+					 .last_at = DT_NOBEGIN,
+					 .last_unit_at = DT_NOBEGIN};
 	return usage;
 }
 
@@ -165,6 +169,7 @@ addUsage(Usage *usage, const Usage *more)
 	usage->unlogged += more->unlogged;
 	usage->first_at = Min(usage->first_at, more->first_at);
 	usage->last_at = Max(usage->last_at, more->last_at);
+	usage->last_unit_at = Max(usage->last_unit_at, more->last_unit_at);
 }
 
 /*
@@ -177,6 +182,7 @@ addToSubjects(Tally *tally, int64 key_id, int64 account_id, TimestampTz at, Usag
 	TimestampTz bucket = BucketStart(at);
 
 	more->first_at = more->last_at = at;
+	more->last_unit_at = more->units > 0 ? at : DT_NOBEGIN;
 	addUsage(findUsage(tally, METER_KEY, key_id, bucket), more);
 	addUsage(findUsage(tally, METER_ACCOUNT, account_id, bucket), more);
 }
@@ -268,7 +274,7 @@ writeTotals(const Tally *buckets)
 									   Int64GetDatum(usage->subject_id),
 									   [TOTAL_FIRST_USED_AT] = TimestampTzGetDatum(usage->first_at),
 									   [TOTAL_LAST_USED_AT] = TimestampTzGetDatum(usage->last_at)};
-		bool nulls[TOTAL_COLUMNS] = {0};
+		bool nulls[TOTAL_COLUMNS] = {[TOTAL_LAST_UNIT_AT] = true};
 		bool found = RowsFind(table, values);
 
 		if (found)
@@ -282,6 +288,13 @@ writeTotals(const Tally *buckets)
 			Min(DatumGetTimestampTz(values[TOTAL_FIRST_USED_AT]), usage->first_at));
 		values[TOTAL_LAST_USED_AT] = TimestampTzGetDatum(
 			Max(DatumGetTimestampTz(values[TOTAL_LAST_USED_AT]), usage->last_at));
+		if (usage->last_unit_at != DT_NOBEGIN &&
+			(nulls[TOTAL_LAST_UNIT_AT] ||
+			 DatumGetTimestampTz(values[TOTAL_LAST_UNIT_AT]) < usage->last_unit_at))
+		{
+			values[TOTAL_LAST_UNIT_AT] = TimestampTzGetDatum(usage->last_unit_at);
+			nulls[TOTAL_LAST_UNIT_AT] = false;
+		}
 		(found ? RowsUpdate : RowsInsert)(table, values, nulls);
 	}
 	RowsClose(table);

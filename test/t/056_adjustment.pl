@@ -46,10 +46,12 @@ CREATE FUNCTION over_adjusted(met interval) RETURNS SETOF text LANGUAGE sql AS $
     FROM (SELECT DISTINCT limit_window FROM seen) AS w, adjusted(w.limit_window, '0', met) AS v WHERE v.admitted AND v.used > v.cap $$;
 CREATE FUNCTION unjust_adjusted(loaded boolean) RETURNS SETOF text LANGUAGE sql AS $$
     SELECT format('request %s', v.request_id)
-    FROM (SELECT DISTINCT limit_window, window_length / 128 + '2 us' + CASE WHEN NOT loaded THEN '0' WHEN window_length > '89 days' THEN '1 day'
-                                                                           WHEN window_length > '47 hours' THEN '1 hour' ELSE '5 minutes' END::interval AS late
-          FROM seen) AS w, adjusted(w.limit_window, w.late, '-100 ms') AS v
-    WHERE v.limited GROUP BY v.request_id HAVING NOT bool_or(v.used + greatest(v.cost, 1) > v.cap) $$;
+    FROM (SELECT DISTINCT limit_window, window_length / 128 + CASE WHEN loaded THEN '4 us' ELSE '2 us' END::interval AS late,
+                 CASE WHEN NOT loaded THEN '0' WHEN window_length > '89 days' THEN '1 day' WHEN window_length > '47 hours' THEN '1 hour' ELSE '5 minutes' END::interval AS step
+          FROM seen) AS w, adjusted(w.limit_window, w.late + w.step, '-100 ms') AS v
+         JOIN adjusted(w.limit_window, w.late, '-100 ms') AS recent USING (subject, subject_id, request_id)
+    WHERE v.limited GROUP BY v.request_id
+    HAVING NOT bool_or(v.used + greatest(v.cost, 1) > v.cap AND (recent.used > 0 OR greatest(v.cost, 1) > v.cap)) $$;
 
 -- A reset or a grant of one or all windows of a key or its account, a second away from all requests unless in a crowd.
 -- Resets and grants come by turns.

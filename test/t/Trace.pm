@@ -4,7 +4,8 @@
 # accounts, and sums the trailing window of every row:
 #   over    an admitted request whose window, both ends included, holds more than the cap: there may never be one
 #   unjust  a request denied by a limit although every window had room for it, even when each is made longer by what a
-#           unit may come back late: W/128, and after a load from the tables the length of a stored step
+#           unit may come back late: W/128, and after a load from the tables the length of a stored step. But if the window,
+#           made longer by W/128 alone, holds no unit at all, the denial is unjust also after a load
 package Trace;
 use strict;
 use warnings;
@@ -79,16 +80,18 @@ CREATE VIEW trace AS
     SELECT s.subject, s.subject_id, l.at, l.request_id, l.cost, l.code = 'valid' AS admitted, l.code IN ('rate_limited', 'quota_exceeded') AS limited
     FROM apikeys.request_log AS l, LATERAL (VALUES ('k'::"char", l.key_id), ('a', l.account_id)) AS s(subject, subject_id);
 
--- The units admitted in the window that ends with each row, longer by so much (negative: shorter).
-CREATE FUNCTION windows(name text, longer interval, OUT subject "char", OUT subject_id bigint, OUT cap bigint, OUT request_id uuid, OUT cost int,
-    OUT admitted boolean, OUT limited boolean, OUT used bigint) RETURNS SETOF record LANGUAGE plpgsql AS $$
+-- The units admitted in the window that ends with each row, longer by so much (negative: shorter): used; and in the window
+-- that is longer by what is surely late: recent.
+CREATE FUNCTION windows(name text, longer interval, surely interval = '0', OUT subject "char", OUT subject_id bigint, OUT cap bigint, OUT request_id uuid,
+    OUT cost int, OUT admitted boolean, OUT limited boolean, OUT used bigint, OUT recent bigint) RETURNS SETOF record LANGUAGE plpgsql AS $$
 DECLARE
     w interval := (SELECT r.window_length FROM rule AS r WHERE r.limit_window = name LIMIT 1);
 BEGIN
     RETURN QUERY EXECUTE format('SELECT subject, subject_id, r.cap, t.request_id, t.cost, t.admitted, t.limited,
+        coalesce(sum(t.cost) FILTER (WHERE t.admitted) OVER (PARTITION BY subject, subject_id ORDER BY t.at RANGE BETWEEN %s PRECEDING AND CURRENT ROW), 0),
         coalesce(sum(t.cost) FILTER (WHERE t.admitted) OVER (PARTITION BY subject, subject_id ORDER BY t.at RANGE BETWEEN %s PRECEDING AND CURRENT ROW), 0)
         FROM rule AS r JOIN trace AS t USING (subject, subject_id) WHERE r.limit_window = $1',
-        coalesce(quote_literal(w + longer) || '::interval', 'UNBOUNDED')) USING name;
+        coalesce(quote_literal(w + longer) || '::interval', 'UNBOUNDED'), coalesce(quote_literal(w + surely) || '::interval', 'UNBOUNDED')) USING name;
 END $$;
 
 -- The log has whole microseconds. The 128th part of a window of an odd number of seconds has not: there two requests that
@@ -100,12 +103,13 @@ CREATE FUNCTION over() RETURNS SETOF text LANGUAGE sql AS $$
     WHERE v.admitted AND v.used > v.cap $$;
 CREATE FUNCTION unjust(aliases text[], loaded boolean) RETURNS SETOF text LANGUAGE sql AS $$
     SELECT format('request %s', v.request_id)
-    FROM (SELECT DISTINCT limit_window, window_length, window_length / 128 + '2 us' +
-                 CASE WHEN NOT $2 THEN '0' WHEN window_length > '89 days' THEN '1 day' WHEN window_length > '47 hours' THEN '1 hour' ELSE '5 minutes' END::interval AS late
+    FROM (SELECT DISTINCT limit_window, window_length, window_length / 128 + CASE WHEN $2 THEN '4 us' ELSE '2 us' END::interval AS late,
+                 CASE WHEN NOT $2 THEN '0' WHEN window_length > '89 days' THEN '1 day' WHEN window_length > '47 hours' THEN '1 hour' ELSE '5 minutes' END::interval AS step
           FROM rule) AS w,
-         windows(w.limit_window, w.late) AS v JOIN apikeys.request_log AS l USING (request_id) JOIN apikeys.key AS k USING (key_id)
+         windows(w.limit_window, w.late + w.step, w.late) AS v JOIN apikeys.request_log AS l USING (request_id) JOIN apikeys.key AS k USING (key_id)
     WHERE v.limited AND k.alias = ANY ($1)
-    GROUP BY v.request_id HAVING NOT bool_or(v.used + greatest(v.cost, 1) > v.cap) $$;
+    GROUP BY v.request_id
+    HAVING NOT bool_or(v.used + greatest(v.cost, 1) > v.cap AND (v.recent > 0 OR greatest(v.cost, 1) > v.cap)) $$;
 EOF
 
 # Makes the extension and what is above in a database of the node.
