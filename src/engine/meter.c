@@ -463,35 +463,37 @@ MeterIsUsed(MeterIndex index)
 }
 
 /*
- * Gives the status of a limit by a pinned meter: its cap with what is granted
- * on top, the units used, and the engine time when some of them come back,
- * RING_NEVER if none do.  False: the meter is not ready.
+ * Copies what a subject's meter has of these limits, and changes nothing: not
+ * even a ring is moved on.  A reset that the meter has not read yet is not in
+ * the copy.  False: the meter is not loaded.  Waits for nothing and pins
+ * nothing.
  */
 bool
-MeterRead(MeterIndex index, const UsageLimit *limit, int64 now, int64 *cap, int64 *used,
-		  int64 *free_at)
+MeterRead(const MeterSubject *subject, const LimitSet *limits, MeterReading *reading)
 {
-	MeterShared *meter = METER(index);
-	LimitSet one = {.count = 1};
-	bool ready;
+	LWLock *lock;
+	MeterShared *meter = MeterLock(subject, &lock);
+	bool loaded;
 
-	one.limits[0] = *limit;
-	SpinLockAcquire(&meter->mutex);
-	now = Max(now, meter->latest);
-	ready = meter->state == STATE_READY && hasRings(meter, &one) && isAdjusted(meter, now);
-	if (ready)
+	if (meter == NULL)
+		return false;
+	loaded = (meter->state == STATE_READY || meter->state == STATE_GROWING);
+	if (loaded)
 	{
-		meter->latest = now;
-		*cap = grantedLimit(meter, limit).cap;
-		*used = usedOf(meter, limit, now);
-		*free_at = limit->window == LIMIT_WINDOW_TOTAL ?
-					   RING_NEVER :
-					   RingResetAfter(RING(findRing(meter, limit->window)), now);
-		if (*free_at != RING_NEVER)
-			*free_at += now;
+		reading->latest = meter->latest;
+		reading->total = meter->total;
+		reading->recorded = meter->total - meter->unrecorded;
+		for (int i = 0; i < limits->count; i++)
+		{
+			int32 ring = findRing(meter, limits->limits[i].window);
+
+			reading->has_ring[i] = (ring != METER_NONE);
+			if (reading->has_ring[i])
+				reading->rings[i] = *RING(ring);
+		}
 	}
-	SpinLockRelease(&meter->mutex);
-	return ready;
+	MeterUnlock(meter, lock);
+	return loaded;
 }
 
 /*

@@ -130,6 +130,16 @@ typedef struct MeterDecision
 	MeterRise rises[METER_RISES_MAX];
 } MeterDecision;
 
+/* What a reader sees of a meter; the arrays in the order of its limits. */
+typedef struct MeterReading
+{
+	int64 latest;	/* engine time: no request of the meter was later */
+	int64 total;	/* units of all time */
+	int64 recorded; /* of these: the others have no event */
+	bool has_ring[LIMITS_MAX];
+	Ring rings[LIMITS_MAX];
+} MeterReading;
+
 typedef struct MeterStatistics
 {
 	int64 meters_used;
@@ -149,8 +159,7 @@ extern void MeterRetire(MeterIndex meter, bool unflushed);
 extern void MeterSetDurable(MeterIndex meter);
 extern void MeterForgetLevels(const MeterSubject *subject);
 extern int64 MeterCap(const UsageLimit *limit, int64 granted);
-extern bool MeterRead(MeterIndex meter, const UsageLimit *limit, int64 now, int64 *cap, int64 *used,
-					  int64 *free_at);
+extern bool MeterRead(const MeterSubject *subject, const LimitSet *limits, MeterReading *reading);
 extern bool MeterIsUsed(MeterIndex meter);
 
 /* meterpool.c */

@@ -2,16 +2,17 @@
  * limitstatus.c
  *	  The status of limits: used, remaining, when units come back.
  *
- * The meter of a subject decides, so it is asked.  Where there is none (not in
- * shared memory now, or on a standby) the tables answer, through rings that are
- * loaded as those of a meter would be: a list of keys does not make meters
- * evict each other.
+ * The meter of a subject decides, so it is read.  A reader changes no meter,
+ * makes none and waits for none: its clock may be wrong, and it may ask about
+ * any windows.  So the rings are copied, and the copies are moved on and
+ * adjusted.  Where there is no meter (not in shared memory now, or
+ * on a standby), or it has no ring for a limit that is asked about, the tables
+ * answer, through rings that are loaded as those of a meter would be.
  *
  * Tables and meters must agree: check_meters compares them.
  */
 #include "postgres.h"
 
-#include "access/xlog.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -19,12 +20,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "engine/directory.h"
-#include "engine/queue.h"
 #include "pure/clock.h"
 #include "request/adjustment.h"
 #include "request/limitstatus.h"
-#include "request/metering.h"
 #include "request/usage.h"
 #include "tables/catalog.h"
 #include "types/limits.h"
@@ -34,86 +32,94 @@ PG_FUNCTION_INFO_V1(apikeys_usage_check);
 PG_FUNCTION_INFO_V1(apikeys_usage_units);
 
 /*
- * Asks the meter about its limits; false: there is none, or it cannot be had
- * now.
+ * Reads from the tables what the status of these limits needs that the reading
+ * of the meter lacks (all, if it is not live): the rings go into the reading.
+ * Units of the meter that the snapshot does not see were used at the meter's
+ * latest time at the latest.
  */
-static bool
-readMeter(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, LimitStatus *statuses)
-{
-	int64 deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
-	bool done = false;
-	MeterSubject subject;
-	MeterIndex meter;
-
-	MeterSubjectSet(&subject, relation, kind, id);
-	if (!DirectoryExists() || RecoveryInProgress() || !MeterExists(&subject))
-		return false;
-	MeteringBegin();
-	DirectoryAttach();
-	while (!done && (meter = MeteringPin(&subject, limits, deadline)) != METER_NONE)
-	{
-		int64 now = ClockNow();
-
-		done = true;
-		for (int i = 0; i < limits->count && done; i++)
-			done = MeterRead(meter, &limits->limits[i], now, &statuses[i].cap, &statuses[i].used,
-							 &statuses[i].free_at);
-		MeteringRelease();
-	}
-	MeteringRelease();
-	return done;
-}
-
-/* Answers from the tables alone, as a meter would that is loaded now. */
 static void
-readTables(Oid relation, MeterKind kind, int64 id, const LimitSet *limits, LimitStatus *statuses)
+readTables(const MeterSubject *subject, const LimitSet *limits, Snapshot snapshot, bool live,
+		   int64 now, MeterReading *reading)
 {
-	int64 now = ClockNow();
-	MeterLoading loading = {
-		.whole = true,
-		.now = now,
-		.adjustments = {.now = now, .count = 1, .windows = {{.window = LIMIT_WINDOW_TOTAL}}}};
-	MeterSubject subject;
-	Ring rings[LIMITS_MAX];
+	MeterLoading loading = {.whole = true, .now = now};
 
 	for (int i = 0; i < limits->count; i++)
 	{
 		uint32 window = limits->limits[i].window;
 
-		if (window == LIMIT_WINDOW_TOTAL)
+		if (window == LIMIT_WINDOW_TOTAL || reading->has_ring[i])
 			continue;
-		RingInit(&rings[i], window, now);
+		RingInit(&reading->rings[i], window, now);
 		loading.windows[loading.count] = window;
-		loading.rings[loading.count++] = &rings[i];
-		loading.adjustments.windows[loading.adjustments.count++].window = window;
+		loading.rings[loading.count++] = &reading->rings[i];
 	}
-	MeterSubjectSet(&subject, relation, kind, id);
-	UsageLoad(&subject, &loading);
-	for (int i = 0; i < limits->count; i++)
-	{
-		bool total = (limits->limits[i].window == LIMIT_WINDOW_TOTAL);
-		const MeterAdjustment *adjustment = &loading.adjustments.windows[total ? 0 : i + 1];
-		int64 since = MeterUnitsSince(loading.total, adjustment->counts_from);
-		int64 reset_after = RING_NEVER;
-
-		if (!total)
-		{
-			RingKeepLatest(&rings[i], since);
-			reset_after = RingResetAfter(&rings[i], now);
-		}
-		statuses[i].cap = MeterCap(&limits->limits[i], adjustment->granted);
-		statuses[i].used = total ? since : (int64) RingUsed(&rings[i], now);
-		statuses[i].free_at = reset_after == RING_NEVER ? RING_NEVER : now + reset_after;
-	}
+	if (live && loading.count == 0)
+		return;
+	UsageLoad(subject, snapshot, &loading);
+	if (!live)
+		reading->total = reading->recorded = loading.total;
+	for (int i = 0; i < loading.count && reading->recorded > loading.total; i++)
+		RingLoad(loading.rings[i], now, reading->latest, reading->recorded - loading.total);
 }
 
-/* Gives the status of each of a subject's limits, in their order. */
+/* Gives the status of one limit by a reading that has all it needs. */
+static LimitStatus
+statusOf(const UsageLimit *limit, Ring *ring, int64 total, const MeterAdjustment *adjustment,
+		 int64 now)
+{
+	int64 since = MeterUnitsSince(total, adjustment->counts_from);
+	LimitStatus status = {
+		.cap = MeterCap(limit, adjustment->granted), .used = since, .free_at = RING_NEVER};
+
+	if (limit->window != LIMIT_WINDOW_TOTAL)
+	{
+		int64 reset_after;
+
+		(void) RingUsed(ring, now);
+		RingKeepLatest(ring, since);
+		reset_after = RingResetAfter(ring, now);
+		status.used = (int64) ring->used;
+		status.free_at = reset_after == RING_NEVER ? RING_NEVER : now + reset_after;
+	}
+	return status;
+}
+
+/*
+ * Gives the status of each of a subject's limits, in their order.
+ *
+ * The snapshot comes before the reading of the meter: an adjustment that it
+ * sees counts from units that the meter has.  But where there is no meter, its
+ * last units may have been stored since then.
+ */
 void
 LimitStatusRead(Oid relation, MeterKind kind, int64 id, const LimitSet *limits,
 				LimitStatus *statuses)
 {
-	if (limits->count > 0 && !readMeter(relation, kind, id, limits, statuses))
-		readTables(relation, kind, id, limits, statuses);
+	MeterReading reading = {0};
+	MeterAdjustments adjustments = {.hold_until = METER_FOR_EVER, .count = limits->count};
+	MeterSubject subject;
+	Snapshot snapshot;
+	bool live;
+
+	if (limits->count == 0)
+		return;
+	MeterSubjectSet(&subject, relation, kind, id);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	live = MeterRead(&subject, limits, &reading);
+	if (!live)
+	{
+		UnregisterSnapshot(snapshot);
+		snapshot = RegisterSnapshot(GetLatestSnapshot());
+	}
+	adjustments.now = Max(ClockNow(), reading.latest);
+	for (int i = 0; i < limits->count; i++)
+		adjustments.windows[i].window = limits->limits[i].window;
+	readTables(&subject, limits, snapshot, live, adjustments.now, &reading);
+	AdjustmentRead(&subject, snapshot, &adjustments);
+	UnregisterSnapshot(snapshot);
+	for (int i = 0; i < limits->count; i++)
+		statuses[i] = statusOf(&limits->limits[i], &reading.rings[i], reading.total,
+							   &adjustments.windows[i], adjustments.now);
 }
 
 /* Returns a row for each limit of a subject; SQL: limits_used. */

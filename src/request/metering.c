@@ -141,7 +141,11 @@ loadMeter(const MeterSubject *subject, MeterLoading *loading, int64 deadline)
 
 	if (locked)
 	{
-		UsageLoad(subject, loading);
+		Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+		UsageLoad(subject, snapshot, loading);
+		AdjustmentRead(subject, snapshot, &loading->adjustments);
+		UnregisterSnapshot(snapshot);
 		WAIT_POINT("meter_load");
 		MeterLoadEnd(loading);
 	}

@@ -2,10 +2,9 @@
  * usage.c
  *	  Usage as the tables have it.
  *
- * What usage_total, usage_bucket and adjustment say of a subject, read with the
- * latest snapshot by direct index scans.  Meters are loaded from it
- * (metering.c), and where there is no meter it answers for itself
- * (limitstatus.c): so both agree.
+ * What usage_total and usage_bucket say of a subject, read by direct index
+ * scans.  Meters are loaded from it (metering.c), and where there is no meter
+ * it answers for itself (limitstatus.c): so both agree.
  *
  * A stored bucket does not say when in its step the units were used.  It is
  * loaded whole at the latest instant at which they can have been used: the end
@@ -32,7 +31,6 @@
 
 #include "pure/bucket.h"
 #include "pure/clock.h"
-#include "request/adjustment.h"
 #include "request/usage.h"
 #include "tables/catalog.h"
 
@@ -114,13 +112,10 @@ loadBuckets(const MeterSubject *subject, Snapshot snapshot, TimestampTz last_uni
 	table_close(rel, AccessShareLock);
 }
 
-/*
- * Fills what is to be loaded of a meter from the tables, all with one snapshot.
- */
+/* Fills what is to be loaded of a meter from the tables, not adjustments. */
 void
-UsageLoad(const MeterSubject *subject, MeterLoading *loading)
+UsageLoad(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loading)
 {
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	UsageTotal total;
 
 	UsageReadTotal(subject, snapshot, &total);
@@ -131,6 +126,4 @@ UsageLoad(const MeterSubject *subject, MeterLoading *loading)
 	}
 	if (loading->count > 0)
 		loadBuckets(subject, snapshot, total.last_unit_at, loading);
-	AdjustmentRead(subject, snapshot, &loading->adjustments);
-	UnregisterSnapshot(snapshot);
 }

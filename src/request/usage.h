@@ -21,6 +21,6 @@ typedef struct UsageTotal
 } UsageTotal;
 
 extern void UsageReadTotal(const MeterSubject *subject, Snapshot snapshot, UsageTotal *total);
-extern void UsageLoad(const MeterSubject *subject, MeterLoading *loading);
+extern void UsageLoad(const MeterSubject *subject, Snapshot snapshot, MeterLoading *loading);
 
 #endif

@@ -26,7 +26,8 @@ COMMENT ON FUNCTION apikeys.account_limits(text) IS
 'The status of an account''s limits now, which count all its keys together: units used in the trailing window (for '
 'total: of all time), the cap with granted units, what remains of it, and when some units will be free again (NULL: '
 'none are used, or never). These are the numbers that verify decides by. If the account has no meter in memory (not '
-'used of late, not preloaded, a standby) they are computed from the tables. Errors: P0002 unknown account.';
+'used of late, not preloaded, a standby) they are computed from the tables. To ask changes nothing and waits for no '
+'request. Errors: P0002 unknown account.';
 
 CREATE FUNCTION apikeys.key_limits(
     key_id bigint,
