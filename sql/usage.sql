@@ -282,6 +282,42 @@ SELECT f.code, f.message FROM (VALUES
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --
+-- At the edge of bigint: sums stay at the greatest value, in reports, in the ledger, when buckets are merged and when more is used.
+--
+SELECT account_id AS edge FROM apikeys.create_account('edge', 'flat') \gset
+SELECT (apikeys.import_key('edge', 'text of edge', alias => 'edge', limits => '')).key_id AS key \gset
+INSERT INTO apikeys.usage_bucket
+SELECT s.subject, s.id, b.bucket, n, n, n, n, n, 0
+FROM (VALUES ('k'::"char", :key), ('a', :edge)) AS s(subject, id), unnest('{2020-01-01 00:00Z,2020-01-01 00:05Z,2020-01-01 00:55Z,2020-01-01 01:00Z}'::timestamptz[]) AS b(bucket),
+     (VALUES (9223372036854775800)) AS v(n);
+INSERT INTO apikeys.usage_total (subject, subject_id, admitted, denied, units, errors, credits, first_used_at, last_used_at)
+SELECT s.subject, s.id, n, n, n, n, n, '2020-01-01', '2020-01-01'
+FROM (VALUES ('k'::"char", :key), ('a', :edge)) AS s(subject, id), (VALUES (9223372036854775807)) AS v(n);
+SELECT * FROM ledger() WHERE subject = 'edge';
+SELECT s.* FROM apikeys.usage_series(:key, '2020-01-01 00:00Z', '2020-01-01 01:00Z', '1 hour') AS s;
+SELECT r.account, r.key_id IS NOT NULL AS key, r.requests, r.denied, r.units, r.errors, r.credits
+FROM unnest('{account,key}'::text[]) AS by, apikeys.usage_report('2020-01-01Z', '2020-01-02Z', ARRAY[by], only_account => 'edge') AS r ORDER BY 2;
+SELECT apikeys.maintain();
+SELECT b.subject, b.bucket, b.admitted, b.denied, b.units, b.errors, b.credits FROM apikeys.usage_bucket AS b WHERE b.bucket < '2020-01-02Z' ORDER BY 1;
+-- Buckets that come later are added to what is merged.
+INSERT INTO apikeys.usage_bucket SELECT b.subject, b.subject_id, '2020-01-01 00:10Z', b.admitted, b.denied, b.units, b.errors, b.credits, b.unlogged
+FROM apikeys.usage_bucket AS b WHERE b.bucket < '2020-01-02Z';
+SELECT apikeys.maintain();
+SELECT b.subject, b.bucket, b.admitted, b.denied, b.units, b.errors, b.credits FROM apikeys.usage_bucket AS b WHERE b.bucket < '2020-01-02Z' ORDER BY 1;
+SELECT v.code FROM apikeys.verify('text of edge', '/edge', cost => 10) AS v;
+SELECT v.code, apikeys.complete(v.request_id, 500, 1, 1000000000) FROM apikeys.verify('text of edge', '/edge') AS v;
+SELECT apikeys.flush();
+SELECT t.subject, t.admitted, t.denied, t.units, t.errors, t.credits FROM apikeys.usage_total AS t WHERE t.subject_id IN (:key, :edge) AND t.credits > 1000000000000 ORDER BY 1;
+SELECT * FROM ledger() WHERE subject = 'edge';
+-- No limit on the total has room.
+UPDATE apikeys.key SET limits = '9007199254740991/total' WHERE key_id = :key;
+SELECT v.code, v.limit_window, v.remaining FROM apikeys.verify('text of edge', cost => 2) AS v;
+SELECT l.subject, l.limit_window, l.cap, l.used, l.remaining FROM apikeys.key_limits(:key) AS l WHERE l.subject = 'key';
+SELECT e.check_name, e.passed FROM apikeys.explain_key(:key) AS e WHERE e.check_name ~ '^key limit';
+-- Credits of one request.
+SELECT f.code, f.message FROM pg_temp.failure($$SELECT apikeys.complete((SELECT max(r.request_id::text)::uuid FROM apikeys.request_log AS r), 200, 1, 1000000001)$$) AS f;
+
+--
 -- Headers
 --
 SELECT v.limit_window, v.remaining, v.reset_after, v.retry_after, h.*

@@ -62,6 +62,9 @@
 #define LEVEL_BITS 2
 #define LEVEL_MASK 3U
 
+/* above all caps; what is computed of it does not overflow */
+#define USED_MAX (LIMIT_CAP_TOTAL_MAX * 2)
+
 StaticAssertDecl(LEVEL_BITS *(LIMITS_MAX + 1) <= 32, "the levels of a meter fit in a uint32");
 
 /*
@@ -97,12 +100,15 @@ MeterPrefetchRings(MeterIndex index)
 			prefetch(RING(METER(index)->rings[i]), METER_CACHE_LINE);
 }
 
-/* Returns the units used of a limit; the mutex is held. */
+/*
+ * Returns the units used of a limit, of a total no more than USED_MAX; the
+ * mutex is held.
+ */
 static inline int64
 usedOf(MeterShared *meter, const UsageLimit *limit, int64 now)
 {
 	if (limit->window == LIMIT_WINDOW_TOTAL)
-		return meter->total - meter->counts_from;
+		return Min(meter->total - meter->counts_from, USED_MAX);
 	return (int64) RingUsed(RING(findRing(meter, limit->window)), now);
 }
 
@@ -326,7 +332,7 @@ retryUngranted(MeterShared *meter, const LimitSet *limits, uint32 units, MeterDe
 static void
 addUnits(MeterShared *meter, uint32 units, int64 now)
 {
-	meter->total += units;
+	meter->total += Min(units, PG_INT64_MAX - meter->total);
 	for (int i = 0; i < meter->ring_count; i++)
 		RingAdd(RING(meter->rings[i]), now, units);
 }

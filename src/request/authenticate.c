@@ -86,7 +86,7 @@ putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
 			appendStringInfo(&detail, ", some come back at %s",
 							 timestamptz_to_str(ClockTimestamp(statuses[i].free_at + 999)));
 		putCheck(result, psprintf("%s limit: %s", of_account ? "account" : "key", window),
-				 statuses[i].used + Max(c->request->cost, 1) <= statuses[i].cap,
+				 Max(c->request->cost, 1) <= statuses[i].cap - statuses[i].used,
 				 VerdictOfLimit(of_account, limit->window), detail.data);
 	}
 }

@@ -24,7 +24,7 @@
 #include "request/metering.h"
 
 /* of one request: their sums stay far from overflow */
-#define CREDITS_MAX INT64CONST(1000000000000000)
+#define CREDITS_MAX INT64CONST(1000000000)
 /* how much later than now a request may seem to be made */
 #define CLOCKS_APART_US INT64CONST(60000000)
 

@@ -124,7 +124,9 @@ BEGIN
                CASE WHEN 'product' = ANY (by) THEN p.product END,
                CASE WHEN 'category' = ANY (by) THEN k.category END,
                CASE WHEN 'billing_type' = ANY (by) THEN k.billing_type END,
-               sum(b.admitted + b.denied)::bigint, sum(b.denied)::bigint, sum(b.units)::bigint, sum(b.errors)::bigint, sum(b.credits)::bigint
+               least(sum(b.admitted::numeric + b.denied), 9223372036854775807)::bigint, least(sum(b.denied), 9223372036854775807)::bigint,
+               least(sum(b.units), 9223372036854775807)::bigint, least(sum(b.errors), 9223372036854775807)::bigint,
+               least(sum(b.credits), 9223372036854775807)::bigint
         FROM apikeys.usage_bucket AS b
         LEFT JOIN apikeys.key AS k ON kind = 'k' AND k.key_id = b.subject_id
         LEFT JOIN apikeys.account AS a ON a.account_id = CASE kind WHEN 'k' THEN k.account_id ELSE b.subject_id END
@@ -176,7 +178,7 @@ BEGIN
                      count(*), count(*) FILTER (WHERE r.code <> 'valid'),
                      count(*) FILTER (WHERE r.status BETWEEN 200 AND 299), count(*) FILTER (WHERE r.status BETWEEN 300 AND 399),
                      count(*) FILTER (WHERE r.status BETWEEN 400 AND 499), count(*) FILTER (WHERE r.status BETWEEN 500 AND 599),
-                     coalesce(sum(r.cost) FILTER (WHERE r.code = 'valid'), 0)::bigint, coalesce(sum(r.credits), 0)::bigint,
+                     coalesce(sum(r.cost) FILTER (WHERE r.code = 'valid'), 0)::bigint, least(coalesce(sum(r.credits), 0), 9223372036854775807)::bigint,
                      percentile_cont('{0.5,0.95,0.99}'::float8[]) WITHIN GROUP (ORDER BY r.duration_ms)
               FROM apikeys.request_log AS r
               LEFT JOIN apikeys.key AS b ON b.key_id = r.key_id

@@ -560,7 +560,8 @@ CREATE TABLE apikeys.usage_total (
     PRIMARY KEY (subject, subject_id)
 ) WITH (fillfactor = 45);
 COMMENT ON TABLE apikeys.usage_total IS
-'All usage so far of each key (k) and account (a). A key with a row here has been used and can never be deleted.';
+'All usage so far of each key (k) and account (a). A key with a row here has been used and can never be deleted. '
+'Sums end at 9223372036854775807.';
 COMMENT ON COLUMN apikeys.usage_total.subject IS 'k: of a key; a: of an account, over all its keys.';
 COMMENT ON COLUMN apikeys.usage_total.subject_id IS 'The key_id or the account_id.';
 COMMENT ON COLUMN apikeys.usage_total.admitted IS 'Requests that were admitted.';

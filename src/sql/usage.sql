@@ -129,8 +129,8 @@ BEGIN
     RETURN QUERY
         SELECT s.starts_at, u.admitted, u.denied, u.units, u.errors, u.credits
         FROM apikeys_internal.series_steps(since, until, step, time_zone) AS s,
-             LATERAL (SELECT coalesce(sum(b.admitted), 0)::bigint, coalesce(sum(b.denied), 0)::bigint, coalesce(sum(b.units), 0)::bigint,
-                             coalesce(sum(b.errors), 0)::bigint, coalesce(sum(b.credits), 0)::bigint
+             LATERAL (SELECT least(coalesce(sum(b.admitted), 0), 9223372036854775807)::bigint, least(coalesce(sum(b.denied), 0), 9223372036854775807)::bigint, least(coalesce(sum(b.units), 0), 9223372036854775807)::bigint,
+                             least(coalesce(sum(b.errors), 0), 9223372036854775807)::bigint, least(coalesce(sum(b.credits), 0), 9223372036854775807)::bigint
                       FROM apikeys.usage_bucket AS b
                       WHERE b.subject = 'k' AND b.subject_id = listed.key_id AND b.bucket >= s.starts_at AND b.bucket < s.ends_at
              ) AS u(admitted, denied, units, errors, credits)
@@ -167,7 +167,7 @@ BEGIN ATOMIC
             ('admitted', t.admitted), ('denied', t.denied), ('units', t.units), ('errors', t.errors), ('credits', t.credits)
         ) AS v(what, amount)
     ), bucketed AS (
-        SELECT b.subject, b.subject_id, v.what, sum(v.amount)::bigint AS amount
+        SELECT b.subject, b.subject_id, v.what, least(sum(v.amount), 9223372036854775807)::bigint AS amount
         FROM apikeys.usage_bucket AS b, LATERAL (VALUES
             ('admitted', b.admitted), ('denied', b.denied), ('units', b.units), ('errors', b.errors), ('credits', b.credits)
         ) AS v(what, amount)
@@ -182,13 +182,14 @@ BEGIN ATOMIC
     ), logged AS (
         SELECT s.subject, s.subject_id, date_bin('1 day', r.at, '2000-01-01 00:00+00') AS day, sum(r.requests) AS requests,
                sum(r.cost) FILTER (WHERE r.code = 'valid') AS units,
-               count(*) FILTER (WHERE r.code = 'valid' AND r.completed AND r.status >= 400) AS errors, sum(r.credits)::bigint AS credits
+               count(*) FILTER (WHERE r.code = 'valid' AND r.completed AND r.status >= 400) AS errors, least(coalesce(sum(r.credits), 0), 9223372036854775807)::bigint AS credits
         FROM request AS r, LATERAL (VALUES ('k'::"char", r.key_id), ('a'::"char", r.account_id)) AS s(subject, subject_id)
         GROUP BY 1, 2, 3
     ), counted AS (
         SELECT b.subject, b.subject_id, date_bin('1 day', b.bucket, '2000-01-01 00:00+00') AS day,
-               sum(b.admitted + b.denied - b.unlogged)::bigint AS requests, sum(b.units)::bigint AS units,
-               sum(b.errors)::bigint AS errors, sum(b.credits)::bigint AS credits, sum(b.unlogged) AS unlogged
+               least(sum(b.admitted::numeric + b.denied - b.unlogged), 9223372036854775807)::bigint AS requests,
+               least(sum(b.units), 9223372036854775807)::bigint AS units, least(sum(b.errors), 9223372036854775807)::bigint AS errors,
+               least(sum(b.credits), 9223372036854775807)::bigint AS credits, sum(b.unlogged) AS unlogged
         FROM apikeys.usage_bucket AS b GROUP BY 1, 2, 3
     ), kept AS (
         SELECT generate_series(b.bounds[1]::timestamptz, b.bounds[2]::timestamptz - interval '1 s', '24 hours') AS day

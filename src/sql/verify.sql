@@ -36,7 +36,7 @@ COMMENT ON FUNCTION apikeys.complete(uuid, int, real, bigint) IS
 'not completed before. Only the form of the id is checked, so an id that was never given changes nothing. With '
 'apikeys.log_requests = off the request may not be recorded; then each call takes effect whose id is not in the log '
 'and names a key that was used. False: verify cannot have given this id, or the call cannot be recorded now. '
-'Errors: 22023 a status outside 100 to 599, negative numbers, or credits above 10^15.';
+'Errors: 22023 a status outside 100 to 599, negative numbers, or credits above 10^9.';
 
 CREATE FUNCTION apikeys.complete_many(
     request_ids uuid[], statuses int[], durations_ms real[] = NULL, credits bigint[] = NULL

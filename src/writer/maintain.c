@@ -37,6 +37,7 @@ static int merge_rows = MERGE_ROWS_MIN;
  * $3 are the place, $4 and $5 the times before which there are hours and days,
  * $6 how many buckets are read, $7 and $8 the lengths of an hour and a day.
  * Returns the place that was reached; no row: the end of the table was.
+ * Sums stay at the greatest value instead of overflowing, as in tally.c.
  */
 static const char merge_statement[] =
 	"WITH step AS MATERIALIZED ("
@@ -66,16 +67,26 @@ static const char merge_statement[] =
 	"  INSERT INTO apikeys.usage_bucket AS b"
 	"    (subject, subject_id, bucket, admitted, denied, units, errors, credits, unlogged)"
 	"  SELECT m.subject, m.subject_id, m.coarse,"
-	"    pg_catalog.sum(m.admitted), pg_catalog.sum(m.denied), pg_catalog.sum(m.units),"
-	"    pg_catalog.sum(m.errors), pg_catalog.sum(m.credits), pg_catalog.sum(m.unlogged)"
+	"    LEAST(pg_catalog.sum(m.admitted), 9223372036854775807)::pg_catalog.int8,"
+	"    LEAST(pg_catalog.sum(m.denied), 9223372036854775807)::pg_catalog.int8,"
+	"    LEAST(pg_catalog.sum(m.units), 9223372036854775807)::pg_catalog.int8,"
+	"    LEAST(pg_catalog.sum(m.errors), 9223372036854775807)::pg_catalog.int8,"
+	"    LEAST(pg_catalog.sum(m.credits), 9223372036854775807)::pg_catalog.int8,"
+	"    LEAST(pg_catalog.sum(m.unlogged), 9223372036854775807)::pg_catalog.int8"
 	"  FROM moved AS m GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
 	"  ON CONFLICT (subject, subject_id, bucket) DO UPDATE SET"
-	"    admitted = b.admitted OPERATOR(pg_catalog.+) excluded.admitted,"
-	"    denied = b.denied OPERATOR(pg_catalog.+) excluded.denied,"
-	"    units = b.units OPERATOR(pg_catalog.+) excluded.units,"
-	"    errors = b.errors OPERATOR(pg_catalog.+) excluded.errors,"
-	"    credits = b.credits OPERATOR(pg_catalog.+) excluded.credits,"
-	"    unlogged = b.unlogged OPERATOR(pg_catalog.+) excluded.unlogged"
+	"    admitted = LEAST(b.admitted::pg_catalog.numeric OPERATOR(pg_catalog.+) excluded.admitted,"
+	"      9223372036854775807)::pg_catalog.int8,"
+	"    denied = LEAST(b.denied::pg_catalog.numeric OPERATOR(pg_catalog.+) excluded.denied,"
+	"      9223372036854775807)::pg_catalog.int8,"
+	"    units = LEAST(b.units::pg_catalog.numeric OPERATOR(pg_catalog.+) excluded.units,"
+	"      9223372036854775807)::pg_catalog.int8,"
+	"    errors = LEAST(b.errors::pg_catalog.numeric OPERATOR(pg_catalog.+) excluded.errors,"
+	"      9223372036854775807)::pg_catalog.int8,"
+	"    credits = LEAST(b.credits::pg_catalog.numeric OPERATOR(pg_catalog.+) excluded.credits,"
+	"      9223372036854775807)::pg_catalog.int8,"
+	"    unlogged = LEAST(b.unlogged::pg_catalog.numeric OPERATOR(pg_catalog.+) excluded.unlogged,"
+	"      9223372036854775807)::pg_catalog.int8"
 	") "
 	"SELECT s.subject, s.subject_id, s.bucket FROM step AS s"
 	" OFFSET $6 OPERATOR(pg_catalog.-) 1";

@@ -103,6 +103,7 @@ static const RowColumns total_columns = {TOTAL_COLUMNS,
 										  {"last_used_at", TIMESTAMPTZOID},
 										  {"last_unit_at", TIMESTAMPTZOID}}};
 
+/* Adds two figures of usage, which are never negative. */
 static int64
 addClamped(int64 a, int64 b)
 {
@@ -161,12 +162,12 @@ findUsage(Tally *tally, MeterKind subject, int64 subject_id, TimestampTz bucket)
 static void
 addUsage(Usage *usage, const Usage *more)
 {
-	usage->admitted += more->admitted;
-	usage->denied += more->denied;
-	usage->units += more->units;
-	usage->errors += more->errors;
+	usage->admitted = addClamped(usage->admitted, more->admitted);
+	usage->denied = addClamped(usage->denied, more->denied);
+	usage->units = addClamped(usage->units, more->units);
+	usage->errors = addClamped(usage->errors, more->errors);
 	usage->credits = addClamped(usage->credits, more->credits);
-	usage->unlogged += more->unlogged;
+	usage->unlogged = addClamped(usage->unlogged, more->unlogged);
 	usage->first_at = Min(usage->first_at, more->first_at);
 	usage->last_at = Max(usage->last_at, more->last_at);
 	usage->last_unit_at = Max(usage->last_unit_at, more->last_unit_at);
