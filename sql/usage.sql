@@ -317,6 +317,11 @@ SELECT e.check_name, e.passed FROM apikeys.explain_key(:key) AS e WHERE e.check_
 -- Credits of one request.
 SELECT f.code, f.message FROM pg_temp.failure($$SELECT apikeys.complete((SELECT max(r.request_id::text)::uuid FROM apikeys.request_log AS r), 200, 1, 1000000001)$$) AS f;
 
+-- Whatever plans all partitions of the log has jit off: it takes longer than the plan runs. check_tables runs inside check_ledger.
+SELECT p.oid::regprocedure AS compiled FROM pg_proc AS p
+WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace) AND NOT 'jit=off' = ANY (coalesce(p.proconfig, '{}'))
+  AND concat(p.prosrc, pg_get_function_sqlbody(p.oid)) ~ '(FROM|JOIN|UPDATE) (apikeys\.(request_log|usage_bucket)|apikeys_internal\.check_tables)';
+
 --
 -- Headers
 --

@@ -39,7 +39,9 @@ WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR r.account_id = ANY
 COMMENT ON VIEW apikeys.log IS
 'The request log, with names, of all keys that the session''s user may manage. Filter by at, because it is '
 'partitioned by day (UTC), and by key_id or account, because it is indexed by key_id and at. Managers who are bound '
-'to accounts should do the same: otherwise the rows of all other accounts are read too, and left out.';
+'to accounts should do the same: otherwise the rows of all other accounts are read too, and left out. Give at as a '
+'constant or a parameter: with now() - interval all partitions are planned. ORDER BY at DESC LIMIT reads and sorts all '
+'rows of the range, since no index has at first and the view is a security barrier: make the range short.';
 COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
 
 -- Reports.

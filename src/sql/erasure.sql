@@ -1,7 +1,7 @@
 -- Erasure: deletes what is known of the people behind an account; counts and decisions stay.
 
 CREATE FUNCTION apikeys.erase_account_data(account text) RETURNS apikeys.account
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     owner apikeys.account := apikeys_internal.get_account(account);

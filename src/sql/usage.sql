@@ -121,7 +121,7 @@ CREATE FUNCTION apikeys.usage_series(
     key_id bigint, since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
     OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
 ) RETURNS SETOF record
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
     listed apikeys.key_list := apikeys.get_key(key_id);
@@ -215,7 +215,7 @@ COMMENT ON FUNCTION apikeys_internal.check_tables() IS
 CREATE FUNCTION apikeys.check_ledger(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint
 ) RETURNS SETOF record
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC' SET jit = off
 AS $$
 BEGIN
     PERFORM apikeys_internal.try_flush();
