@@ -18,6 +18,7 @@
 #include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "pure/clock.h"
 #include "request/call.h"
 #include "request/lookup.h"
@@ -30,20 +31,36 @@
 
 PG_FUNCTION_INFO_V1(apikeys_request_complete);
 
-/* Finds whose key it is; false: there is none with that id. */
+/*
+ * Finds whose key it is; false: there is none with that id, or the tables
+ * cannot be locked in time.
+ */
 static bool
-findAccount(int64 key_id, int64 *account_id)
+findAccount(int64 key_id, int64 *account_id, int64 deadline)
 {
-	Lookup lookup;
+	Lookup lookup = {0};
+	long nap_ms = 1;
 	KeyRow row;
-	bool found;
 
-	LookupBegin(&lookup);
-	found = LookupById(&lookup, key_id, &row);
-	if (found)
-		*account_id = row.account_id;
-	LookupEnd(&lookup);
-	return found;
+	do
+	{
+		bool known = false;
+		bool found = false;
+
+		if (LookupBegin(&lookup))
+		{
+			found = LookupById(&lookup, key_id, &row);
+			known = !lookup.late;
+		}
+		LookupEnd(&lookup);
+		if (known)
+		{
+			if (found)
+				*account_id = row.account_id;
+			return found;
+		}
+	} while (WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline));
+	return false;
 }
 
 /*
@@ -128,7 +145,7 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 	if (!readRequestId(PG_GETARG_UUID_P(0), event))
 		PG_RETURN_BOOL(false);
 	DirectoryAttach();
-	if (!EngineLogRequests && !(findAccount(event->key_id, &event->account_id) &&
+	if (!EngineLogRequests && !(findAccount(event->key_id, &event->account_id, call.deadline) &&
 								keyIsUsed(event->key_id, call.deadline)))
 		PG_RETURN_BOOL(false);
 	if (!DirectoryIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))

@@ -19,6 +19,7 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "engine/wait.h"
 #include "pure/clock.h"
 #include "pure/pattern.h"
 #include "request/block.h"
@@ -238,26 +239,31 @@ const PolicyCheck PolicyChecks[] = {
 	{NULL}};
 
 /*
- * Makes all checks but the meters: the block of the address, the look-up, and
- * those above.  True: the request names a key, and the row is filled; its
- * verdict's code is that of the first check that fails, VERDICT_VALID if none
- * does.
+ * Decides as PolicyDecide does, without waiting: if the look-up is late then,
+ * neither the result nor the verdict means anything.  A failure of the address
+ * is not counted unless it is certain.
  */
-bool
-PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
+static bool
+decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 {
 	PolicyCase policy_case = {lookup, row, request};
 	const PolicyCheck *check = PolicyChecks;
+	BlockAnswer block = BlockApplies(request->ip, &verdict->retry_after);
+	bool found;
 
-	if (BlockApplies(request->ip))
-	{
+	lookup->late = (block == BLOCK_UNKNOWN);
+	if (block == BLOCK_IN_FORCE)
 		verdict->code = VERDICT_IP_BLOCKED;
+	if (block != BLOCK_NONE)
 		return false;
-	}
-	if (request->key == NULL ||
-		!LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row))
+	found = request->key != NULL &&
+			LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row);
+	if (lookup->late)
+		return false;
+	if (!found)
 	{
-		verdict->code = BlockCountFailure(request->ip) ? VERDICT_INVALID : VERDICT_IP_BLOCKED;
+		verdict->code = BlockCountFailure(request->ip, &verdict->retry_after) ? VERDICT_INVALID :
+																				VERDICT_IP_BLOCKED;
 		return false;
 	}
 	while (check->name && check->passes(&policy_case))
@@ -266,4 +272,34 @@ PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdi
 	verdict->account = row->account_name;
 	verdict->code = check->name ? check->failure : VERDICT_VALID;
 	return true;
+}
+
+/*
+ * Makes all checks but the meters: the block of the address, the look-up, and
+ * those above.  True: the request names a key, and the row is filled; its
+ * verdict's code is that of the first check that fails, VERDICT_VALID if none
+ * does.  The look-up is begun if it is not open.  Where a table cannot be
+ * locked before the deadline, the verdict is overloaded.  Can be cancelled
+ * while it waits, and holds no locks then.
+ */
+bool
+PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict, int64 deadline)
+{
+	long nap_ms = 1;
+
+	do
+	{
+		*verdict = (Verdict) VERDICT_EMPTY;
+		if (LookupBegin(lookup))
+		{
+			bool named = decideNow(lookup, request, row, verdict);
+
+			if (likely(!lookup->late))
+				return named;
+		}
+		LookupEnd(lookup);
+	} while (WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline));
+	*verdict = (Verdict) VERDICT_EMPTY;
+	VerdictSetOverloaded(verdict);
+	return false;
 }

@@ -15,10 +15,10 @@
  * 6. wait until the event is durable, if usage is synchronous or the key's
  *    first use is not durable yet
  *
- * All waits of a call end together (call.c), in the verdict overloaded.  Locks
- * on the tables of keys and accounts are waited for as any SELECT does, before
- * anything is pinned: the deadlock detector sees that, and lock_timeout ends
- * it.  An event that was appended stays and counts.  The verdicts of
+ * All waits of a call end together (call.c), in the verdict overloaded.  So does
+ * the wait for locks on the tables that decide about a request: step 1 tries
+ * them again and again, and holds nothing meanwhile (lookup.c).  An event that
+ * was appended stays and counts.  The verdicts of
  * verify_many share their waits, but each depends on its own event alone.
  */
 #include "postgres.h"
@@ -30,6 +30,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "engine/directory.h"
 #include "engine/queue.h"
 #include "engine/wait.h"
 #include "request/call.h"
@@ -48,17 +49,9 @@
 PG_FUNCTION_INFO_V1(apikeys_key_verify);
 PG_FUNCTION_INFO_V1(apikeys_key_verify_many);
 
-static void
-setOverloaded(Verdict *verdict)
-{
-	verdict->code = VERDICT_OVERLOADED;
-	verdict->recorded = verdict->limited = false;
-	verdict->retry_after = VERDICT_NEVER;
-}
-
 /*
- * Decides about one request and records it.  The look-up is open, and again on
- * return: the verdict points into it.  What the verdict must wait for is noted
+ * Decides about one request and records it.  The look-up is begun if it is not
+ * open, and stays open: the verdict points into it.  What the verdict must wait for is noted
  * in the call.
  */
 static void
@@ -71,8 +64,8 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 	{
 		KeyRow row;
 
-		*verdict = (Verdict) VERDICT_EMPTY;
-		if (!PolicyDecide(lookup, request, &row, verdict) || LookupMadeHere(lookup, row.key_id))
+		if (!PolicyDecide(lookup, request, &row, verdict, call->deadline) ||
+			LookupMadeHere(lookup, row.key_id))
 			return;
 		recorded = RecordRequest(lookup, request, &row, row.key_id == locked_key, verdict, call);
 		if (recorded != RECORDED_FIRST_USE)
@@ -86,10 +79,9 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 			break;
 		locked_key = row.key_id;
 		LookupEnd(lookup);
-		LookupBegin(lookup);
 	}
 	if (recorded != RECORDED)
-		setOverloaded(verdict);
+		VerdictSetOverloaded(verdict);
 }
 
 /* Finishes a verdict: it is overloaded if its event is not durable in time. */
@@ -97,9 +89,12 @@ static void
 finishVerdict(Verdict *verdict)
 {
 	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, DEADLINE_NOW))
-		setOverloaded(verdict);
+		VerdictSetOverloaded(verdict);
 	if (verdict->code == VERDICT_OVERLOADED)
+	{
+		DirectoryAttach(); /* a call that could not lock the tables has no queue yet */
 		QueueCount(QUEUE_OVERLOADED, 1);
+	}
 }
 
 /* Decides about a request, meters and records it; SQL: verify. */
@@ -108,7 +103,7 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 {
 	Verdict verdict;
 	Request request;
-	Lookup lookup;
+	Lookup lookup = {0};
 	Call call;
 	Datum result;
 
@@ -116,7 +111,6 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(REQUEST_KEY))
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 	CallBegin(&call);
-	LookupBegin(&lookup);
 	decide(&request, &lookup, &verdict, &call);
 	(void) CallAwaitDurable(&call);
 	finishVerdict(&verdict);
@@ -195,7 +189,7 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 	bool *cost_nulls;
 	int count = readArray(fcinfo, 0, TEXTOID, -1, &keys, &key_nulls);
 	Verdict *verdicts;
-	Lookup lookup;
+	Lookup lookup = {0};
 	Call call;
 
 	readArray(fcinfo, 1, TEXTOID, count, &endpoints, &endpoint_nulls);
@@ -208,7 +202,6 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	CallBegin(&call);
 	verdicts = palloc(count * sizeof(Verdict));
-	LookupBegin(&lookup);
 	for (int i = 0; i < count; i++)
 	{
 		Request request = {.key = element(keys, key_nulls, i),
@@ -217,11 +210,8 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 						   .cost = (costs && !cost_nulls[i]) ? DatumGetInt32(costs[i]) : 1};
 
 		CHECK_FOR_INTERRUPTS();
-		if (i > 0 && i % MANY_LOOKUPS == 0)
-		{
+		if (i % MANY_LOOKUPS == 0)
 			LookupEnd(&lookup);
-			LookupBegin(&lookup);
-		}
 		decide(&request, &lookup, &verdicts[i], &call);
 		if (verdicts[i].account)
 			verdicts[i].account = DatumGetTextPCopy(PointerGetDatum(verdicts[i].account));

@@ -8,7 +8,8 @@ COMMENT ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], i
 'Check a key text as verify does, except for the limits. Nothing is metered or recorded, no table is written, and '
 'it works on a standby. If the library is preloaded, a text that is no key counts as a failure of its address, as '
 'with verify. Call it as SELECT * FROM apikeys.authenticate($1), with a bind parameter. A bad key gives a verdict, '
-'not an error. Errors: 22023 negative cost.';
+'not an error. If others lock tables for longer than apikeys.queue_timeout, the verdict is overloaded. Errors: '
+'22023 negative cost.';
 
 CREATE FUNCTION apikeys_internal.explain_checks(
     key_id bigint, endpoint text, ip inet, origin text, product text, scopes text[], cost int,
@@ -32,4 +33,5 @@ $$;
 COMMENT ON FUNCTION apikeys.explain_key(bigint, text, inet, text, text, text[], int) IS
 'Show each check that verify would make of a request with this key, in order, with its result. The first that fails '
 'decides the verdict''s code. The limits come last, those of the account before those of the key, with their units '
-'used: each must have room for the cost. Nothing is metered. Errors: P0002 unknown key; 22023 negative cost.';
+'used: each must have room for the cost. Nothing is metered. Errors: P0002 unknown key; 22023 negative cost; 55P03 '
+'tables were locked by others for longer than apikeys.queue_timeout.';

@@ -11,9 +11,8 @@ COMMENT ON FUNCTION apikeys.verify(text, text, inet, text, text, text[], int) IS
 'The count is outside the transaction: a ROLLBACK does not undo it. Call it as SELECT * FROM apikeys.verify($1, '
 '...), with bind parameters; (apikeys.verify(...)).* would call it once for each column. A bad key gives a verdict, '
 'not an error; too many bad keys from one ip block the address (ip_blocked, see apikeys.ip_failures). Waits end '
-'after apikeys.queue_timeout with the verdict overloaded, except waits for table locks on key, account, plan, tier, '
-'key_product and address_block, which are as those of any SELECT. Errors: 22023 negative cost; 55000 not preloaded, '
-'or on a standby; 53400 too many databases.';
+'after apikeys.queue_timeout with the verdict overloaded, also those for locks on tables. Errors: 22023 negative '
+'cost; 55000 not preloaded, or on a standby; 53400 too many databases.';
 
 CREATE FUNCTION apikeys.verify_many(
     keys text[], endpoints text[] = NULL, ips inet[] = NULL, costs int[] = NULL,
