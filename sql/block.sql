@@ -121,8 +121,8 @@ SELECT network, reason FROM apikeys.unblock_address('198.51.100.0/24') ORDER BY 
 SELECT pg_temp.ask('good', '203.0.113.10'), pg_temp.ask('good', '198.51.100.1');
 
 -- retry_after is the time to the end of the last block; NULL: there is none.
-SELECT apikeys.block_address('198.51.100.0/24', 'a day', '1 day') IS NOT NULL AS made, apikeys.block_address('198.51.100.1', 'an hour', '1 hour') IS NOT NULL AS made,
-       apikeys.block_address('198.51.100.2', 'for good') IS NOT NULL AS made;
+SELECT (apikeys.block_address('198.51.100.0/24', 'a day', '1 day')).network AS day, (apikeys.block_address('198.51.100.1', 'an hour', '1 hour')).network AS hour,
+       (apikeys.block_address('198.51.100.2', 'for good')).network AS good;
 SELECT a.ip, v.code, round(extract(epoch FROM v.retry_after) / 60) AS minutes, c.retry_after IS NOT DISTINCT FROM v.retry_after OR abs(extract(epoch FROM c.retry_after - v.retry_after)) < 60 AS alike
 FROM unnest('{198.51.100.1,198.51.100.2,198.51.100.3}'::inet[]) AS a(ip), apikeys.verify('good', ip => a.ip) AS v, apikeys.authenticate('good', ip => a.ip) AS c;
 SELECT count(*) FROM apikeys.unblock_address('198.51.100.0/24');

@@ -351,8 +351,9 @@ findPart(Lookup *lookup, const char *key, size_t len, const HashRule *rule, KeyR
 
 /*
  * Finds the key that a text belongs to and fills the row; false: there is none,
- * or the look-up is late.  A text of our shape and of a plan's prefix whose checksum is wrong is
- * refused without a search of the key table; other shapes may be imported keys.
+ * or the look-up is late.  A text of our shape and of a plan's prefix whose
+ * checksum is wrong is refused without a search of the key table; other shapes
+ * may be imported keys.
  *
  * A text that is found where its key was before is not checked for its shape.
  * So hints are not kept for texts with a wrong checksum: such a text must be

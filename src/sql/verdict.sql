@@ -21,6 +21,24 @@ COMMENT ON TYPE apikeys.verdict IS
 'admitted if nothing else happens; NULL: never. For ip_blocked it is the time until the block ends; for overloaded, '
 'whose end nobody knows, 1 second.';
 
+CREATE TYPE apikeys.verdict_row AS (
+    n            int,
+    allowed      boolean,
+    status       smallint,
+    code         text,
+    message      text,
+    key_id       bigint,
+    account      text,
+    request_id   uuid,
+    limit_window text,
+    limit_cap    bigint,
+    remaining    bigint,
+    reset_after  interval,
+    retry_after  interval
+);
+COMMENT ON TYPE apikeys.verdict_row IS
+'A verdict among many: n is the place of the request, from 1; the other columns are those of apikeys.verdict.';
+
 CREATE FUNCTION apikeys.error_body(verdict apikeys.verdict) RETURNS json
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN NOT (verdict).allowed THEN pg_catalog.json_build_object('error', (verdict).message) END;
@@ -40,8 +58,8 @@ BEGIN ATOMIC
     )
     SELECT h.name, h.value
     FROM shown AS l, LATERAL (VALUES
-        (1, 'RateLimit-Policy', format('"%s";q=%s', l.policy, l.quota) || coalesce(';w=' || l.seconds, '')),
-        (2, 'RateLimit', format('"%s";r=%s', l.policy, l.remaining) || coalesce(';t=' || l.reset, '')),
+        (1, 'RateLimit-Policy', CASE WHEN l.policy IS NOT NULL THEN format('"%s";q=%s', l.policy, l.quota) || coalesce(';w=' || l.seconds, '') END),
+        (2, 'RateLimit', CASE WHEN l.policy IS NOT NULL THEN format('"%s";r=%s', l.policy, l.remaining) || coalesce(';t=' || l.reset, '') END),
         (3, 'Retry-After', CASE WHEN NOT (verdict).allowed AND l.retry IS NOT NULL THEN greatest(l.retry, l.reset)::text END)
     ) AS h(n, name, value)
     WHERE h.value IS NOT NULL

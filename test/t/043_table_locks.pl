@@ -9,17 +9,13 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Engine;
+use Server;
 
 my $node = engine_node('main', <<'EOC');
 apikeys.queue_size = 64kB
 apikeys.queue_timeout = 5s
 apikeys.ip_failures = '5/hour'
 EOC
-
-sub value
-{
-    return $node->safe_psql('postgres', $_[0]);
-}
 
 # In a session of its own, which remembers nothing; a call that hangs is an error.
 sub impatient
@@ -32,12 +28,12 @@ value(q{CREATE ROLE stranger LOGIN; GRANT USAGE ON SCHEMA apikeys TO stranger;
     INSERT INTO apikeys.key_product SELECT key_id, 'maps' FROM apikeys.key WHERE alias = 'key-15'});
 
 # Starts a statement of a role in the background.
-sub begin
+sub begin_as
 {
     my ($user, $statement) = @_;
     my %run = (out => '', err => '');
     $run{run} = IPC::Run::start([ 'psql', '-XAtq', '-U', $user, '-d', $node->connstr('postgres'), '-c', $statement ],
-        '<', \undef, '>', \$run{out}, '2>', \$run{err}, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+        '<', \undef, '>', \$run{out}, '2>', \$run{err}, patience());
     return \%run;
 }
 
@@ -55,7 +51,7 @@ sub queued
     my ($table, $tests) = @_;
     my $reader = $node->background_psql('postgres');
     $reader->query_safe("BEGIN; SELECT FROM apikeys.$table LIMIT 1");
-    my $stranger = begin('stranger', "CREATE RULE stranger AS ON UPDATE TO apikeys.$table DO ALSO NOTHING");
+    my $stranger = begin_as('stranger', "CREATE RULE stranger AS ON UPDATE TO apikeys.$table DO ALSO NOTHING");
     until_true($node, "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'apikeys.$table'::regclass AND NOT granted)", "$table: its lock is waited for");
     my $then = $tests->($reader);
     $reader->query_safe('COMMIT');
@@ -80,8 +76,8 @@ foreach my $table (qw(key account key_product plan tier address_block))
         is(impatient(q{SELECT code FROM apikeys.authenticate('key-1', ip => '192.0.2.1')}), 'overloaded', "$table: authenticate");
         is($session->query_safe(q{SELECT code FROM apikeys.verify('key-1', ip => '192.0.2.1')}), $warm{$table} ? 'valid' : 'overloaded',
             "$table: a session that knows the rules");
-        my $patient = begin('postgres', q{SELECT code FROM apikeys.verify('key-1', ip => '192.0.2.1')});
-        my $patient_many = begin('postgres', $many);
+        my $patient = begin_as('postgres', q{SELECT code FROM apikeys.verify('key-1', ip => '192.0.2.1')});
+        my $patient_many = begin_as('postgres', $many);
         until_true($node, q{SELECT count(*) = 2 FROM pg_stat_activity WHERE query ~ '^SELECT.*key-1.*192.0.2.1' AND state = 'active' AND wait_event_type = 'Extension'}, "$table: calls wait");
         return sub {
             is(finish($patient), 'valid', "$table: verify waits for the lock");
@@ -96,7 +92,7 @@ is(value('SELECT verdicts_overloaded > 0 FROM apikeys.stats()'), 't', 'they are 
 queued('key', sub { is($_[0]->query_safe(q{SELECT code FROM apikeys.verify('key-1')}), 'valid', 'who has read the table goes on') });
 my $holder = $node->background_psql('postgres');
 $holder->query_safe('BEGIN; LOCK TABLE apikeys.key IN ROW EXCLUSIVE MODE');
-my $waiting = begin('stranger', 'CREATE RULE stranger AS ON UPDATE TO apikeys.key DO ALSO NOTHING');
+my $waiting = begin_as('stranger', 'CREATE RULE stranger AS ON UPDATE TO apikeys.key DO ALSO NOTHING');
 until_true($node, q{SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'apikeys.key'::regclass AND NOT granted)}, 'its lock is waited for');
 is($holder->query_safe(q{SET statement_timeout = '20s'; SELECT code FROM apikeys.verify('key-1')}), 'valid', 'who has a stronger lock goes on');
 $holder->query_safe('COMMIT');
