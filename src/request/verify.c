@@ -1,6 +1,6 @@
 /*
  * verify.c
- * 	  Decides about a request, meters and records it: verify, verify_many.
+ *	  Decides about a request, meters and records it: verify, verify_many.
  *
  * The protocol of a request.  Each step but the fifth can be cancelled.  Steps
  * 2, 3 and 5 are in record.c.
