@@ -57,6 +57,22 @@ SELECT name, plan FROM apikeys.account ORDER BY name;
 SELECT t.name, apikeys.shard_hash_of_account(t.name) AS locator, get_byte(h.hash, 0) * 256 + get_byte(h.hash, 1) AS expected
 FROM (VALUES ('acme'), ('Ünïcödé')) AS t(name), sha256(convert_to(t.name, 'UTF8')) AS h(hash);
 
+-- An id that is taken is not said to be a taken name, nor an account that is missing.
+SELECT last_value AS before FROM apikeys.account_account_id_seq \gset
+SELECT setval('apikeys.account_account_id_seq', (SELECT max(account_id) FROM apikeys.account), false) > 0 AS set;
+DO $$
+BEGIN
+    PERFORM apikeys.create_account('an id of another one');
+EXCEPTION WHEN unique_violation THEN RAISE NOTICE '%', SQLERRM;
+END $$;
+SELECT setval('apikeys.account_account_id_seq', (SELECT max(account_id) FROM apikeys.account), false) > 0 AS set;
+DO $$
+BEGIN
+    PERFORM apikeys.create_key('an id of another one');
+EXCEPTION WHEN unique_violation THEN RAISE NOTICE '%', SQLERRM;
+END $$;
+SELECT setval('apikeys.account_account_id_seq', :before) > 0 AS set;
+
 DELETE FROM apikeys.key;
 DELETE FROM apikeys.account;
 DELETE FROM apikeys.plan;

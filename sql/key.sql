@@ -342,6 +342,12 @@ SELECT f.code, f.message, f.hint FROM (VALUES
 UPDATE apikeys.key SET expires_at = 'infinity' WHERE key_id = pg_temp.id('own') RETURNING expires_at;
 SELECT f.code, f.message FROM pg_temp.failure($$UPDATE apikeys.key SET expires_at = 'infinity' WHERE key_id = apikeys.find_key('mortal', 'm')$$) AS f;
 
+-- An id that is taken, as when the sequence is behind, is not said to be a taken alias.
+SELECT last_value AS before FROM apikeys.key_number_seq \gset
+SELECT setval('apikeys.key_number_seq', (SELECT max(k.key_id) & (1::bigint << 37) - 1 FROM apikeys.key AS k JOIN apikeys.account AS a USING (account_id) WHERE a.name = 'acme'), false) > 0 AS set;
+SELECT f.code, regexp_replace(f.message, '\d+', 'ID') AS message, f.hint FROM pg_temp.failure($$SELECT apikeys.create_key('acme', 'an alias of its own')$$) AS f;
+SELECT setval('apikeys.key_number_seq', :before) > 0 AS set;
+
 -- Whose a key is never changes.
 SELECT f.code, f.message FROM (VALUES
     (1, $$UPDATE apikeys.key SET key_id = 7 WHERE alias = 'own'$$),

@@ -13,12 +13,12 @@ $$ INSERT INTO apikeys.account (account_id, name, plan, limits)
 CREATE FUNCTION set_limits(alias text, limits apikeys.limits) RETURNS void LANGUAGE sql AS
 $$ UPDATE apikeys.key SET limits = $2 WHERE alias = $1 $$;
 
-CREATE FUNCTION pg_temp.failure(statement text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+CREATE FUNCTION pg_temp.failure(statement text, OUT code text, OUT message text, OUT detail text, OUT hint text) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE statement;
     message := 'no failure';
 EXCEPTION
-    WHEN OTHERS THEN GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+    WHEN OTHERS THEN GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
 END
 $$;
 -- Asks several times; shows what does not depend on the moment.
@@ -164,7 +164,12 @@ SELECT add_key('most', '4294967295/hour, 9007199254740991/total');
 SELECT code, remaining FROM ask('most', 2147483647, 3);
 SELECT f.code, f.message FROM (VALUES
     (1, $$SELECT apikeys.verify('cost', cost => -1)$$),
-    (2, $$SELECT * FROM apikeys.verify_many('{cost,cost}', costs => '{1,-1}')$$)
+    (2, $$SELECT * FROM apikeys.verify_many('{cost,cost}', costs => '{1,-1}')$$),
+    (3, $$SELECT apikeys.verify('cost', cost => 2147483648)$$),
+    (4, $$SELECT * FROM apikeys.verify_many('{cost,cost}', costs => '{1,9223372036854775807}')$$),
+    (5, $$SELECT apikeys.verify('cost', scopes => array_fill('a'::text, '{1001}'))$$),
+    (6, $$SELECT * FROM apikeys.verify_many('{cost,cost}', scopes => ARRAY['a', repeat('a ', 1001)])$$),
+    (7, $$SELECT * FROM apikeys.verify_many(array_fill('cost'::text, '{10001}'))$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT code, remaining FROM ask('cost', 0);
 
@@ -176,7 +181,7 @@ SELECT n, status, code, message, account, request_id IS NOT NULL AS recorded, li
 FROM apikeys.verify_many('{many,many,NULL,unknown,many,many,office}', ips => '{NULL,10.1.1.1,NULL,NULL,NULL,NULL,10.1.1.1}', costs => '{1,0,1,1,NULL,2,7}');
 SELECT n, code, remaining FROM apikeys.verify_many('{many,many}', '{/a,NULL}');
 SELECT count(*) FROM apikeys.verify_many('{}');
-SELECT count(*) FROM apikeys.verify_many('{}', '{}', '{}', '{}');
+SELECT count(*) FROM apikeys.verify_many('{}', '{}', '{}', '{}', '{}', '{}', '{}');
 SELECT count(*) FROM apikeys.verify_many(NULL);
 SELECT count(*), bool_and(n = place) AS in_order, count(DISTINCT request_id) AS requests FROM (SELECT *, row_number() OVER () AS place FROM apikeys.verify_many(array_fill('plain'::text, '{500}'))) AS v;
 SELECT f.code, f.message FROM (VALUES
@@ -185,6 +190,29 @@ SELECT f.code, f.message FROM (VALUES
     (3, $$SELECT * FROM apikeys.verify_many('{many}', costs => '{}')$$),
     (4, $$SELECT * FROM apikeys.verify_many(NULL, '{/a}')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+-- The verdict on each kind of key is that of verify.
+CREATE TEMP TABLE asked AS SELECT row_number() OVER () AS n, k AS key, ip, origin, product, scopes
+FROM unnest('{plain,unknown,NULL,suspended,inactive,idle,expired,office,web,maps,reader}'::text[]) AS k,
+     (VALUES (NULL::inet, NULL, NULL, NULL), ('10.1.2.3', 'https://example.com/a', 'maps', 'read'), ('198.18.0.1', 'https://example.org', 'routes', 'read write'),
+             ('10.1.2.3', 'example.com', 'maps', ' read  read '), ('10.1.2.3', 'example.com', 'maps', '')) AS a(ip, origin, product, scopes);
+SELECT a.key, string_agg(m.code, ' ' ORDER BY a.n) AS codes, bool_and((m.allowed, m.status, m.code, m.message, m.key_id, m.account, m.retry_after)
+    IS NOT DISTINCT FROM (v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.retry_after)) AS alike
+FROM (SELECT array_agg(key ORDER BY n) AS keys, array_agg(ip ORDER BY n) AS ips, array_agg(origin ORDER BY n) AS origins, array_agg(product ORDER BY n) AS products,
+             array_agg(scopes ORDER BY n) AS scopes FROM asked) AS s,
+     apikeys.verify_many(s.keys, ips => s.ips, origins => s.origins, products => s.products, scopes => s.scopes) AS m
+JOIN asked AS a USING (n), apikeys.verify(a.key, NULL, a.ip, a.origin, a.product, array_remove(string_to_array(a.scopes, ' '), '')) AS v
+GROUP BY a.key ORDER BY min(a.n);
+-- Many scopes are found as few are; NULL is one that no key has.
+UPDATE apikeys.key SET scopes = ARRAY(SELECT 's' || n FROM generate_series(1, 900) AS n) WHERE alias = 'reader';
+SELECT s.what, v.code FROM (VALUES
+    ('all', ARRAY(SELECT 's' || n FROM generate_series(900, 1, -1) AS n)), ('one more', ARRAY(SELECT 's' || n FROM generate_series(0, 900) AS n)),
+    ('NULL among many', ARRAY(SELECT 's' || n FROM generate_series(1, 20) AS n) || NULL::text), ('twice', '{s1,s1,s2,s2,s3,s3,s4,s4,s5,s5}'),
+    ('part of one', '{s1,s2,s3,s4,s5,s6,s7,s8,s}'), ('few', '{s1,s2}'), ('few, part of one', '{s1,s}'), ('few, empty', '{""}')) AS s(what, scopes),
+    apikeys.verify('reader', scopes => s.scopes) AS v;
+UPDATE apikeys.key SET scopes = '{read}' WHERE alias = 'reader';
+SELECT s.scope, f.code, f.message FROM unnest(ARRAY['read:all', 'a b', '', U&'\00E4', 'a"', 'a\b', E'a\n', '!#[]~', '*']) AS s(scope),
+    pg_temp.failure(format($$UPDATE apikeys.key SET scopes = ARRAY[%L] WHERE alias = 'reader'$$, scope)) AS f;
+UPDATE apikeys.key SET scopes = '{read}' WHERE alias = 'reader';
 
 --
 -- complete
@@ -202,6 +230,21 @@ SELECT apikeys.complete(:'late', 200, 1, 1), apikeys.complete(:'early', 200);
 SELECT apikeys.complete(:'denied', 503, 1);
 SELECT apikeys.complete_many(ARRAY[:'many', '0190b1b1-0000-4000-8000-000000000001', NULL]::uuid[], '{201,200,200}', '{1.5,NULL,2}', '{NULL,5,5}');
 SELECT apikeys.complete_many('{}', '{}'), apikeys.complete_many(NULL, NULL);
+-- All or nothing: where one is refused, none has taken effect, as the log shows below.
+SELECT f.code, f.message, f.detail FROM (VALUES
+    (1, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,99}')$$),
+    (2, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,NULL}')$$),
+    (3, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,200}', credits => '{1,-1}')$$),
+    (4, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,200}', '{1,NaN}')$$),
+    (5, $$SELECT apikeys.complete_many('{%1$s,NULL}', '{200,600}')$$),
+    (6, $$SELECT apikeys.complete_many('{%1$s}', '{200,200}')$$),
+    (7, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200}')$$),
+    (8, $$SELECT apikeys.complete_many('{%1$s}', NULL)$$),
+    (9, $$SELECT apikeys.complete_many('{%1$s}', '{200}', '{}')$$),
+    (10, $$SELECT apikeys.complete_many('{%1$s}', '{200}', credits => '{1,2}')$$),
+    (11, $$SELECT apikeys.complete_many(NULL, '{200}')$$),
+    (12, $$SELECT apikeys.complete_many(array_fill('%1$s'::uuid, '{10001}'), array_fill(200, '{10001}'))$$)
+) AS t(n, statement), pg_temp.failure(format(statement, :'never')) AS f ORDER BY n;
 SELECT apikeys.flush();
 SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, product, completed FROM apikeys.request_log WHERE endpoint IS NOT NULL ORDER BY endpoint;
 -- The product is the one that was named, be there such a one or not, cut at a character.

@@ -49,8 +49,9 @@ tryReserve(uint64 size)
 }
 
 /*
- * Reserves room for an event of so many bytes, and waits for room if there is
- * none; false: none in time.  Can be cancelled while it waits.
+ * Reserves room for an event, or several, of so many bytes in all, and waits
+ * for room if there is none; false: none in time.  Can be cancelled while it
+ * waits.
  */
 bool
 QueueReserve(uint32 size, int64 deadline)
@@ -110,7 +111,7 @@ copyOut(uint64 position, void *to, size_t size)
 }
 
 /*
- * Appends the event for which room was reserved; returns the position behind
+ * Appends an event for which room was reserved; returns the position behind
  * it.  Cannot throw; the caller holds interrupts from the admission on.
  */
 uint64
@@ -119,7 +120,7 @@ QueueAppend(const Event *event)
 	uint64 end;
 	bool wake;
 
-	Assert(InterruptHoldoffCount > 0 && event->size == reserved_bytes);
+	Assert(InterruptHoldoffCount > 0 && event->size <= reserved_bytes);
 	LWLockAcquire(MyQueueLock, LW_EXCLUSIVE);
 	copyIn(MyQueue->head, event, event->size);
 	MyQueue->head += event->size;
@@ -132,7 +133,7 @@ QueueAppend(const Event *event)
 		SetLatch(MyQueue->writer_latch);
 	}
 	LWLockRelease(MyQueueLock);
-	reserved_bytes = 0;
+	reserved_bytes -= event->size;
 	return end;
 }
 

@@ -15,6 +15,8 @@
 #include "engine/wait.h"
 #include "pure/clock.h"
 
+#define NAP_MAX_MS 64 /* between two attempts; from 1 on it is doubled each time */
+
 static const char *const names[] = {[WAIT_DURABLE] = "ApikeysDurable",
 									[WAIT_FIRST_USE] = "ApikeysFirstUse",
 									[WAIT_LAUNCHER_MAIN] = "ApikeysLauncherMain",
@@ -51,6 +53,23 @@ WaitNap(WaitReason reason, long timeout_ms)
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms,
 					 events[reason]);
 	ResetLatch(MyLatch);
+}
+
+/*
+ * Sleeps before another attempt; *nap_ms is 1 at first and grows with each.
+ * False: the time is over.  Can be cancelled.
+ */
+bool
+WaitBeforeRetry(WaitReason reason, long *nap_ms, int64 deadline)
+{
+	long left = ClockMillisecondsUntil(deadline);
+
+	CHECK_FOR_INTERRUPTS();
+	if (left <= 0)
+		return false;
+	WaitNap(reason, Min(*nap_ms, left));
+	*nap_ms = Min(2 * *nap_ms, NAP_MAX_MS);
+	return true;
 }
 
 /*

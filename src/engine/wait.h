@@ -23,7 +23,7 @@ typedef enum WaitReason
 	WAIT_METER_ROOM,	/* a meter or ring is free */
 	WAIT_QUEUE_ROOM,	/* the queue has room for an event */
 	WAIT_QUEUE_WRITTEN, /* the events are in the tables */
-	WAIT_TABLE_LOCK,	/* a table that a meter is loaded from can be locked */
+	WAIT_TABLE_LOCK,	/* a table that the call reads can be locked */
 	WAIT_WRITER_BEGIN,	/* a writer has begun to serve the queue */
 	WAIT_WRITER_MAIN	/* events or other work for the writer */
 } WaitReason;
@@ -33,6 +33,7 @@ typedef enum WaitReason
 
 extern void WaitInit(void);
 extern void WaitNap(WaitReason reason, long timeout_ms);
+extern bool WaitBeforeRetry(WaitReason reason, long *nap_ms, int64 deadline);
 extern bool WaitUntil(WaitReason reason, ConditionVariable *variable, bool (*holds)(uint64),
 					  uint64 argument, int64 deadline);
 

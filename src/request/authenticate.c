@@ -5,7 +5,8 @@
  *
  * They write to no table, so they work on a standby and without shared memory.
  * authenticate leaves the limits out.  Where there is shared memory it counts
- * failures as verify does, so that nobody can guess keys by it.
+ * failures as verify does, so that nobody can guess keys by it.  Both wait for
+ * locks on tables as verify does, up to a deadline.
  */
 #include "postgres.h"
 
@@ -15,6 +16,8 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "engine/queue.h"
+#include "engine/wait.h"
 #include "pure/clock.h"
 #include "request/block.h"
 #include "request/limitstatus.h"
@@ -29,9 +32,9 @@ PG_FUNCTION_INFO_V1(apikeys_key_explain);
 Datum
 apikeys_key_authenticate(PG_FUNCTION_ARGS)
 {
-	Verdict verdict = VERDICT_EMPTY;
+	Verdict verdict;
 	Request request;
-	Lookup lookup;
+	Lookup lookup = {0};
 	KeyRow row;
 	Datum result;
 
@@ -39,8 +42,7 @@ apikeys_key_authenticate(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(REQUEST_KEY))
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 
-	LookupBegin(&lookup);
-	PolicyDecide(&lookup, &request, &row, &verdict);
+	PolicyDecide(&lookup, &request, &row, &verdict, ClockNow() + QueueTimeout * NS_PER_MILLISECOND);
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;
@@ -92,33 +94,32 @@ putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
 }
 
 /*
- * Returns a row for each check of a request with a key, known by its id; SQL:
- * explain_checks.
+ * Writes the checks of a request with a key, known by its id; false: a table
+ * cannot be locked without waiting.
  */
-Datum
-apikeys_key_explain(PG_FUNCTION_ARGS)
+static bool
+explainNow(ReturnSetInfo *result, int64 key_id, const Request *request, Lookup *lookup)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	PolicyCase policy_case;
-	Request request;
-	Lookup lookup;
 	KeyRow row;
+	PolicyCase policy_case = {lookup, &row, request};
 	StringInfoData block_detail;
-	bool blocked;
+	BlockAnswer block;
+	bool found;
 
-	RequestRead(fcinfo, &request);
-	InitMaterializedSRF(fcinfo, 0);
-	LookupBegin(&lookup);
-	if (!LookupById(&lookup, PG_GETARG_INT64(REQUEST_KEY), &row))
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("key " INT64_FORMAT " does not exist", PG_GETARG_INT64(REQUEST_KEY))));
-
+	if (!LookupBegin(lookup))
+		return false;
+	found = LookupById(lookup, key_id, &row);
+	if (lookup->late)
+		return false;
+	if (!found)
+		ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
+						errmsg("key " INT64_FORMAT " does not exist", key_id)));
 	initStringInfo(&block_detail);
-	blocked = !BlockExplain(request.ip, &block_detail);
-	putCheck(result, "address block", !blocked, VERDICT_IP_BLOCKED,
+	block = BlockExplain(request->ip, &block_detail);
+	if (block == BLOCK_UNKNOWN)
+		return false;
+	putCheck(result, "address block", block == BLOCK_NONE, VERDICT_IP_BLOCKED,
 			 block_detail.len > 0 ? block_detail.data : NULL);
-	policy_case = (PolicyCase){&lookup, &row, &request};
 	for (const PolicyCheck *check = PolicyChecks; check->name; check++)
 	{
 		StringInfoData detail;
@@ -129,8 +130,39 @@ apikeys_key_explain(PG_FUNCTION_ARGS)
 		putCheck(result, check->name, check->passes(&policy_case), check->failure,
 				 detail.len > 0 ? detail.data : NULL);
 	}
+	if (lookup->late)
+		return false;
 	putLimits(result, &policy_case, METER_ACCOUNT);
 	putLimits(result, &policy_case, METER_KEY);
-	LookupEnd(&lookup);
+	return true;
+}
+
+/*
+ * Returns a row for each check of a request with a key, known by its id; SQL:
+ * explain_checks.
+ */
+Datum
+apikeys_key_explain(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int64 deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
+	long nap_ms = 1;
+	Request request;
+	Lookup lookup = {0};
+	bool done;
+
+	RequestRead(fcinfo, &request);
+	InitMaterializedSRF(fcinfo, 0);
+	do
+	{
+		tuplestore_clear(result->setResult); /* of an attempt before */
+		done = explainNow(result, PG_GETARG_INT64(REQUEST_KEY), &request, &lookup);
+		LookupEnd(&lookup);
+	} while (!done && WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline));
+	if (!done)
+		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						errmsg("tables of apikeys are locked by other sessions"),
+						errdetail("They could not be read within apikeys.queue_timeout."),
+						errhidestmt(true)));
 	return (Datum) 0;
 }

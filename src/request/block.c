@@ -36,6 +36,7 @@
 #include "pure/pattern.h"
 #include "request/block.h"
 #include "tables/rulecache.h"
+#include "types/verdict.h"
 
 #define RECORDED_AT_ONCE 64
 #define NETWORK_TEXT_MAX 64
@@ -191,29 +192,68 @@ blockedByItself(const PatternAddress *address, AddressBlock *block)
 	return failure_limit.cap != 0 && AddressIsBlocked(address, block);
 }
 
+/* Returns how long an automatic block lasts from now on, nanoseconds. */
+static int64
+timeLeft(const AddressBlock *block)
+{
+	return Max(block->until - ClockNow(), 0);
+}
+
+/*
+ * Returns how long a block by hand lasts from now on, nanoseconds, or
+ * VERDICT_NEVER if it does not end by itself.
+ */
+static int64
+timeLeftByHand(const RuleCacheBlocked *block)
+{
+	TimestampTz now = ClockTimestamp(ClockWallNow());
+
+	if (block->until == DT_NOEND)
+		return VERDICT_NEVER;
+	return Min(Max(block->until - now, 0), PG_INT64_MAX / 2000) * 1000;
+}
+
 /*
  * Tells whether requests from an address (NULL: from none) go no further; after
- * AcceptInvalidationMessages.
+ * AcceptInvalidationMessages.  If so, *ends_after is when the last block of it
+ * ends, as timeLeftByHand says.
  */
-bool
-BlockApplies(const inet *ip)
+BlockAnswer
+BlockApplies(const inet *ip, int64 *ends_after)
 {
 	PatternAddress address;
+	AddressBlock block;
+	const RuleCacheBlocked *by_hand;
+	bool by_itself;
 
 	if (ip == NULL)
-		return false;
+		return BLOCK_NONE;
 	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
-	return (blockedByItself(&address, NULL) || RuleCacheBlock(&address) != NULL) &&
-		   !isTrusted(&address);
+	if (!RuleCacheBlock(&address, &by_hand))
+		return BLOCK_UNKNOWN;
+	by_itself = blockedByItself(&address, &block);
+	if (likely(!by_itself && by_hand == NULL) || isTrusted(&address))
+		return BLOCK_NONE;
+	*ends_after = by_itself ? timeLeft(&block) : 0;
+	if (by_hand)
+	{
+		int64 by_hand_left = timeLeftByHand(by_hand);
+
+		*ends_after =
+			by_hand_left == VERDICT_NEVER ? VERDICT_NEVER : Max(*ends_after, by_hand_left);
+	}
+	return BLOCK_IN_FORCE;
 }
 
 /*
  * Counts a text from the address (NULL: from none) that is no key.  False: the
- * address was blocked meanwhile, by failures in other sessions.
+ * address was blocked meanwhile, by failures in other sessions; *ends_after is
+ * how long that lasts.
  */
 bool
-BlockCountFailure(const inet *ip)
+BlockCountFailure(const inet *ip, int64 *ends_after)
 {
+	AddressBlock block;
 	FailureRules rules = {failure_limit.cap, failure_limit.window, BlockDuration * NS_PER_SECOND};
 	PatternAddress address;
 	AddressOutcome outcome;
@@ -226,14 +266,17 @@ BlockCountFailure(const inet *ip)
 	outcome = AddressFail(&address, &rules);
 	if (outcome == ADDRESS_BLOCKED_NOW && !RecoveryInProgress())
 		DirectoryAskForNotices();
-	return outcome != ADDRESS_WAS_BLOCKED;
+	if (outcome != ADDRESS_WAS_BLOCKED)
+		return true;
+	*ends_after = AddressIsBlocked(&address, &block) ? timeLeft(&block) : 0;
+	return false;
 }
 
 /*
- * Tells whether requests from an address (NULL: from none) go on, and writes
- * why.
+ * Tells whether requests from an address (NULL: from none) go no further, and
+ * writes why.
  */
-bool
+BlockAnswer
 BlockExplain(const inet *ip, StringInfo detail)
 {
 	PatternAddress address;
@@ -243,15 +286,16 @@ BlockExplain(const inet *ip, StringInfo detail)
 	if (ip == NULL)
 	{
 		appendStringInfoString(detail, "the request has no address");
-		return true;
+		return BLOCK_NONE;
 	}
 	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
 	if (isTrusted(&address))
 	{
 		appendStringInfoString(detail, "the address is trusted");
-		return true;
+		return BLOCK_NONE;
 	}
-	by_hand = RuleCacheBlock(&address);
+	if (!RuleCacheBlock(&address, &by_hand))
+		return BLOCK_UNKNOWN;
 	if (by_hand)
 	{
 		appendStringInfo(
@@ -259,15 +303,15 @@ BlockExplain(const inet *ip, StringInfo detail)
 			DatumGetCString(DirectFunctionCall1(cidr_out, InetPGetDatum(by_hand->network))));
 		if (by_hand->until != DT_NOEND)
 			appendStringInfo(detail, " until %s", timestamptz_to_str(by_hand->until));
-		return false;
+		return BLOCK_IN_FORCE;
 	}
 	if (blockedByItself(&address, &block))
 	{
 		appendStringInfo(detail, "blocked after %u failures until %s", block.failures,
 						 timestamptz_to_str(ClockTimestamp(block.until)));
-		return false;
+		return BLOCK_IN_FORCE;
 	}
-	return true;
+	return BLOCK_NONE;
 }
 
 /* Returns the network of a block as a cidr. */

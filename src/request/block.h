@@ -20,9 +20,17 @@ extern void BlockAssignFailures(const char *value, void *extra);
 extern bool BlockCheckTrusted(char **value, void **extra, GucSource source);
 extern void BlockAssignTrusted(const char *value, void *extra);
 
-extern bool BlockApplies(const inet *ip);
-extern bool BlockCountFailure(const inet *ip);
-extern bool BlockExplain(const inet *ip, StringInfo detail);
+/* Whether requests from an address go no further. */
+typedef enum BlockAnswer
+{
+	BLOCK_NONE,
+	BLOCK_IN_FORCE,
+	BLOCK_UNKNOWN /* the blocks by hand cannot be read without waiting */
+} BlockAnswer;
+
+extern BlockAnswer BlockApplies(const inet *ip, int64 *ends_after);
+extern bool BlockCountFailure(const inet *ip, int64 *ends_after);
+extern BlockAnswer BlockExplain(const inet *ip, StringInfo detail);
 
 /* The writer's side. */
 extern bool BlockHasNews(void);

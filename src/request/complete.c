@@ -1,6 +1,6 @@
 /*
  * complete.c
- *	  Records how a request ended: complete.
+ *	  Records how requests ended: complete, complete_many.
  *
  * The completion is an event as the request is.  The writer looks whether its
  * request is in the log; the first completion wins.  Where requests are not
@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/uuid.h"
@@ -18,32 +19,53 @@
 #include "engine/directory.h"
 #include "engine/engine.h"
 #include "engine/queue.h"
+#include "engine/wait.h"
 #include "pure/clock.h"
 #include "request/call.h"
 #include "request/lookup.h"
 #include "request/metering.h"
+#include "request/request.h"
 
 /* of one request: their sums stay far from overflow */
 #define CREDITS_MAX INT64CONST(1000000000)
 /* how much later than now a request may seem to be made */
 #define CLOCKS_APART_US INT64CONST(60000000)
 
+#define COMPLETION_SIZE MAXALIGN(offsetof(Event, texts))
+
 PG_FUNCTION_INFO_V1(apikeys_request_complete);
+PG_FUNCTION_INFO_V1(apikeys_request_complete_many);
 
-/* Finds whose key it is; false: there is none with that id. */
+/*
+ * Finds whose key it is; false: there is none with that id, or the tables
+ * cannot be locked in time.
+ */
 static bool
-findAccount(int64 key_id, int64 *account_id)
+findAccount(int64 key_id, int64 *account_id, int64 deadline)
 {
-	Lookup lookup;
+	Lookup lookup = {0};
+	long nap_ms = 1;
 	KeyRow row;
-	bool found;
 
-	LookupBegin(&lookup);
-	found = LookupById(&lookup, key_id, &row);
-	if (found)
-		*account_id = row.account_id;
-	LookupEnd(&lookup);
-	return found;
+	do
+	{
+		bool known = false;
+		bool found = false;
+
+		if (LookupBegin(&lookup))
+		{
+			found = LookupById(&lookup, key_id, &row);
+			known = !lookup.late;
+		}
+		LookupEnd(&lookup);
+		if (known)
+		{
+			if (found)
+				*account_id = row.account_id;
+			return found;
+		}
+	} while (WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline));
+	return false;
 }
 
 /*
@@ -65,21 +87,31 @@ keyIsUsed(int64 key_id, int64 deadline)
 	return used;
 }
 
-/* Reads what the caller says of the end of a request, or raises 22023. */
+/*
+ * Starts the event of a completion with what the caller says of the end of the
+ * request, or raises 22023.
+ */
 static void
-readArguments(FunctionCallInfo fcinfo, Event *event)
+makeEvent(Event *event, NullableDatum status, NullableDatum duration_ms, NullableDatum credits)
 {
-	int32 status = PG_ARGISNULL(1) ? 0 : PG_GETARG_INT32(1);
-
-	if (status < 100 || status > 599)
+	memset(event, 0, COMPLETION_SIZE);
+	event->kind = EVENT_COMPLETION;
+	event->relation = LookupKeyRelation();
+	event->size = COMPLETION_SIZE;
+	event->key_meter = event->account_meter = METER_NONE;
+	event->urgent = CallSynchronous;
+	if (status.isnull || DatumGetInt32(status.value) < 100 || DatumGetInt32(status.value) > 599)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("status must be an HTTP status, from 100 to 599")));
-	event->status = status;
-	event->has_duration = !PG_ARGISNULL(2);
-	event->duration_ms = event->has_duration ? PG_GETARG_FLOAT4(2) : 0;
-	event->has_credits = !PG_ARGISNULL(3);
-	event->credits = event->has_credits ? PG_GETARG_INT64(3) : 0;
-	if (isnan(event->duration_ms) || event->duration_ms < 0 || event->credits < 0)
+	event->status = DatumGetInt32(status.value);
+	event->has_duration = !duration_ms.isnull;
+	event->duration_ms = event->has_duration ? DatumGetFloat4(duration_ms.value) : 0;
+	event->has_credits = !credits.isnull;
+	event->credits = event->has_credits ? DatumGetInt64(credits.value) : 0;
+	if (!isfinite(event->duration_ms))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("duration_ms must be a finite number")));
+	if (event->duration_ms < 0 || event->credits < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("%s must not be negative",
 							   event->credits < 0 ? "credits" : "duration_ms")));
@@ -101,6 +133,49 @@ readRequestId(const pg_uuid_t *id, Event *event)
 }
 
 /*
+ * Reads the request's id; false: it can be none that verify gave, or of a
+ * request that is not logged it cannot be told in time.
+ */
+static bool
+acceptId(NullableDatum id, Event *event, int64 deadline)
+{
+	if (id.isnull || !readRequestId(DatumGetUUIDP(id.value), event))
+		return false;
+	return EngineLogRequests || (findAccount(event->key_id, &event->account_id, deadline) &&
+								 keyIsUsed(event->key_id, deadline));
+}
+
+/*
+ * Queues completions, which lie one behind the other, all or none of them, and
+ * waits until they are durable if usage is synchronous; false: not in time.
+ */
+static bool
+queueCompletions(const char *events, int count, Call *call)
+{
+	uint32 size = count * COMPLETION_SIZE;
+
+	if (size > QueueSize * INT64CONST(1024))
+		ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						errmsg("the queue has no room for %d completions at once", count),
+						errhint("Complete fewer in a call, or raise apikeys.queue_size."),
+						errhidestmt(true)));
+	if (!DirectoryIsServed(call->deadline) || !QueueReserve(size, call->deadline))
+		return false;
+	HOLD_INTERRUPTS();
+	for (int i = 0; i < count; i++)
+	{
+		Event *event = (Event *) (events + i * COMPLETION_SIZE);
+
+		event->at = ClockNow() / 1000;
+		call->durable_at = QueueAppend(event);
+	}
+	RESUME_INTERRUPTS();
+	if (!CallSynchronous)
+		call->durable_at = 0;
+	return CallAwaitDurable(call);
+}
+
+/*
  * Records how a request ended; SQL: complete.  False: the id can be none that
  * verify gave, or the record cannot be taken now.
  */
@@ -110,34 +185,53 @@ apikeys_request_complete(PG_FUNCTION_ARGS)
 	union
 	{
 		Event event;
-		char space[MAXALIGN(offsetof(Event, texts))];
+		char space[COMPLETION_SIZE];
 	} buffer;
-	Event *event = &buffer.event;
 	Call call;
 
 	CallBegin(&call);
 	if (PG_ARGISNULL(0))
 		PG_RETURN_BOOL(false);
-	memset(&buffer, 0, sizeof(buffer));
-	event->kind = EVENT_COMPLETION;
-	event->relation = LookupKeyRelation();
-	event->size = MAXALIGN(offsetof(Event, texts));
-	event->key_meter = event->account_meter = METER_NONE;
-	event->urgent = CallSynchronous;
-	readArguments(fcinfo, event);
-	if (!readRequestId(PG_GETARG_UUID_P(0), event))
-		PG_RETURN_BOOL(false);
+	makeEvent(&buffer.event, fcinfo->args[1], fcinfo->args[2], fcinfo->args[3]);
 	DirectoryAttach();
-	if (!EngineLogRequests && !(findAccount(event->key_id, &event->account_id) &&
-								keyIsUsed(event->key_id, call.deadline)))
-		PG_RETURN_BOOL(false);
-	if (!DirectoryIsServed(call.deadline) || !QueueReserve(event->size, call.deadline))
-		PG_RETURN_BOOL(false);
-	event->at = ClockNow() / 1000;
-	HOLD_INTERRUPTS();
-	call.durable_at = QueueAppend(event);
-	RESUME_INTERRUPTS();
-	if (!event->urgent)
-		call.durable_at = 0;
-	PG_RETURN_BOOL(CallAwaitDurable(&call));
+	PG_RETURN_BOOL(acceptId(fcinfo->args[0], &buffer.event, call.deadline) &&
+				   queueCompletions(buffer.space, 1, &call));
+}
+
+/*
+ * Records how many requests ended; SQL: complete_many.  Returns how many were
+ * taken: those with an id that verify can have given, or none of them if they
+ * cannot be recorded now.  An error leaves nothing behind: all are read before
+ * the first is queued, and they are queued together.
+ */
+Datum
+apikeys_request_complete_many(PG_FUNCTION_ARGS)
+{
+	RequestArray ids;
+	RequestArray statuses;
+	RequestArray durations;
+	RequestArray credits;
+	char *events;
+	int count = 0;
+	Call call;
+
+	CallBegin(&call);
+	RequestArrayRead(fcinfo, 0, UUIDOID, NULL, &ids);
+	RequestArrayRead(fcinfo, 1, INT4OID, &ids, &statuses);
+	RequestArrayRead(fcinfo, 2, FLOAT4OID, &ids, &durations);
+	RequestArrayRead(fcinfo, 3, INT8OID, &ids, &credits);
+	events = palloc(ids.count * COMPLETION_SIZE);
+	for (int i = 0; i < ids.count; i++)
+		makeEvent((Event *) (events + i * COMPLETION_SIZE), RequestArrayElement(&statuses, i),
+				  RequestArrayElement(&durations, i), RequestArrayElement(&credits, i));
+	DirectoryAttach();
+	for (int i = 0; i < ids.count; i++)
+	{
+		char *event = events + i * COMPLETION_SIZE;
+
+		CHECK_FOR_INTERRUPTS();
+		if (acceptId(RequestArrayElement(&ids, i), (Event *) event, call.deadline))
+			memmove(events + count++ * COMPLETION_SIZE, event, COMPLETION_SIZE);
+	}
+	PG_RETURN_INT64(count > 0 && queueCompletions(events, count, &call) ? count : 0);
 }

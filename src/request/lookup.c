@@ -8,17 +8,26 @@
  * found there counts only if it has the digest, or the account id.  So MVCC
  * holds and nothing has to be invalidated.
  *
- * A look-up holds AccessShareLock on the tables (to the end of the
- * transaction), a registered snapshot and the pins of its two slots between
- * LookupBegin and LookupEnd; at an error the resource owner releases them.
- * There is one look-up at a time.  Its slots are kept for the next one; after
- * an error, or when its table has changed, a slot is made anew.
+ * A look-up holds AccessShareLock on the tables, a registered snapshot and the
+ * pins of its two slots between LookupBegin and LookupEnd; at an error the
+ * resource owner releases them.  There is one look-up at a time.  Its slots are
+ * kept for the next one; after an error, or when its table has changed, a slot
+ * is made anew.
+ *
+ * A look-up never waits for a lock on a table or an index (catalog.c says why).
+ * Where that would take waiting, it is late: what it has answered since it was
+ * begun means nothing, and the caller ends it, waits and begins it again.  So
+ * nothing is held while a call waits.  The locks end with the look-up, not with
+ * the transaction: an open transaction that has called verify keeps nobody
+ * waiting.  (Values that are stored out of line are read with locks on the
+ * TOAST table, which nobody but its owner can lock: these are waited for.)
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -87,16 +96,20 @@ putSlotBack(KeptSlot *kept)
 
 /*
  * Fetches the row that a unique index has for a value; *tid becomes its place,
- * unless tid is NULL.
+ * unless tid is NULL.  False: there is none, or the look-up is late.
  */
 static bool
-fetchIndexed(const CatalogTable *table, Relation rel, int index, Datum value, Snapshot snapshot,
+fetchIndexed(Lookup *lookup, CatalogTable *table, Relation rel, int index, Datum value,
 			 TupleTableSlot *slot, ItemPointer tid)
 {
 	CatalogScan scan;
 	bool found;
 
-	CatalogScanBegin(&scan, table, rel, index, snapshot, 1, &value, NULL);
+	if (!CatalogTryScanBegin(&scan, table, rel, index, lookup->snapshot, 1, &value))
+	{
+		lookup->late = true;
+		return false;
+	}
 	found = CatalogScanNext(&scan, slot, tid);
 	CatalogScanEnd(&scan);
 	return found;
@@ -111,28 +124,47 @@ LookupKeyRelation(void)
 
 /*
  * Starts a look-up with the latest snapshot, after taking notice of all changes
- * of definitions.
+ * of definitions; nothing if it is open.  False: the tables cannot be locked
+ * without waiting.
  */
-void
+bool
 LookupBegin(Lookup *lookup)
 {
+	if (lookup->open)
+		return true;
 	AcceptInvalidationMessages();
-	lookup->key = CatalogOpen(&CatalogKey, AccessShareLock);
-	lookup->account = CatalogOpen(&CatalogAccount, AccessShareLock);
+	lookup->key = CatalogTryOpen(&CatalogKey);
+	if (lookup->key == NULL)
+		return false;
+	lookup->account = CatalogTryOpen(&CatalogAccount);
+	if (lookup->account == NULL)
+	{
+		table_close(lookup->key, AccessShareLock);
+		return false;
+	}
 	lookup->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	lookup->key_slot = takeSlot(&key_slot, &CatalogKey, lookup->key);
 	lookup->account_slot = takeSlot(&account_slot, &CatalogAccount, lookup->account);
+	lookup->late = false;
+	lookup->open = true;
+	return true;
 }
 
-/* Ends the look-up; what its KeyRow points to is gone. */
+/*
+ * Ends the look-up if it is open, and with it its locks; what its KeyRow points
+ * to is gone.
+ */
 void
 LookupEnd(Lookup *lookup)
 {
+	if (!lookup->open)
+		return;
+	lookup->open = false;
 	putSlotBack(&key_slot);
 	putSlotBack(&account_slot);
 	UnregisterSnapshot(lookup->snapshot);
-	table_close(lookup->key, NoLock);
-	table_close(lookup->account, NoLock);
+	table_close(lookup->key, AccessShareLock);
+	table_close(lookup->account, AccessShareLock);
 }
 
 static Datum
@@ -156,7 +188,10 @@ keyList(Lookup *lookup, KeyColumn column)
 	return DatumGetArrayTypeP(value);
 }
 
-/* Fetches the account's row and returns its hint, NULL if there is none. */
+/*
+ * Fetches the account's row and returns its hint; NULL: there is none, or the
+ * look-up is late.
+ */
 static Hint *
 fetchAccount(Lookup *lookup, int64 account_id)
 {
@@ -169,15 +204,15 @@ fetchAccount(Lookup *lookup, int64 account_id)
 	if (hint && DatumGetInt64(CatalogColumn(&CatalogAccount, lookup->account_slot,
 											ACCOUNT_ACCOUNT_ID, &isnull)) == account_id)
 		return hint;
-	if (!fetchIndexed(&CatalogAccount, lookup->account, 0, Int64GetDatum(account_id),
-					  lookup->snapshot, lookup->account_slot, &tid))
+	if (!fetchIndexed(lookup, &CatalogAccount, lookup->account, 0, Int64GetDatum(account_id),
+					  lookup->account_slot, &tid))
 		return NULL;
 	return HintSave(&account_hints, tag, &tid);
 }
 
 /*
  * Fills the KeyRow from the row in the key's slot, which has this hint, and its
- * account.
+ * account.  If the look-up gets late, the row is not complete.
  */
 static void
 readRow(Lookup *lookup, Hint *hint, KeyRow *row)
@@ -207,11 +242,13 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 	{
 		value = keyColumn(lookup, KEY_TIER, &isnull);
 		if (!isnull)
-			RuleCacheTierLimits(DatumGetTextPP(value), &row->limits);
+			lookup->late |= !RuleCacheTierLimits(DatumGetTextPP(value), &row->limits);
 	}
 
 	/* A foreign key makes sure that it exists; the snapshot is the same. */
 	account_hint = fetchAccount(lookup, row->account_id);
+	if (lookup->late)
+		return;
 	if (account_hint == NULL)
 		elog(ERROR, "account " INT64_FORMAT " of key " INT64_FORMAT " is missing", row->account_id,
 			 row->key_id);
@@ -227,7 +264,7 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 	else
 	{
 		value = CatalogColumn(&CatalogAccount, lookup->account_slot, ACCOUNT_PLAN, &isnull);
-		RuleCachePlanLimits(DatumGetTextPP(value), &row->account_limits);
+		lookup->late |= !RuleCachePlanLimits(DatumGetTextPP(value), &row->account_limits);
 	}
 }
 
@@ -284,14 +321,14 @@ findDigest(Lookup *lookup, const Digest *digest, const HashRule *rule, bool reme
 	ItemPointerData tid;
 	bool isnull;
 
-	if (fetchIndexed(&CatalogKey, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest),
-					 lookup->snapshot, lookup->key_slot, &tid))
+	if (fetchIndexed(lookup, &CatalogKey, lookup->key, KEY_BY_DIGEST, PointerGetDatum(digest),
+					 lookup->key_slot, &tid))
 		return acceptRow(lookup, KEY_HASH_RULE, rule,
 						 remember ? HintSave(&key_hints, tagOf(digest), &tid) : HintNone(), row);
 
 	/* A rotated key text is good until its grace ends. */
-	return fetchIndexed(&CatalogKey, lookup->key, KEY_BY_PREVIOUS_DIGEST, PointerGetDatum(digest),
-						lookup->snapshot, lookup->key_slot, NULL) &&
+	return fetchIndexed(lookup, &CatalogKey, lookup->key, KEY_BY_PREVIOUS_DIGEST,
+						PointerGetDatum(digest), lookup->key_slot, NULL) &&
 		   DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) >
 			   ClockTimestamp(ClockWallNow()) &&
 		   acceptRow(lookup, KEY_PREVIOUS_HASH_RULE, rule, HintNone(), row);
@@ -313,9 +350,10 @@ findPart(Lookup *lookup, const char *key, size_t len, const HashRule *rule, KeyR
 }
 
 /*
- * Finds the key that a text belongs to and fills the row; false: there is
- * none.  A text of our shape and of a plan's prefix whose checksum is wrong is
- * refused without a search of the key table; other shapes may be imported keys.
+ * Finds the key that a text belongs to and fills the row; false: there is none,
+ * or the look-up is late.  A text of our shape and of a plan's prefix whose
+ * checksum is wrong is refused without a search of the key table; other shapes
+ * may be imported keys.
  *
  * A text that is found where its key was before is not checked for its shape.
  * So hints are not kept for texts with a wrong checksum: such a text must be
@@ -335,8 +373,14 @@ LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
 	if (findRemembered(lookup, &digest, rule, row))
 		return true;
 	shape = KeyTextClassify(key, len, &prefix_len);
-	if (shape == KEYTEXT_BAD_CHECKSUM && RuleCachePrefixIsKnown(key, prefix_len))
-		return false;
+	if (shape == KEYTEXT_BAD_CHECKSUM)
+	{
+		bool known = false;
+
+		lookup->late |= !RuleCachePrefixIsKnown(key, prefix_len, &known);
+		if (known || lookup->late)
+			return false;
+	}
 	if (findDigest(lookup, &digest, rule, shape != KEYTEXT_BAD_CHECKSUM, row))
 		return true;
 	while (shape != KEYTEXT_WELL_FORMED && (++rule)->name)
@@ -345,11 +389,14 @@ LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
 	return false;
 }
 
-/* Finds the key with an id and fills the row; false: there is none. */
+/*
+ * Finds the key with an id and fills the row; false: there is none, or the
+ * look-up is late.
+ */
 bool
 LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
 {
-	if (!fetchIndexed(&CatalogKey, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), lookup->snapshot,
+	if (!fetchIndexed(lookup, &CatalogKey, lookup->key, KEY_BY_ID, Int64GetDatum(key_id),
 					  lookup->key_slot, NULL))
 		return false;
 	readRow(lookup, HintNone(), row);
@@ -357,37 +404,57 @@ LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
 }
 
 /*
- * Tells what the key's list of products says of one of them (NULL: none was
- * named).
+ * Reads what the key's list of products, in the table that is open, says of one
+ * of them, unless the index cannot be locked without waiting (false).
  */
-ProductMatch
-LookupProduct(Lookup *lookup, int64 key_id, const text *product)
+static bool
+readProducts(Lookup *lookup, Relation rel, int64 key_id, const text *product, ProductMatch *match)
 {
-	ProductMatch match = PRODUCT_UNRESTRICTED;
 	Datum value = Int64GetDatum(key_id);
-	Relation rel;
 	TupleTableSlot *slot;
 	CatalogScan scan;
 
-	if (!RuleCacheProductsExist())
-		return PRODUCT_UNRESTRICTED;
-	rel = CatalogOpen(&CatalogKeyProduct, AccessShareLock);
+	if (!CatalogTryScanBegin(&scan, &CatalogKeyProduct, rel, 0, lookup->snapshot, 1, &value))
+		return false;
+	*match = PRODUCT_UNRESTRICTED;
 	slot = table_slot_create(rel, NULL);
-	CatalogScanBegin(&scan, &CatalogKeyProduct, rel, 0, lookup->snapshot, 1, &value, NULL);
-	while (match != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
+	while (*match != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
 	{
 		bool isnull;
 		text *assigned =
 			DatumGetTextPP(CatalogColumn(&CatalogKeyProduct, slot, KEY_PRODUCT_PRODUCT, &isnull));
 
-		match = PRODUCT_NOT_ASSIGNED;
+		CHECK_FOR_INTERRUPTS();
+		*match = PRODUCT_NOT_ASSIGNED;
 		if (product && VARSIZE_ANY_EXHDR(assigned) == VARSIZE_ANY_EXHDR(product) &&
 			memcmp(VARDATA_ANY(assigned), VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product)) == 0)
-			match = PRODUCT_ASSIGNED;
+			*match = PRODUCT_ASSIGNED;
 	}
 	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
+	return true;
+}
+
+/*
+ * Tells what the key's list of products says of one of them (NULL: none was
+ * named); not assigned, if the look-up is late.
+ */
+ProductMatch
+LookupProduct(Lookup *lookup, int64 key_id, const text *product)
+{
+	ProductMatch match = PRODUCT_NOT_ASSIGNED;
+	Relation rel = NULL;
+	bool exist;
+
+	if (!RuleCacheProductsExist(&exist))
+		lookup->late = true;
+	else if (!exist)
+		return PRODUCT_UNRESTRICTED;
+	else if ((rel = CatalogTryOpen(&CatalogKeyProduct)) == NULL ||
+			 !readProducts(lookup, rel, key_id, product, &match))
+		lookup->late = true;
+	if (rel)
+		table_close(rel, AccessShareLock);
 	return match;
 }
 
@@ -395,7 +462,8 @@ LookupProduct(Lookup *lookup, int64 key_id, const text *product)
  * Tells whether the key that was found was made by this session's own open
  * transaction: no other session can see it, and a rollback would remove it.  (A
  * key that this transaction has only changed is also seen by the snapshot with
- * the command id of the transaction's begin.)
+ * the command id of the transaction's begin.)  The index is locked as by a
+ * SELECT: who has inserted into a table need not wait for those who lock it.
  */
 bool
 LookupMadeHere(Lookup *lookup, int64 key_id)
@@ -404,6 +472,8 @@ LookupMadeHere(Lookup *lookup, int64 key_id)
 	Datum xmin = slot_getsysattr(lookup->key_slot, MinTransactionIdAttributeNumber, &isnull);
 	SnapshotData before;
 	TupleTableSlot *slot;
+	Datum value = Int64GetDatum(key_id);
+	CatalogScan scan;
 	bool found;
 
 	if (likely(!TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin))))
@@ -411,8 +481,9 @@ LookupMadeHere(Lookup *lookup, int64 key_id)
 	memcpy(&before, lookup->snapshot, sizeof(before));
 	before.curcid = FirstCommandId;
 	slot = table_slot_create(lookup->key, NULL);
-	found = fetchIndexed(&CatalogKey, lookup->key, KEY_BY_ID, Int64GetDatum(key_id), &before, slot,
-						 NULL);
+	CatalogScanBegin(&scan, &CatalogKey, lookup->key, KEY_BY_ID, &before, 1, &value, NULL);
+	found = CatalogScanNext(&scan, slot, NULL);
+	CatalogScanEnd(&scan);
 	ExecDropSingleTupleTableSlot(slot);
 	return !found;
 }

@@ -41,11 +41,14 @@ typedef struct KeyRow
 } KeyRow;
 
 /*
- * A look-up in progress: the locks, pins and the snapshot that KeyRow's
- * pointers need.
+ * A look-up: the locks, pins and the snapshot that KeyRow's pointers need.
+ * Start from zeros.
  */
 typedef struct Lookup
 {
+	bool open;
+	bool late; /* it cannot go on without waiting: its answers mean nothing */
+	/* if it is open */
 	Snapshot snapshot;
 	Relation key;
 	Relation account;
@@ -62,7 +65,7 @@ typedef enum ProductMatch
 } ProductMatch;
 
 extern Oid LookupKeyRelation(void);
-extern void LookupBegin(Lookup *lookup);
+extern bool LookupBegin(Lookup *lookup);
 extern bool LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row);
 extern bool LookupById(Lookup *lookup, int64 key_id, KeyRow *row);
 extern ProductMatch LookupProduct(Lookup *lookup, int64 key_id, const text *product);

@@ -33,8 +33,6 @@
 #include "request/usage.h"
 #include "tables/catalog.h"
 
-#define NAP_MAX_MS 64 /* between two attempts; from 1 on it is doubled each time */
-
 /* Releases all that this process holds in shared memory for a call. */
 void
 MeteringRelease(void)
@@ -81,23 +79,6 @@ MeteringBegin(void)
 }
 
 /*
- * Sleeps before another attempt, each time for twice as long; false: the time
- * is over.  Can be cancelled.
- */
-static bool
-napBeforeRetry(WaitReason reason, long *nap_ms, int64 deadline)
-{
-	long left = ClockMillisecondsUntil(deadline);
-
-	CHECK_FOR_INTERRUPTS();
-	if (left <= 0)
-		return false;
-	WaitNap(reason, Min(*nap_ms, left));
-	*nap_ms = Min(2 * *nap_ms, NAP_MAX_MS);
-	return true;
-}
-
-/*
  * Makes the writer retire the events that keep meters from eviction, and gives
  * it a moment; false: the time is over.
  */
@@ -105,7 +86,7 @@ static bool
 waitForRoom(long *nap_ms, int64 deadline)
 {
 	DirectoryWakeWriter();
-	return napBeforeRetry(WAIT_METER_ROOM, nap_ms, deadline);
+	return WaitBeforeRetry(WAIT_METER_ROOM, nap_ms, deadline);
 }
 
 /* Locks a table for reading; false: not in time.  Can be cancelled. */
@@ -115,7 +96,7 @@ lockTable(CatalogTable *table, CatalogLocks *locks, int64 deadline)
 	long nap_ms = 1;
 
 	while (!CatalogTryLock(table, locks))
-		if (!napBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline))
+		if (!WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline))
 			return false;
 	return true;
 }

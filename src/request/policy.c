@@ -15,14 +15,18 @@
 #include <sys/socket.h>
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+#include "engine/wait.h"
 #include "pure/clock.h"
 #include "pure/pattern.h"
 #include "request/block.h"
 #include "request/policy.h"
+
+#define SCOPES_UNSORTED 8 /* asked for at most: the key's are compared one by one */
 
 static bool
 notSuspended(const PolicyCase *c)
@@ -68,6 +72,7 @@ addressAllowed(const PolicyCase *c)
 	{
 		inet *network = DatumGetInetPP(networks[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		if (PatternNetworkContains(ip_addr(network), ip_addrsize(network), ip_bits(network),
 								   &address))
 			return true;
@@ -99,6 +104,7 @@ domainAllowed(const PolicyCase *c)
 	{
 		text *pattern = DatumGetTextPP(patterns[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		if (PatternMatchesHost(VARDATA_ANY(pattern), VARSIZE_ANY_EXHDR(pattern), host, host_len))
 			return true;
 	}
@@ -111,35 +117,55 @@ productAllowed(const PolicyCase *c)
 	return LookupProduct(c->lookup, c->row->key_id, c->request->product) != PRODUCT_NOT_ASSIGNED;
 }
 
-/* Tells whether the key has every scope that the request asks for. */
+/* Orders scopes for a search: the shorter one first. */
+static int
+compareScopes(const void *a, const void *b)
+{
+	const Scope *first = a;
+	const Scope *second = b;
+
+	if (first->len != second->len)
+		return first->len < second->len ? -1 : 1;
+	return memcmp(first->bytes, second->bytes, first->len);
+}
+
+/*
+ * Tells whether the key has every scope that the request asks for.  There are
+ * no wildcards.  Where many are asked for, those of the key are sorted first:
+ * the work does not grow with the product of both.
+ */
 static bool
 scopesGranted(const PolicyCase *c)
 {
-	Datum *asked;
-	bool *asked_nulls;
-	int asked_count;
-	Datum *granted;
-	int granted_count = 0;
+	const Request *request = c->request;
+	bool sorted = (request->scope_count > SCOPES_UNSORTED);
+	Scope *granted;
+	Datum *values;
+	int count;
 
-	if (c->request->scopes == NULL)
-		return true;
-	deconstruct_array(c->request->scopes, TEXTOID, -1, false, TYPALIGN_INT, &asked, &asked_nulls,
-					  &asked_count);
-	if (c->row->scopes)
-		deconstruct_array(c->row->scopes, TEXTOID, -1, false, TYPALIGN_INT, &granted, NULL,
-						  &granted_count);
-	for (int i = 0; i < asked_count; i++)
+	if (request->scope_count == 0 || c->row->scopes == NULL)
+		return request->scope_count == 0;
+	deconstruct_array(c->row->scopes, TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, &count);
+	granted = palloc_array(Scope, count);
+	for (int i = 0; i < count; i++)
 	{
+		const text *scope = DatumGetTextPP(values[i]);
+
+		CHECK_FOR_INTERRUPTS();
+		granted[i] = (Scope){VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope)};
+	}
+	if (sorted)
+		qsort(granted, count, sizeof(Scope), compareScopes);
+	for (int i = 0; i < request->scope_count; i++)
+	{
+		const Scope *asked = &request->scopes[i];
 		bool found = false;
 
-		for (int j = 0; j < granted_count && !asked_nulls[i] && !found; j++)
-		{
-			text *a = DatumGetTextPP(asked[i]);
-			text *g = DatumGetTextPP(granted[j]);
-
-			found = VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(g) &&
-					memcmp(VARDATA_ANY(a), VARDATA_ANY(g), VARSIZE_ANY_EXHDR(g)) == 0;
-		}
+		CHECK_FOR_INTERRUPTS();
+		if (sorted)
+			found = asked->bytes && bsearch(asked, granted, count, sizeof(Scope), compareScopes);
+		for (int g = 0; g < count && asked->bytes && !sorted && !found; g++)
+			found = compareScopes(asked, &granted[g]) == 0;
 		if (!found)
 			return false;
 	}
@@ -213,17 +239,31 @@ describeProduct(const PolicyCase *c, StringInfo out)
 static void
 describeScopes(const PolicyCase *c, StringInfo out)
 {
+	const Request *request = c->request;
+	Datum *values = palloc_array(Datum, request->scope_count);
+	bool *nulls = palloc_array(bool, request->scope_count);
+	int lower = 1;
 	Oid output;
 	bool varlena;
 
-	if (c->request->scopes == NULL)
+	if (request->scopes == NULL)
 	{
 		appendStringInfoString(out, "the request asks for none");
 		return;
 	}
+	for (int i = 0; i < request->scope_count; i++)
+	{
+		const Scope *scope = &request->scopes[i];
+
+		nulls[i] = (scope->bytes == NULL);
+		values[i] = nulls[i] ? (Datum) 0 :
+							   PointerGetDatum(cstring_to_text_with_len(scope->bytes, scope->len));
+	}
 	getTypeOutputInfo(TEXTARRAYOID, &output, &varlena);
 	describeList(out, c->row->scopes, "the key has none",
-				 OidOutputFunctionCall(output, PointerGetDatum(c->request->scopes)));
+				 OidOutputFunctionCall(output, PointerGetDatum(construct_md_array(
+												   values, nulls, 1, (int[]){request->scope_count},
+												   &lower, TEXTOID, -1, false, TYPALIGN_INT))));
 }
 
 const PolicyCheck PolicyChecks[] = {
@@ -238,26 +278,31 @@ const PolicyCheck PolicyChecks[] = {
 	{NULL}};
 
 /*
- * Makes all checks but the meters: the block of the address, the look-up, and
- * those above.  True: the request names a key, and the row is filled; its
- * verdict's code is that of the first check that fails, VERDICT_VALID if none
- * does.
+ * Decides as PolicyDecide does, without waiting: if the look-up is late then,
+ * neither the result nor the verdict means anything.  A failure of the address
+ * is not counted unless it is certain.
  */
-bool
-PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
+static bool
+decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 {
 	PolicyCase policy_case = {lookup, row, request};
 	const PolicyCheck *check = PolicyChecks;
+	BlockAnswer block = BlockApplies(request->ip, &verdict->retry_after);
+	bool found;
 
-	if (BlockApplies(request->ip))
-	{
+	lookup->late = (block == BLOCK_UNKNOWN);
+	if (block == BLOCK_IN_FORCE)
 		verdict->code = VERDICT_IP_BLOCKED;
+	if (block != BLOCK_NONE)
 		return false;
-	}
-	if (request->key == NULL ||
-		!LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row))
+	found = request->key != NULL &&
+			LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row);
+	if (lookup->late)
+		return false;
+	if (!found)
 	{
-		verdict->code = BlockCountFailure(request->ip) ? VERDICT_INVALID : VERDICT_IP_BLOCKED;
+		verdict->code = BlockCountFailure(request->ip, &verdict->retry_after) ? VERDICT_INVALID :
+																				VERDICT_IP_BLOCKED;
 		return false;
 	}
 	while (check->name && check->passes(&policy_case))
@@ -266,4 +311,34 @@ PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdi
 	verdict->account = row->account_name;
 	verdict->code = check->name ? check->failure : VERDICT_VALID;
 	return true;
+}
+
+/*
+ * Makes all checks but the meters: the block of the address, the look-up, and
+ * those above.  True: the request names a key, and the row is filled; its
+ * verdict's code is that of the first check that fails, VERDICT_VALID if none
+ * does.  The look-up is begun if it is not open.  Where a table cannot be
+ * locked before the deadline, the verdict is overloaded.  Can be cancelled
+ * while it waits, and holds no locks then.
+ */
+bool
+PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict, int64 deadline)
+{
+	long nap_ms = 1;
+
+	do
+	{
+		*verdict = (Verdict) VERDICT_EMPTY;
+		if (LookupBegin(lookup))
+		{
+			bool named = decideNow(lookup, request, row, verdict);
+
+			if (likely(!lookup->late))
+				return named;
+		}
+		LookupEnd(lookup);
+	} while (WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline));
+	*verdict = (Verdict) VERDICT_EMPTY;
+	VerdictSetOverloaded(verdict);
+	return false;
 }

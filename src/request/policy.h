@@ -32,6 +32,7 @@ typedef struct PolicyCheck
 /* In the order in which they decide; ends with a NULL name. */
 extern const PolicyCheck PolicyChecks[];
 
-extern bool PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict);
+extern bool
+PolicyDecide(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict, int64 deadline);
 
 #endif

@@ -26,6 +26,16 @@ typedef enum RequestArgument
 	REQUEST_COST
 } RequestArgument;
 
+#define REQUEST_SCOPES_MAX 1000 /* that a request may ask for */
+#define REQUEST_ARRAY_MAX 10000 /* elements of an array argument */
+
+/* A scope that a request asks for; bytes NULL: SQL's NULL, which no key has. */
+typedef struct Scope
+{
+	const char *bytes;
+	size_t len;
+} Scope;
+
 /* NULL where none was given. */
 typedef struct Request
 {
@@ -34,11 +44,24 @@ typedef struct Request
 	const inet *ip;
 	const text *origin;
 	const text *product;
-	ArrayType *scopes;
+	const Scope *scopes;
+	int scope_count;
 	int32 cost; /* units, not negative */
 } Request;
 
+/* An array argument that has an element for each of many requests. */
+typedef struct RequestArray
+{
+	int count;
+	Datum *values; /* NULL: there is no array */
+	bool *nulls;
+} RequestArray;
+
 extern void RequestRead(FunctionCallInfo fcinfo, Request *request);
-extern void RequestCheckCost(int32 cost);
+extern int32 RequestCost(int64 cost);
+extern void RequestSetScopes(Request *request, const text *list);
+extern void RequestArrayRead(FunctionCallInfo fcinfo, int argument, Oid type,
+							 const RequestArray *first, RequestArray *array);
+extern NullableDatum RequestArrayElement(const RequestArray *array, int i);
 
 #endif

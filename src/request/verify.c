@@ -15,11 +15,11 @@
  * 6. wait until the event is durable, if usage is synchronous or the key's
  *    first use is not durable yet
  *
- * All waits of a call end together (call.c), in the verdict overloaded.  Locks
- * on the tables of keys and accounts are waited for as any SELECT does, before
- * anything is pinned: the deadlock detector sees that, and lock_timeout ends
- * it.  An event that was appended stays and counts.  The verdicts of
- * verify_many share their waits, but each depends on its own event alone.
+ * All waits of a call end together (call.c), in the verdict overloaded.  So
+ * does the wait for locks on the tables that decide about a request: step 1
+ * tries them again and again, and holds nothing meanwhile (lookup.c).  An event
+ * that was appended stays and counts.  The verdicts of verify_many share their
+ * waits, but each depends on its own event alone.
  */
 #include "postgres.h"
 
@@ -28,8 +28,8 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 
+#include "engine/directory.h"
 #include "engine/queue.h"
 #include "engine/wait.h"
 #include "request/call.h"
@@ -48,18 +48,10 @@
 PG_FUNCTION_INFO_V1(apikeys_key_verify);
 PG_FUNCTION_INFO_V1(apikeys_key_verify_many);
 
-static void
-setOverloaded(Verdict *verdict)
-{
-	verdict->code = VERDICT_OVERLOADED;
-	verdict->recorded = verdict->limited = false;
-	verdict->retry_after = VERDICT_NEVER;
-}
-
 /*
- * Decides about one request and records it.  The look-up is open, and again on
- * return: the verdict points into it.  What the verdict must wait for is noted
- * in the call.
+ * Decides about one request and records it.  The look-up is begun if it is not
+ * open, and stays open: the verdict points into it.  What the verdict must wait
+ * for is noted in the call.
  */
 static void
 decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
@@ -71,8 +63,8 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 	{
 		KeyRow row;
 
-		*verdict = (Verdict) VERDICT_EMPTY;
-		if (!PolicyDecide(lookup, request, &row, verdict) || LookupMadeHere(lookup, row.key_id))
+		if (!PolicyDecide(lookup, request, &row, verdict, call->deadline) ||
+			LookupMadeHere(lookup, row.key_id))
 			return;
 		recorded = RecordRequest(lookup, request, &row, row.key_id == locked_key, verdict, call);
 		if (recorded != RECORDED_FIRST_USE)
@@ -86,10 +78,9 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 			break;
 		locked_key = row.key_id;
 		LookupEnd(lookup);
-		LookupBegin(lookup);
 	}
 	if (recorded != RECORDED)
-		setOverloaded(verdict);
+		VerdictSetOverloaded(verdict);
 }
 
 /* Finishes a verdict: it is overloaded if its event is not durable in time. */
@@ -97,9 +88,12 @@ static void
 finishVerdict(Verdict *verdict)
 {
 	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, DEADLINE_NOW))
-		setOverloaded(verdict);
+		VerdictSetOverloaded(verdict);
 	if (verdict->code == VERDICT_OVERLOADED)
+	{
+		DirectoryAttach(); /* a call that could not lock the tables has no queue yet */
 		QueueCount(QUEUE_OVERLOADED, 1);
+	}
 }
 
 /* Decides about a request, meters and records it; SQL: verify. */
@@ -108,7 +102,7 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 {
 	Verdict verdict;
 	Request request;
-	Lookup lookup;
+	Lookup lookup = {0};
 	Call call;
 	Datum result;
 
@@ -116,7 +110,6 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(REQUEST_KEY))
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 	CallBegin(&call);
-	LookupBegin(&lookup);
 	decide(&request, &lookup, &verdict, &call);
 	(void) CallAwaitDurable(&call);
 	finishVerdict(&verdict);
@@ -125,40 +118,13 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 	return result;
 }
 
-/*
- * Returns the element of an array of arguments, NULL if it is null or there is
- * no array.
- */
+/* Returns the element of an array of values with a header; NULL: none. */
 static const void *
-element(const Datum *values, const bool *nulls, int i)
+element(const RequestArray *array, int i)
 {
-	return values == NULL || nulls[i] ? NULL : PG_DETOAST_DATUM_PACKED(values[i]);
-}
+	NullableDatum value = RequestArrayElement(array, i);
 
-/*
- * Reads an array argument as long as the first one (or NULL); count < 0: it is
- * the first one.
- */
-static int
-readArray(FunctionCallInfo fcinfo, int argument, Oid type, int count, Datum **values, bool **nulls)
-{
-	int16 len;
-	bool by_value;
-	char align;
-	int found;
-
-	*values = NULL;
-	if (PG_ARGISNULL(argument))
-		return 0;
-	get_typlenbyvalalign(type, &len, &by_value, &align);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(argument), type, len, by_value, align, values, nulls,
-					  &found);
-	if (count >= 0 && found != count)
-		ereport(ERROR,
-				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR), errmsg("the arrays must be equally long"),
-				 errdetail("There are %d keys, and an array with %d elements.", count, found),
-				 errhidestmt(true)));
-	return found;
+	return value.isnull ? NULL : PG_DETOAST_DATUM_PACKED(value.value);
 }
 
 /* Writes the verdicts of a batch, each behind its ordinal. */
@@ -177,52 +143,73 @@ putVerdicts(ReturnSetInfo *result, const Verdict *verdicts, int count)
 	}
 }
 
+/* The arguments of many requests, by RequestArgument. */
+typedef struct ManyRequests
+{
+	RequestArray arguments[REQUEST_COST + 1];
+} ManyRequests;
+
+/* Reads the arguments of verify_many; returns how many requests they make. */
+static int
+readMany(FunctionCallInfo fcinfo, ManyRequests *many)
+{
+	static const Oid types[] = {
+		[REQUEST_KEY] = TEXTOID,	[REQUEST_ENDPOINT] = TEXTOID, [REQUEST_IP] = INETOID,
+		[REQUEST_ORIGIN] = TEXTOID, [REQUEST_PRODUCT] = TEXTOID,  [REQUEST_SCOPES] = TEXTOID,
+		[REQUEST_COST] = INT8OID};
+
+	for (int i = 0; i < lengthof(types); i++)
+		RequestArrayRead(fcinfo, i, types[i], i == 0 ? NULL : &many->arguments[0],
+						 &many->arguments[i]);
+	return many->arguments[0].count;
+}
+
+/* Makes one of many requests; raises 22023 for what verify would. */
+static void
+takeRequest(const ManyRequests *many, int i, Request *request)
+{
+	const text *scopes = element(&many->arguments[REQUEST_SCOPES], i);
+	NullableDatum cost = RequestArrayElement(&many->arguments[REQUEST_COST], i);
+
+	*request = (Request){.key = element(&many->arguments[REQUEST_KEY], i),
+						 .endpoint = element(&many->arguments[REQUEST_ENDPOINT], i),
+						 .ip = element(&many->arguments[REQUEST_IP], i),
+						 .origin = element(&many->arguments[REQUEST_ORIGIN], i),
+						 .product = element(&many->arguments[REQUEST_PRODUCT], i),
+						 .cost = cost.isnull ? 1 : RequestCost(DatumGetInt64(cost.value))};
+	if (scopes)
+		RequestSetScopes(request, scopes);
+}
+
 /*
- * Decides about many requests, which share one look-up and one wait for
- * durability; SQL: verify_many.
+ * Decides about many requests, which share look-ups and one wait for
+ * durability; SQL: verify_many.  All of them are read before the first is
+ * decided: an error leaves nothing behind.
  */
 Datum
 apikeys_key_verify_many(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	Datum *keys;
-	Datum *endpoints;
-	Datum *ips;
-	Datum *costs;
-	bool *key_nulls;
-	bool *endpoint_nulls;
-	bool *ip_nulls;
-	bool *cost_nulls;
-	int count = readArray(fcinfo, 0, TEXTOID, -1, &keys, &key_nulls);
-	Verdict *verdicts;
-	Lookup lookup;
+	ManyRequests many;
+	int count = readMany(fcinfo, &many);
+	Request *requests = palloc_array(Request, count);
+	Verdict *verdicts = palloc_array(Verdict, count);
+	Lookup lookup = {0};
 	Call call;
 
-	readArray(fcinfo, 1, TEXTOID, count, &endpoints, &endpoint_nulls);
-	readArray(fcinfo, 2, INETOID, count, &ips, &ip_nulls);
-	readArray(fcinfo, 3, INT4OID, count, &costs, &cost_nulls);
-	for (int i = 0; costs && i < count; i++)
-		if (!cost_nulls[i])
-			RequestCheckCost(DatumGetInt32(costs[i]));
-
-	InitMaterializedSRF(fcinfo, 0);
-	CallBegin(&call);
-	verdicts = palloc(count * sizeof(Verdict));
-	LookupBegin(&lookup);
 	for (int i = 0; i < count; i++)
 	{
-		Request request = {.key = element(keys, key_nulls, i),
-						   .endpoint = element(endpoints, endpoint_nulls, i),
-						   .ip = element(ips, ip_nulls, i),
-						   .cost = (costs && !cost_nulls[i]) ? DatumGetInt32(costs[i]) : 1};
-
 		CHECK_FOR_INTERRUPTS();
-		if (i > 0 && i % MANY_LOOKUPS == 0)
-		{
+		takeRequest(&many, i, &requests[i]);
+	}
+	InitMaterializedSRF(fcinfo, 0);
+	CallBegin(&call);
+	for (int i = 0; i < count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (i % MANY_LOOKUPS == 0)
 			LookupEnd(&lookup);
-			LookupBegin(&lookup);
-		}
-		decide(&request, &lookup, &verdicts[i], &call);
+		decide(&requests[i], &lookup, &verdicts[i], &call);
 		if (verdicts[i].account)
 			verdicts[i].account = DatumGetTextPCopy(PointerGetDatum(verdicts[i].account));
 	}

@@ -79,7 +79,7 @@ BEGIN
         INSERT INTO apikeys.account (name, plan, display_name, contact, limits, metadata, created_at)
         VALUES (add_account.name, add_account.plan, add_account.display_name, add_account.contact, add_account.limits,
                 coalesce(add_account.metadata, '{}'), apikeys_internal.wall_clock())
-        ON CONFLICT DO NOTHING
+        ON CONFLICT ON CONSTRAINT account_name_key DO NOTHING   -- an id that is taken is an error of its own
         RETURNING *
     LOOP
         PERFORM apikeys_internal.audit('insert', 'account', made.name, made.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)));

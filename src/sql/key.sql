@@ -47,6 +47,8 @@ DECLARE
         WHEN NOT apikeys_internal.domains_are_valid(allowed_domains) THEN 'an allowed domain must look like example.com or *.example.com'
         WHEN array_position(allowed_ips, NULL) IS NOT NULL THEN 'an allowed address must not be NULL'
         WHEN array_position(scopes, NULL) IS NOT NULL THEN 'a scope must not be NULL'
+        WHEN EXISTS (SELECT FROM unnest(scopes) AS s (name) WHERE s.name !~ '^[\x21\x23-\x5B\x5D-\x7E]+$')
+            THEN 'a scope must have printable ASCII characters, without blanks, " and \'
         WHEN billing_type = '' THEN 'a billing type must not be empty'
         WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata must be a JSON object'
     END;
@@ -163,6 +165,7 @@ AS $$
 DECLARE
     present   timestamptz := apikeys_internal.wall_clock();
     new_alias text := coalesce(alias, apikeys_internal.free_alias(owner.account_id));
+    new_id    bigint;
     fault     text;
     made      apikeys.key;
 BEGIN
@@ -184,11 +187,12 @@ BEGIN
         RAISE no_data_found USING MESSAGE = fault;
     END IF;
 
+    new_id := apikeys.shard_hash_of_account(owner.name)::bigint << 37 | nextval('apikeys.key_number_seq');
     INSERT INTO apikeys.key (
         key_id, account_id, created_at, expires_at, digest, hash_rule, prefix, hint, alias, category, tier, limits,
         allowed_domains, allowed_ips, scopes, billing_type, metadata)
     VALUES (
-        apikeys.shard_hash_of_account(owner.name)::bigint << 37 | nextval('apikeys.key_number_seq'), owner.account_id, present,
+        new_id, owner.account_id, present,
         CASE
             WHEN add_key.expires_at IS NULL THEN apikeys_internal.expiry_after(coalesce(add_key.lifetime, rules.default_lifetime), rules)
             ELSE nullif(add_key.expires_at, 'infinity')
@@ -203,8 +207,15 @@ BEGIN
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.digest OPERATOR(apikeys.=) add_key.digest) THEN
             RAISE unique_violation USING MESSAGE = 'this key exists already';
+        ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = new_id) THEN
+            RAISE unique_violation USING
+                MESSAGE = format('the id of the new key, %s, is that of another key', new_id),
+                HINT = 'The sequence apikeys.key_number_seq is behind the keys: set it to a number that no key has had.';
+        ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = new_alias) THEN
+            PERFORM apikeys_internal.refuse_taken_alias(owner.account_id, new_alias);
         END IF;
-        PERFORM apikeys_internal.refuse_taken_alias(owner.account_id, new_alias);
+        RAISE serialization_failure USING
+            MESSAGE = 'a key like the new one was deleted at the same time', HINT = 'Try again.';
     END IF;
     INSERT INTO apikeys.key_product (key_id, product) SELECT DISTINCT made.key_id, p.name FROM unnest(add_key.products) AS p (name);
     PERFORM apikeys_internal.check_key(made, NULL);

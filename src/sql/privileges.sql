@@ -62,11 +62,11 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_verifier, apikeys_manager, apikeys_admin, apikeys_auditor;
 
 GRANT EXECUTE ON FUNCTION
-    apikeys.verify(text, text, inet, text, text, text[], int),
-    apikeys.verify_many(text[], text[], inet[], int[]),
+    apikeys.verify(text, text, inet, text, text, text[], bigint),
+    apikeys.verify_many(text[], text[], inet[], text[], text[], text[], bigint[]),
     apikeys.complete(uuid, int, real, bigint),
     apikeys.complete_many(uuid[], int[], real[], bigint[]),
-    apikeys.authenticate(text, text, inet, text, text, text[], int),
+    apikeys.authenticate(text, text, inet, text, text, text[], bigint),
     apikeys.error_body(apikeys.verdict),
     apikeys.ratelimit_headers(apikeys.verdict)
 TO apikeys_verifier;
@@ -98,7 +98,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.delete_key(bigint),
     apikeys.get_key(bigint),
     apikeys.find_key(text, text),
-    apikeys.explain_key(bigint, text, inet, text, text, text[], int),
+    apikeys.explain_key(bigint, text, inet, text, text, text[], bigint),
     apikeys.key_limits(bigint),
     apikeys.account_limits(text),
     apikeys.account_keys(text)

@@ -207,6 +207,11 @@ BEGIN
     ON CONFLICT DO NOTHING
     RETURNING * INTO made;
     IF NOT FOUND THEN
+        IF NOT EXISTS (SELECT FROM apikeys.upgrade_request AS r WHERE r.key_id = request_upgrade.key_id AND r.decided_at IS NULL) THEN
+            RAISE unique_violation USING
+                MESSAGE = 'the id of the new upgrade request is that of another one',
+                HINT = 'The sequence apikeys.upgrade_request_id_seq is behind: set it to a number that no request has had.';
+        END IF;
         RAISE unique_violation USING
             MESSAGE = format('key "%s" of account "%s" has an open upgrade request already', asked.alias, asked.account),
             HINT = 'Wait until it is decided, or withdraw it.';

@@ -18,7 +18,26 @@ COMMENT ON TYPE apikeys.verdict IS
 'The answer to a request: whether it is allowed; if not, why (code, message) and the HTTP status to send. '
 'limit_window, limit_cap and remaining (units) are of the limit that denied it, otherwise of the tightest limit. '
 'reset_after: the time until more of that limit is free. retry_after: the time until the same call would be '
-'admitted if nothing else happens; NULL: never.';
+'admitted if nothing else happens; NULL: never. For ip_blocked it is the time until the block ends; for overloaded, '
+'whose end nobody knows, 1 second.';
+
+CREATE TYPE apikeys.verdict_row AS (
+    n            int,
+    allowed      boolean,
+    status       smallint,
+    code         text,
+    message      text,
+    key_id       bigint,
+    account      text,
+    request_id   uuid,
+    limit_window text,
+    limit_cap    bigint,
+    remaining    bigint,
+    reset_after  interval,
+    retry_after  interval
+);
+COMMENT ON TYPE apikeys.verdict_row IS
+'A verdict among many: n is the place of the request, from 1; the other columns are those of apikeys.verdict.';
 
 CREATE FUNCTION apikeys.error_body(verdict apikeys.verdict) RETURNS json
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -29,7 +48,7 @@ COMMENT ON FUNCTION apikeys.error_body(apikeys.verdict) IS
 CREATE FUNCTION apikeys.ratelimit_headers(verdict apikeys.verdict, OUT name text, OUT value text) RETURNS SETOF record
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 3
 BEGIN ATOMIC
-    WITH limit_shown AS (
+    WITH shown AS (
         SELECT replace((verdict).limit_window, ' ', '-') AS policy,
                least((verdict).limit_cap, 999999999999999) AS quota, least((verdict).remaining, 999999999999999) AS remaining,
                (SELECT extract(epoch FROM i.window_length)::bigint
@@ -38,16 +57,16 @@ BEGIN ATOMIC
                ceil(extract(epoch FROM (verdict).retry_after))::bigint AS retry
     )
     SELECT h.name, h.value
-    FROM limit_shown AS l, LATERAL (VALUES
-        (1, 'RateLimit-Policy', format('"%s";q=%s', l.policy, l.quota) || coalesce(';w=' || l.seconds, '')),
-        (2, 'RateLimit', format('"%s";r=%s', l.policy, l.remaining) || coalesce(';t=' || l.reset, '')),
+    FROM shown AS l, LATERAL (VALUES
+        (1, 'RateLimit-Policy', CASE WHEN l.policy IS NOT NULL THEN format('"%s";q=%s', l.policy, l.quota) || coalesce(';w=' || l.seconds, '') END),
+        (2, 'RateLimit', CASE WHEN l.policy IS NOT NULL THEN format('"%s";r=%s', l.policy, l.remaining) || coalesce(';t=' || l.reset, '') END),
         (3, 'Retry-After', CASE WHEN NOT (verdict).allowed AND l.retry IS NOT NULL THEN greatest(l.retry, l.reset)::text END)
     ) AS h(n, name, value)
-    WHERE l.policy IS NOT NULL AND h.value IS NOT NULL
+    WHERE h.value IS NOT NULL
     ORDER BY h.n;
 END;
 COMMENT ON FUNCTION apikeys.ratelimit_headers(apikeys.verdict) IS
 'HTTP headers about the limit that the verdict shows: RateLimit-Policy (cap and window) and RateLimit (units that '
 'remain, and seconds until more are free), as in the IETF draft draft-ietf-httpapi-ratelimit-headers. A denied '
 'request also gets Retry-After, if waiting helps. Seconds are rounded up. The policy is named after the window: '
-'"day", "10-minutes". No row if the verdict shows no limit.';
+'"day", "10-minutes". If the verdict shows no limit, there is Retry-After at most.';

@@ -10,6 +10,11 @@
  * which a relcache callback ends).  Absence is never remembered: what is
  * missing raises an error each time.
  *
+ * A lock on a table may be long in coming: anybody who may use the schema can
+ * queue for one behind a reader's open transaction, and CREATE RULE does so
+ * before it looks at privileges.  So what a request needs is locked by the
+ * functions with Try in their name, which never wait.
+ *
  * The writer needs of its tables no more than the OID: it finds columns and
  * indexes itself (rows.c), and works without an index.
  */
@@ -18,7 +23,9 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/namespace.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -227,11 +234,68 @@ CatalogResolve(CatalogTable *table)
 	table->generation = generation;
 }
 
+/*
+ * Tells whether our own transaction holds a lock on the relation that is
+ * stronger than AccessShareLock.
+ */
+static bool
+isLockedStronger(Oid relation)
+{
+	LOCKTAG tag;
+
+	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+	for (LOCKMODE mode = AccessShareLock + 1; mode <= AccessExclusiveLock; mode++)
+		if (LockHeldByMe(&tag, mode))
+			return true;
+	return false;
+}
+
+/*
+ * Locks a relation for reading, unless that takes waiting (false).  A lock that
+ * is free costs no more than if it were waited for.
+ */
+static bool
+tryLockRelation(Oid relation)
+{
+	if (likely(ConditionalLockRelationOid(relation, AccessShareLock)))
+		return true;
+
+	/*
+	 * Before PostgreSQL 17 this is refused where others wait for a stronger
+	 * lock, even if these wait for us.  In that case the lock is given without
+	 * waiting.
+	 */
+	if (!isLockedStronger(relation))
+		return false;
+	LockRelationOid(relation, AccessShareLock);
+	return true;
+}
+
+/*
+ * Locks the relation whose OID CatalogResolve has filled in, as tryLockRelation
+ * does.  Where the relation has been replaced meanwhile, the new one is locked.
+ */
+static bool
+tryLockCurrent(CatalogTable *table, const Oid *oid)
+{
+	for (;;)
+	{
+		Oid relation = *oid;
+
+		if (!tryLockRelation(relation))
+			return false;
+		CatalogResolve(table); /* taking the lock may have brought news of a change */
+		if (likely(*oid == relation))
+			return true;
+		UnlockRelationOid(relation, AccessShareLock);
+	}
+}
+
 static bool
 tryLock(Oid relation, CatalogLocks *locks)
 {
 	Assert(locks->count < CATALOG_LOCKS_MAX);
-	if (!ConditionalLockRelationOid(relation, AccessShareLock))
+	if (!tryLockRelation(relation))
 		return false;
 	locks->relations[locks->count++] = relation;
 	return true;
@@ -292,6 +356,17 @@ CatalogOpen(CatalogTable *table, LOCKMODE mode)
 }
 
 /*
+ * Opens the table and locks it for reading, unless that takes waiting: then it
+ * returns NULL.
+ */
+Relation
+CatalogTryOpen(CatalogTable *table)
+{
+	CatalogResolve(table);
+	return tryLockCurrent(table, &table->oid) ? table_open(table->oid, NoLock) : NULL;
+}
+
+/*
  * Opens and locks the table, as CatalogOpen does, without its columns and
  * indexes: CatalogColumn and CatalogScanBegin cannot be used.
  */
@@ -310,20 +385,14 @@ CatalogColumn(const CatalogTable *table, TupleTableSlot *slot, int column, bool 
 	return slot_getattr(slot, table->attnums[column], isnull);
 }
 
-/*
- * Starts a scan of the index at a position in table->indexes for rows whose
- * first columns there equal the values, or stand to them as the strategies
- * say.  The snapshot and the values must outlive it.
- */
-void
-CatalogScanBegin(CatalogScan *scan, const CatalogTable *table, Relation rel, int index,
-				 Snapshot snapshot, int count, const Datum *values,
-				 const StrategyNumber *strategies)
+/* Starts a scan of the index that is open, as CatalogScanBegin does. */
+static void
+beginScan(CatalogScan *scan, Relation rel, Snapshot snapshot, int count, const Datum *values,
+		  const StrategyNumber *strategies)
 {
 	ScanKeyData keys[CATALOG_KEYS_MAX];
 
 	Assert(count <= CATALOG_KEYS_MAX);
-	scan->index = index_open(table->index_oids[index], AccessShareLock);
 	for (int i = 0; i < count; i++)
 	{
 		StrategyNumber strategy = strategies ? strategies[i] : BTEqualStrategyNumber;
@@ -335,6 +404,35 @@ CatalogScanBegin(CatalogScan *scan, const CatalogTable *table, Relation rel, int
 	}
 	scan->scan = index_beginscan(rel, scan->index, snapshot, NULL, count, 0);
 	index_rescan(scan->scan, keys, count, NULL, 0);
+}
+
+/*
+ * Starts a scan of the index at a position in table->indexes for rows whose
+ * first columns there equal the values, or stand to them as the strategies
+ * say.  The snapshot and the values must outlive it.
+ */
+void
+CatalogScanBegin(CatalogScan *scan, const CatalogTable *table, Relation rel, int index,
+				 Snapshot snapshot, int count, const Datum *values,
+				 const StrategyNumber *strategies)
+{
+	scan->index = index_open(table->index_oids[index], AccessShareLock);
+	beginScan(scan, rel, snapshot, count, values, strategies);
+}
+
+/*
+ * Starts a scan for rows whose first columns in the index equal the values,
+ * unless the index cannot be locked without waiting (false).
+ */
+bool
+CatalogTryScanBegin(CatalogScan *scan, CatalogTable *table, Relation rel, int index,
+					Snapshot snapshot, int count, const Datum *values)
+{
+	if (!tryLockCurrent(table, &table->index_oids[index]))
+		return false;
+	scan->index = index_open(table->index_oids[index], NoLock);
+	beginScan(scan, rel, snapshot, count, values, NULL);
+	return true;
 }
 
 /*

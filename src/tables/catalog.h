@@ -147,12 +147,15 @@ extern void CatalogResolve(CatalogTable *table);
 extern bool CatalogTryLock(CatalogTable *table, CatalogLocks *locks);
 extern void CatalogUnlock(CatalogLocks *locks);
 extern Relation CatalogOpen(CatalogTable *table, LOCKMODE mode);
+extern Relation CatalogTryOpen(CatalogTable *table);
 extern Relation CatalogOpenBare(CatalogTable *table, LOCKMODE mode);
 extern Datum
 CatalogColumn(const CatalogTable *table, TupleTableSlot *slot, int column, bool *isnull);
 extern void CatalogScanBegin(CatalogScan *scan, const CatalogTable *table, Relation rel, int index,
 							 Snapshot snapshot, int count, const Datum *values,
 							 const StrategyNumber *strategies);
+extern bool CatalogTryScanBegin(CatalogScan *scan, CatalogTable *table, Relation rel, int index,
+								Snapshot snapshot, int count, const Datum *values);
 extern bool CatalogScanNext(CatalogScan *scan, TupleTableSlot *slot, ItemPointer tid);
 extern void CatalogScanEnd(CatalogScan *scan);
 

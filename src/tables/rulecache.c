@@ -18,6 +18,11 @@
  * for each row, since a subscription's worker fires no statement triggers.  (A
  * restore fires the trigger, which does no harm.)  Invalidations are sent
  * before the COMMIT of the change is acknowledged, so the next call sees it.
+ *
+ * The tables are read without waiting for locks: where that is not possible the
+ * functions return false, and the caller tries again later.  No lock is held
+ * after that: rows are protected by the snapshot, and changes tell of
+ * themselves.
  */
 #include "postgres.h"
 
@@ -125,15 +130,23 @@ addBlock(CatalogTable *table, TupleTableSlot *slot)
 	blocks = block;
 }
 
-/* Reads one of the tables; what is made of its rows is in rules_context. */
-static void
+/*
+ * Reads one of the tables; what is made of its rows is in rules_context.
+ * False: it cannot be locked without waiting.
+ */
+static bool
 readTable(CatalogTable *table, void (*add)(CatalogTable *, TupleTableSlot *))
 {
-	Relation rel = CatalogOpen(table, AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	Relation rel = CatalogTryOpen(table);
+	Snapshot snapshot;
+	TupleTableSlot *slot;
+	TableScanDesc scan;
 
+	if (rel == NULL)
+		return false;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	slot = table_slot_create(rel, NULL);
+	scan = table_beginscan(rel, snapshot, 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		MemoryContext caller = MemoryContextSwitchTo(rules_context);
@@ -144,11 +157,15 @@ readTable(CatalogTable *table, void (*add)(CatalogTable *, TupleTableSlot *))
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
+	return true;
 }
 
-/* Reads the tables, until no change has come in meanwhile. */
-static void
+/*
+ * Reads the tables, until no change has come in meanwhile; false: that takes
+ * waiting.
+ */
+static bool
 readCache(void)
 {
 	registerCallback();
@@ -166,11 +183,19 @@ readCache(void)
 		CatalogResolve(&CatalogPlan);
 		CatalogResolve(&CatalogAddressBlock);
 		cache_valid = true; /* before reading: a change from here on unsets it */
-		readTable(&CatalogTier, addRule);
-		readTable(&CatalogPlan, addRule);
-		readTable(&CatalogAddressBlock, addBlock);
+		if (!readTable(&CatalogTier, addRule) || !readTable(&CatalogPlan, addRule) ||
+			!readTable(&CatalogAddressBlock, addBlock))
+			return false;
 		cache_complete = true;
 	} while (!cache_valid);
+	return true;
+}
+
+/* Reads the tables if what is cached of them is out of date. */
+static bool
+refreshCache(void)
+{
+	return likely(cache_valid && cache_complete) || readCache();
 }
 
 static const Rule *
@@ -181,8 +206,11 @@ findIn(const Rule *rule, const char *name, size_t len)
 	return rule;
 }
 
-/* Returns the limits of the tier or plan; it exists, says a foreign key. */
-static void
+/*
+ * Gives the limits of the tier or plan, which exists, says a foreign key;
+ * false: it cannot be read without waiting.
+ */
+static bool
 findLimits(Rule **list, const text *name, LimitSet *limits)
 {
 	const char *bytes = VARDATA_ANY(name);
@@ -191,102 +219,127 @@ findLimits(Rule **list, const text *name, LimitSet *limits)
 
 	if (unlikely(rule == NULL))
 	{
-		readCache();
+		if (!readCache())
+			return false;
 		rule = findIn(*list, bytes, len);
 		if (rule == NULL)
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-							errmsg("tier or plan \"%.*s\" does not exist", (int) len, bytes),
+							errmsg("%s \"%.*s\" does not exist", list == &plans ? "plan" : "tier",
+								   (int) len, bytes),
 							errhidestmt(true)));
 	}
 	memcpy(limits, &rule->limits, sizeof(LimitSet));
+	return true;
 }
 
-/* Gives the limits of a tier. */
-void
+/* Gives the limits of a tier; false: it cannot be read without waiting. */
+bool
 RuleCacheTierLimits(const text *tier, LimitSet *limits)
 {
-	findLimits(&tiers, tier, limits);
+	return findLimits(&tiers, tier, limits);
 }
 
-/* Gives the limits of a plan. */
-void
+/* Gives the limits of a plan; false: it cannot be read without waiting. */
+bool
 RuleCachePlanLimits(const text *plan, LimitSet *limits)
 {
-	findLimits(&plans, plan, limits);
+	return findLimits(&plans, plan, limits);
 }
 
 /*
- * Tells whether some plan uses the prefix.  "No" may be wrong for a plan just
- * added; then texts with its prefix are looked up like others, with the same
- * verdict.
+ * Tells in *known whether some plan uses the prefix; false: that cannot be read
+ * without waiting.  "No" may be wrong for a plan just added; then texts with
+ * its prefix are looked up like others, with the same verdict.
  */
 bool
-RuleCachePrefixIsKnown(const char *prefix, size_t len)
+RuleCachePrefixIsKnown(const char *prefix, size_t len, bool *known)
 {
-	if (!cache_valid || !cache_complete)
-		readCache();
-	for (const Rule *rule = plans; rule; rule = rule->next)
-		if (rule->prefix_len == len && memcmp(rule->prefix, prefix, len) == 0)
-			return true;
-	return false;
+	const Rule *rule;
+
+	if (!refreshCache())
+		return false;
+	rule = plans;
+	while (rule && !(rule->prefix_len == len && memcmp(rule->prefix, prefix, len) == 0))
+		rule = rule->next;
+	*known = (rule != NULL);
+	return true;
 }
 
 /*
- * Tells whether a row of key_product is visible now; by the index, since the
- * table may begin with any number of dead rows.
+ * Tells in *found whether a row of key_product is visible now; by the index,
+ * since the table may begin with any number of dead rows.  False: that cannot
+ * be read without waiting.
  */
 static bool
-readProducts(void)
+readProducts(bool *found)
 {
-	Relation rel = CatalogOpen(&CatalogKeyProduct, AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Relation rel = CatalogTryOpen(&CatalogKeyProduct);
+	Snapshot snapshot;
 	CatalogScan scan;
-	bool found;
+	bool begun;
 
-	CatalogScanBegin(&scan, &CatalogKeyProduct, rel, 0, snapshot, 0, NULL, NULL);
-	found = CatalogScanNext(&scan, slot, NULL);
-	CatalogScanEnd(&scan);
-	ExecDropSingleTupleTableSlot(slot);
+	if (rel == NULL)
+		return false;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	begun = CatalogTryScanBegin(&scan, &CatalogKeyProduct, rel, 0, snapshot, 0, NULL);
+	if (begun)
+	{
+		TupleTableSlot *slot = table_slot_create(rel, NULL);
+
+		*found = CatalogScanNext(&scan, slot, NULL);
+		CatalogScanEnd(&scan);
+		ExecDropSingleTupleTableSlot(slot);
+	}
 	UnregisterSnapshot(snapshot);
-	table_close(rel, NoLock);
-	return found;
+	table_close(rel, AccessShareLock);
+	return begun;
 }
 
-/* Tells whether some key may have products; "yes" may be out of date. */
+/*
+ * Tells in *exist whether some key may have products; "yes" may be out of date.
+ * False: that cannot be read without waiting.
+ */
 bool
-RuleCacheProductsExist(void)
+RuleCacheProductsExist(bool *exist)
 {
+	bool found;
+
+	*exist = true;
 	if (unlikely(products < PRODUCTS_NONE))
 	{
-		bool found;
-
 		registerCallback();
 		CatalogResolve(&CatalogKeyProduct);
 		products = PRODUCTS_READING; /* before reading: a change from here on unsets it */
-		found = readProducts();
-		if (products != PRODUCTS_READING)
-			return true;
-		products = found ? PRODUCTS_SOME : PRODUCTS_NONE;
+		if (!readProducts(&found))
+		{
+			products = PRODUCTS_UNKNOWN;
+			return false;
+		}
+		if (products == PRODUCTS_READING)
+			products = found ? PRODUCTS_SOME : PRODUCTS_NONE;
 	}
-	return products == PRODUCTS_SOME;
+	*exist = (products != PRODUCTS_NONE);
+	return true;
 }
 
 /*
- * Returns the block by hand that an address is under, NULL if there is none;
- * good until invalidations are accepted.
+ * Gives in *found the block by hand that an address is under, NULL if there is
+ * none; of several, the one that ends last.  It is good until invalidations are
+ * accepted.  False: that cannot be read without waiting.
  */
-const RuleCacheBlocked *
-RuleCacheBlock(const PatternAddress *address)
+bool
+RuleCacheBlock(const PatternAddress *address, const RuleCacheBlocked **found)
 {
-	if (!cache_valid || !cache_complete)
-		readCache();
+	if (!refreshCache())
+		return false;
+	*found = NULL;
 	for (const RuleCacheBlocked *block = blocks; block; block = block->next)
 		if (PatternNetworkContains(ip_addr(block->network), ip_addrsize(block->network),
 								   ip_bits(block->network), address) &&
-			ClockTimestamp(ClockWallNow()) < block->until)
-			return block;
-	return NULL;
+			ClockTimestamp(ClockWallNow()) < block->until &&
+			(*found == NULL || block->until > (*found)->until))
+			*found = block;
+	return true;
 }
 
 /*

@@ -22,10 +22,11 @@ typedef struct RuleCacheBlocked
 	TimestampTz until; /* wall clock */
 } RuleCacheBlocked;
 
-extern void RuleCacheTierLimits(const text *tier, LimitSet *limits);
-extern void RuleCachePlanLimits(const text *plan, LimitSet *limits);
-extern bool RuleCachePrefixIsKnown(const char *prefix, size_t len);
-extern bool RuleCacheProductsExist(void);
-extern const RuleCacheBlocked *RuleCacheBlock(const PatternAddress *address);
+/* False: a table cannot be locked without waiting. */
+extern bool RuleCacheTierLimits(const text *tier, LimitSet *limits);
+extern bool RuleCachePlanLimits(const text *plan, LimitSet *limits);
+extern bool RuleCachePrefixIsKnown(const char *prefix, size_t len, bool *known);
+extern bool RuleCacheProductsExist(bool *exist);
+extern bool RuleCacheBlock(const PatternAddress *address, const RuleCacheBlocked **found);
 
 #endif

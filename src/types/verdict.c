@@ -16,10 +16,13 @@
 #include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "pure/clock.h"
 #include "pure/ring.h"
 #include "types/verdict.h"
 
 StaticAssertDecl(VERDICT_NEVER == RING_NEVER, "a wait of the meters is a wait of the verdict");
+
+#define OVERLOADED_RETRY_NS NS_PER_SECOND
 
 int QuotaStatus = 401;
 
@@ -45,7 +48,7 @@ static const struct
 									 "This API Key may not be used for this product"},
 	[VERDICT_INSUFFICIENT_SCOPE] = {"insufficient_scope", 403,
 									"This API Key lacks a scope that the request needs"},
-	[VERDICT_OVERLOADED] = {"overloaded", 503, "usage cannot be recorded now"}};
+	[VERDICT_OVERLOADED] = {"overloaded", 503, "API Keys cannot be checked now"}};
 
 /* The columns of apikeys.verdict. */
 typedef enum VerdictColumn
@@ -76,6 +79,19 @@ int
 VerdictStatus(VerdictCode code)
 {
 	return code == VERDICT_QUOTA_EXCEEDED ? QuotaStatus : codes[code].status;
+}
+
+/*
+ * Makes it the verdict on a request that could not be decided, or not recorded,
+ * in time.  Nobody knows when that changes: another attempt is worth while
+ * soon.
+ */
+void
+VerdictSetOverloaded(Verdict *verdict)
+{
+	verdict->code = VERDICT_OVERLOADED;
+	verdict->recorded = verdict->limited = false;
+	verdict->retry_after = OVERLOADED_RETRY_NS;
 }
 
 /* The windows whose limits of a key are called quotas. */
@@ -197,8 +213,8 @@ VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
 		values[COLUMN_LIMIT_CAP] = Int64GetDatum(verdict->limit.cap);
 		values[COLUMN_REMAINING] = Int64GetDatum(verdict->remaining);
 		values[COLUMN_RESET_AFTER] = formInterval(verdict->reset_after, &nulls[COLUMN_RESET_AFTER]);
-		values[COLUMN_RETRY_AFTER] = formInterval(verdict->retry_after, &nulls[COLUMN_RETRY_AFTER]);
 	}
+	values[COLUMN_RETRY_AFTER] = formInterval(verdict->retry_after, &nulls[COLUMN_RETRY_AFTER]);
 }
 
 /*

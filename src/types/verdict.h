@@ -46,12 +46,12 @@ typedef struct Verdict
 	/* what the queue must be durable up to before it is given; 0: nothing */
 	uint64 durable_at;
 	pg_uuid_t request_id;
-	bool limited;	 /* the next five are set */
+	bool limited;	 /* the next four are set */
 	bool of_account; /* whose limit it is */
 	UsageLimit limit;
 	int64 remaining;   /* units */
 	int64 reset_after; /* nanoseconds, or VERDICT_NEVER */
-	int64 retry_after; /* nanoseconds, or VERDICT_NEVER; denied requests only */
+	int64 retry_after; /* nanoseconds, or VERDICT_NEVER; set also without a limit */
 } Verdict;
 
 #define VERDICT_EMPTY \
@@ -64,6 +64,7 @@ extern int QuotaStatus; /* setting apikeys.quota_status */
 extern const char *VerdictName(VerdictCode code);
 extern VerdictCode VerdictOfLimit(bool of_account, uint32 window);
 extern int VerdictStatus(VerdictCode code);
+extern void VerdictSetOverloaded(Verdict *verdict);
 extern void VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls);
 extern Datum VerdictForm(const Verdict *verdict, FunctionCallInfo fcinfo);
 
