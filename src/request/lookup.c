@@ -19,6 +19,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -380,6 +381,7 @@ LookupProduct(Lookup *lookup, int64 key_id, const text *product)
 		text *assigned =
 			DatumGetTextPP(CatalogColumn(&CatalogKeyProduct, slot, KEY_PRODUCT_PRODUCT, &isnull));
 
+		CHECK_FOR_INTERRUPTS();
 		match = PRODUCT_NOT_ASSIGNED;
 		if (product && VARSIZE_ANY_EXHDR(assigned) == VARSIZE_ANY_EXHDR(product) &&
 			memcmp(VARDATA_ANY(assigned), VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product)) == 0)

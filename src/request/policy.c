@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -68,6 +69,7 @@ addressAllowed(const PolicyCase *c)
 	{
 		inet *network = DatumGetInetPP(networks[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		if (PatternNetworkContains(ip_addr(network), ip_addrsize(network), ip_bits(network),
 								   &address))
 			return true;
@@ -99,6 +101,7 @@ domainAllowed(const PolicyCase *c)
 	{
 		text *pattern = DatumGetTextPP(patterns[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		if (PatternMatchesHost(VARDATA_ANY(pattern), VARSIZE_ANY_EXHDR(pattern), host, host_len))
 			return true;
 	}

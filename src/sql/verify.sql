@@ -9,8 +9,9 @@ COMMENT ON FUNCTION apikeys.verify(text, text, inet, text, text, text[], int) IS
 'domain, product and these scopes, and within the limits of the key and its account. An admitted request adds its '
 'cost (units) to all these limits, a denied one to none. A cost of 0 gets the same answer as 1 and adds nothing. '
 'The count is outside the transaction: a ROLLBACK does not undo it. Call it as SELECT * FROM apikeys.verify($1, '
-'...), with bind parameters; (apikeys.verify(...)).* would call it once for each column. A bad key gives a verdict, '
-'not an error; too many bad keys from one ip block the address (ip_blocked, see apikeys.ip_failures). Waits end '
+'...), with bind parameters; (apikeys.verify(...)).* would call it once for each column. endpoint is logged without '
+'what follows its first ? or # (see apikeys.log_query_string); route patterns such as GET /v1/users/:id keep '
+'personal data out of the log. A bad key gives a verdict, not an error; too many bad keys from one ip block the address (ip_blocked, see apikeys.ip_failures). Waits end '
 'after apikeys.queue_timeout with the verdict overloaded, except waits for table locks on key, account, plan, tier, '
 'key_product and address_block, which are as those of any SELECT. Errors: 22023 negative cost; 55000 not preloaded, '
 'or on a standby; 53400 too many databases.';
