@@ -9,6 +9,7 @@ MODULE_big = apikeys
 OBJS = \
 	src/pure/keytext.o \
 	src/pure/hashrule.o \
+	src/pure/nametext.o \
 	src/pure/limittext.o \
 	src/pure/ring.o \
 	src/pure/pattern.o \
@@ -39,6 +40,7 @@ OBJS = \
 	src/manage/key.o \
 	src/request/authenticate.o \
 	src/manage/redact.o \
+	src/manage/text.o \
 	src/request/adjustment.o \
 	src/request/usage.o \
 	src/request/metering.o \
@@ -67,6 +69,7 @@ SQL_PARTS = \
 	src/sql/limits.sql \
 	src/sql/digest.sql \
 	src/sql/tables.sql \
+	src/sql/text.sql \
 	src/sql/guard.sql \
 	src/sql/rulecache.sql \
 	src/sql/verdict.sql \
@@ -108,6 +111,7 @@ REGRESS = \
 	limits \
 	digest \
 	tables \
+	text \
 	guard \
 	account \
 	key \

@@ -228,7 +228,7 @@ SELECT (apikeys.create_key('three')).alias FROM generate_series(1, 3);
 SELECT alias, prefix, tier FROM apikeys.key WHERE prefix = 'uspl' ORDER BY alias;
 SELECT f.* FROM pg_temp.failure($$SELECT apikeys.create_key('three')$$) AS f;
 SELECT state FROM apikeys.suspend_key(apikeys.find_key('three', 'key-1'), 'test');
-SELECT f.* FROM pg_temp.failure($$SELECT apikeys.import_key('three', 'x')$$) AS f;
+SELECT f.* FROM pg_temp.failure($$SELECT apikeys.import_key('three', 'some text')$$) AS f;
 SELECT state FROM apikeys.deactivate_key(apikeys.find_key('three', 'key-1'));
 SELECT alias FROM apikeys.create_key('three');
 SELECT f.* FROM pg_temp.failure($$SELECT apikeys.activate_key(apikeys.find_key('three', 'key-1'))$$) AS f;

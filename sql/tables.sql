@@ -75,8 +75,18 @@ EXCEPTION
         GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, rule = CONSTRAINT_NAME;
 END
 $$;
--- The trigger that explains most of them for keys is out of the way.
+-- The triggers that refuse most of them first are out of the way.
 ALTER TABLE apikeys.key DISABLE TRIGGER key_check_update;
+CREATE FUNCTION pg_temp.set_checks(state text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    checking record;
+BEGIN
+    FOR checking IN SELECT t.tgrelid::regclass AS relation, t.tgname FROM pg_trigger AS t WHERE t.tgname LIKE '%\_check\_texts' LOOP
+        EXECUTE format('ALTER TABLE %s %s TRIGGER %I', checking.relation, state, checking.tgname);
+    END LOOP;
+END
+$$;
+SELECT pg_temp.set_checks('DISABLE');
 CREATE TEMP TABLE refused AS
 SELECT t.n, t.relation, t.change, r.code, r.rule
 FROM (VALUES
@@ -126,6 +136,7 @@ FROM (VALUES
     (120, 'notice (kind)', ''''''), (121, 'notice (kind, details)', '''created'', ''1''')
 ) AS t(n, relation, row), pg_temp.refusal(format('INSERT INTO apikeys.%s VALUES (%s)', relation, row)) AS r;
 ALTER TABLE apikeys.key ENABLE TRIGGER key_check_update;
+SELECT pg_temp.set_checks('ENABLE');
 SELECT split_part(relation, ' ', 1) AS relation, change, code, rule FROM refused ORDER BY n;
 
 -- No check constraint was left out.

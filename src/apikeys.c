@@ -10,6 +10,7 @@
  *	addressset		failures of a few addresses, and the blocks that follow
  *	requestid		the id of a request: a UUIDv7 that finds its row
  *	hashrule		what part of a key text its digest is made of
+ *	nametext		names that look like what they are
  *	clock			engine time and the wall clock
  *	bucket			how long the buckets are in which usage is stored
  *	secret			libsodium: random secrets, digests, comparison, wiping
@@ -68,6 +69,7 @@
  * manage/: what the management functions need of C
  *	key				new key texts and their digests
  *	redact			no key text in the server's log
+ *	text			what callers may send to be stored
  *
  * Each module declares its settings in its header; they are defined here.
  */
@@ -164,6 +166,11 @@ defineEngineSettings(void)
 							 "How client addresses are logged: full, network (/24 or /48) or none.",
 							 NULL, &LogRowAddress, LOG_ADDRESS_FULL, log_addresses, PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("apikeys.log_query_string",
+							 "Logs the endpoints of requests with their query strings.",
+							 "Off: what follows the first ? or # of an endpoint is left out.",
+							 &RecordQueryString, false, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.log_retention",
 							"Days for which the request log is kept; 0: for ever.", NULL,

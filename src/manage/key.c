@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -24,10 +25,12 @@
 #include "pure/clock.h"
 #include "pure/hashrule.h"
 #include "pure/keytext.h"
+#include "pure/nametext.h"
 #include "pure/pattern.h"
 #include "pure/secret.h"
 #include "types/digest.h"
 
+#define HASHED_MIN 4	   /* bytes of an imported key that its hash rule uses */
 #define KEY_NUMBER_BITS 37 /* of a key id; the locator is above them */
 
 bool KeyCreateAccounts;
@@ -166,15 +169,17 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 	size_t hashed_len;
 	const char *hashed = HashRulePart(rule, key_text, len, &hashed_len);
 	size_t prefix_len;
+	uint32 character;
 	Digest *digest;
 
-	if (hashed == NULL || len > KEYTEXT_PRESENTED_MAX)
+	if (len > KEYTEXT_PRESENTED_MAX || hashed == NULL || hashed_len < HASHED_MIN ||
+		NameTextCheck(key_text, len, GetDatabaseEncoding() == PG_UTF8, &character) != NAMETEXT_FINE)
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("this cannot be a key text"),
-			 errdetail("It must have at most %d bytes, and some after the separator that its hash "
-					   "rule names.",
-					   KEYTEXT_PRESENTED_MAX),
+			 errdetail("It must have at most %d bytes, at least %d of which its hash rule uses, no "
+					   "control or invisible characters, and no blanks at its ends.",
+					   KEYTEXT_PRESENTED_MAX, HASHED_MIN),
 			 errhidestmt(true)));
 	if (KeyTextClassify(key_text, len, &prefix_len) == KEYTEXT_BAD_CHECKSUM)
 		ereport(ERROR,
@@ -248,6 +253,7 @@ apikeys_domains_check(PG_FUNCTION_ARGS)
 	{
 		text *domain = nulls[i] ? NULL : DatumGetTextPP(domains[i]);
 
+		CHECK_FOR_INTERRUPTS();
 		if (domain == NULL || !PatternIsValid(VARDATA_ANY(domain), VARSIZE_ANY_EXHDR(domain)))
 			PG_RETURN_BOOL(false);
 	}

@@ -244,6 +244,22 @@ KeyTextFind(const char *text, size_t len, size_t from, size_t *body, size_t *bod
 }
 
 /*
+ * Whether a text has a whole body of a key, as names, contacts and metadata
+ * must not.
+ */
+bool
+KeyTextIsWithin(const char *text, size_t len)
+{
+	size_t body;
+	size_t body_len = 0;
+
+	for (size_t from = 0; KeyTextFind(text, len, from, &body, &body_len); from = body + body_len)
+		if (body_len == KEYTEXT_BODY_LEN)
+			return true;
+	return false;
+}
+
+/*
  * Put the hint in the place of each key in a text.  The text gets no longer;
  * returns its new length.
  */

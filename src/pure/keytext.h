@@ -51,6 +51,7 @@ extern size_t KeyTextHint(char *out, const char *text, size_t len, size_t prefix
 extern void KeyTextLocatorEncode(uint16 locator, char *out);
 extern int KeyTextLocatorDecode(const char *in);
 extern bool KeyTextFind(const char *text, size_t len, size_t from, size_t *body, size_t *body_len);
+extern bool KeyTextIsWithin(const char *text, size_t len);
 extern size_t KeyTextRedact(char *text, size_t len, bool utf8);
 
 #endif

@@ -24,9 +24,18 @@
 #include "engine/queue.h"
 #include "engine/wait.h"
 #include "pure/clock.h"
+#include "pure/keytext.h"
 #include "pure/pattern.h"
 #include "request/metering.h"
 #include "request/record.h"
+
+/*
+ * Bytes of a text in which keys are replaced once one is found.  At least 7 are
+ * left of each 39, so what comes after them would be cut off anyway.
+ */
+#define REDACTED_MAX (8 * EVENT_ENDPOINT_MAX)
+
+StaticAssertDecl(REDACTED_MAX / 39 * 7 > EVENT_ENDPOINT_MAX, "REDACTED_MAX is enough");
 
 /* A request that named a key, on its way through steps 2, 3 and 5. */
 typedef struct Recording
@@ -48,21 +57,58 @@ typedef enum Room
 } Room;
 
 int RecordOnOverload = OVERLOAD_DENY;
+bool RecordQueryString = false;
 
 /*
  * Appends a text to the event, at most max bytes in whole characters; returns
  * how many bytes it took.
  */
 static uint16
-addText(Event *event, uint32 *size, const text *value, int max)
+addText(Event *event, uint32 *size, const char *value, int len, int max)
 {
-	int len = VARSIZE_ANY_EXHDR(value);
-
 	if (len > max)
-		len = pg_mbcliplen(VARDATA_ANY(value), len, max);
-	memcpy((char *) event + *size, VARDATA_ANY(value), len);
+		len = pg_mbcliplen(value, len, max);
+	memcpy((char *) event + *size, value, len);
 	*size += len;
 	return len;
+}
+
+/*
+ * Appends a text that the client has sent, as addText does, with the hints of
+ * the keys that are in it in their place.  A key text that the cut would
+ * shorten is found, too.
+ */
+static uint16
+addSentText(Event *event, uint32 *size, const char *value, int len, int max)
+{
+	size_t body;
+	size_t body_len;
+	uint16 added;
+	char *copy;
+
+	if (likely(!KeyTextFind(value, Min(len, max + KEYTEXT_MAX), 0, &body, &body_len)))
+		return addText(event, size, value, len, max);
+	len = Min(len, REDACTED_MAX);
+	copy = pnstrdup(value, len);
+	len = KeyTextRedact(copy, len, GetDatabaseEncoding() == PG_UTF8);
+	added = addText(event, size, copy, len, max);
+	pfree(copy);
+	return added;
+}
+
+/*
+ * Returns the length of an endpoint without its query string and fragment.
+ * Characters of ASCII are no parts of others in any encoding of a database.
+ */
+static int
+pathLength(const char *endpoint, int len)
+{
+	const char *end = memchr(endpoint, '?', len);
+
+	if (end)
+		len = end - endpoint;
+	end = memchr(endpoint, '#', len);
+	return end ? end - endpoint : len;
 }
 
 /*
@@ -90,12 +136,19 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
 	}
 	if (request->endpoint)
 	{
+		const char *endpoint = VARDATA_ANY(request->endpoint);
+		int endpoint_len = VARSIZE_ANY_EXHDR(request->endpoint);
+
+		if (!RecordQueryString)
+			endpoint_len = pathLength(endpoint, Min(endpoint_len, REDACTED_MAX));
 		event->has_endpoint = true;
-		event->endpoint_len = addText(event, &size, request->endpoint, EVENT_ENDPOINT_MAX);
+		event->endpoint_len = addSentText(event, &size, endpoint, endpoint_len, EVENT_ENDPOINT_MAX);
 	}
-	event->category_len = addText(event, &size, row->category, EVENT_CATEGORY_MAX);
+	event->category_len = addText(event, &size, VARDATA_ANY(row->category),
+								  VARSIZE_ANY_EXHDR(row->category), EVENT_CATEGORY_MAX);
 	if (request->product)
-		event->product_len = addText(event, &size, request->product, EVENT_PRODUCT_MAX);
+		event->product_len = addSentText(event, &size, VARDATA_ANY(request->product),
+										 VARSIZE_ANY_EXHDR(request->product), EVENT_PRODUCT_MAX);
 	event->size = MAXALIGN(size);
 	memset((char *) event + size, 0, event->size - size);
 }

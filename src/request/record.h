@@ -30,6 +30,9 @@ typedef enum Recorded
 
 extern int RecordOnOverload; /* setting apikeys.on_overload, an OnOverload */
 
+/* setting apikeys.log_query_string */
+extern bool RecordQueryString;
+
 extern Recorded RecordRequest(const Lookup *lookup, const Request *request, const KeyRow *row,
 							  bool first_use_locked, Verdict *verdict, Call *call);
 

@@ -63,11 +63,11 @@ DECLARE
     rules apikeys.plan;
     made  apikeys.account;
 BEGIN
-    IF coalesce(octet_length(add_account.name), 0) NOT BETWEEN 1 AND 512 THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'the name of an account must have 1 to 512 bytes';
-    ELSIF jsonb_typeof(add_account.metadata) <> 'object' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'metadata must be a JSON object';
-    END IF;
+    PERFORM apikeys_internal.checked('account.name', coalesce(add_account.name, '')),
+            apikeys_internal.checked('account.display_name', add_account.display_name),
+            apikeys_internal.checked('account.contact', add_account.contact),
+            apikeys_internal.checked('account.plan', add_account.plan),
+            apikeys_internal.checked('account.metadata', add_account.metadata);
     IF add_account.plan = 'default' THEN
         FOR rules IN INSERT INTO apikeys.plan (name) VALUES ('default') ON CONFLICT DO NOTHING RETURNING * LOOP
             PERFORM apikeys_internal.audit('insert', 'plan', rules.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(rules)));
@@ -110,7 +110,7 @@ $$;
 COMMENT ON FUNCTION apikeys.create_account(text, text, text, text, apikeys.limits, jsonb) IS
 'Make an account. Its name is the application''s own id of it and never changes. limits count all its keys '
 'together; NULL: those of the plan.
-Errors: P0002 unknown plan; 22023 bad name or metadata; 23505 the name is taken.';
+Errors: P0002 unknown plan; 22023 a bad name, contact or metadata; 23505 the name is taken.';
 
 CREATE FUNCTION apikeys_internal.get_account(name text) RETURNS apikeys.account
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -36,6 +36,7 @@ AS $$
 DECLARE
     made apikeys.adjustment;
 BEGIN
+    reason := apikeys_internal.checked('adjustment.reason', reason);
     INSERT INTO apikeys.adjustment (subject, subject_id, limit_window, units, until, counts_from, reason, at)
     VALUES (add_adjustment.subject, add_adjustment.subject_id, add_adjustment.limit_window, add_adjustment.units, add_adjustment.until,
             add_adjustment.counts_from, CASE WHEN apikeys_internal.has_text(add_adjustment.reason) THEN add_adjustment.reason END, apikeys_internal.wall_clock())

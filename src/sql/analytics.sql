@@ -55,7 +55,7 @@ DECLARE
 BEGIN
     IF NOT coalesce(since < until, false) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
-    ELSIF by IS NULL OR array_position(by, NULL) IS NOT NULL OR NOT by <@ choice THEN
+    ELSIF by IS NULL OR cardinality(by) > cardinality(choice) OR array_position(by, NULL) IS NOT NULL OR NOT by <@ choice THEN
         RAISE invalid_parameter_value USING MESSAGE = format('by must be a list of some of %s', array_to_string(choice, ', '));
     ELSIF time_zone IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';

@@ -13,10 +13,11 @@ CREATE FUNCTION apikeys_internal.audit(action text, object text, object_id text,
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     INSERT INTO apikeys.audit_log (actor, action, object, object_id, account_id, old, new)
-    VALUES (nullif(current_setting('apikeys.actor', true), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
+    VALUES (nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
 END;
 COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS
-'Add a row to the audit log, with the session''s user and the setting apikeys.actor.';
+'Add a row to the audit log, with the session''s user and the setting apikeys.actor. Errors: 22023 the setting has '
+'more than 512 bytes.';
 
 CREATE FUNCTION apikeys_internal.audited_row(whole jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -30,7 +31,9 @@ AS $$
 DECLARE
     former  jsonb := to_jsonb(OLD);
     present jsonb := to_jsonb(NEW);
-    changed text[];
+    identity text := former ->> TG_ARGV[0];
+    equal   text[];
+    hidden  jsonb;
     owner   bigint;
 BEGIN
     -- Rows deleted with their key find its account in the log.
@@ -39,15 +42,17 @@ BEGIN
                       (SELECT l.account_id FROM apikeys.audit_log AS l WHERE l.object = 'key' AND l.object_id = former ->> 'key_id'
                        ORDER BY l.at DESC LIMIT 1));
     IF TG_OP = 'UPDATE' THEN
-        changed := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value <> present -> f.key);
-        IF changed <> '{}' THEN
-            PERFORM apikeys_internal.audit('update', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, jsonb_object_agg(
-                        c.name, CASE WHEN c.name NOT LIKE '%digest' THEN former -> c.name END), jsonb_object_agg(
-                        c.name, CASE WHEN c.name NOT LIKE '%digest' THEN present -> c.name END))
-            FROM unnest(changed) AS c (name);
+        equal := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value = present -> f.key);
+        former := former - equal;
+        present := present - equal;
+        IF former <> '{}' THEN
+            -- No jsonb_object_agg of the values: the time that it takes for a long list grows with the square of its length.
+            SELECT coalesce(jsonb_object_agg(f.name, NULL), '{}') INTO hidden
+            FROM jsonb_object_keys(former) AS f (name) WHERE f.name LIKE '%digest';
+            PERFORM apikeys_internal.audit('update', TG_TABLE_NAME, identity, owner, former || hidden, present || hidden);
         END IF;
     ELSIF TG_OP = 'DELETE' THEN
-        PERFORM apikeys_internal.audit('delete', TG_TABLE_NAME, former ->> TG_ARGV[0], owner, apikeys_internal.audited_row(former), NULL);
+        PERFORM apikeys_internal.audit('delete', TG_TABLE_NAME, identity, owner, apikeys_internal.audited_row(former), NULL);
     ELSE
         PERFORM apikeys_internal.audit('truncate', TG_TABLE_NAME, '*', NULL, NULL, NULL);
     END IF;
@@ -95,10 +100,11 @@ COMMENT ON FUNCTION apikeys_internal.refuse_change() IS
 CREATE FUNCTION apikeys_internal.erased_row(whole jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT coalesce(jsonb_object_agg(e.key, CASE WHEN e.key = ANY ('{
+    SELECT whole || coalesce(jsonb_object_agg(p.name, NULL), '{}')
+    FROM unnest('{
         display_name,contact,metadata,alias,allowed_domains,allowed_ips,suspended_reason,
-        motivation,project,purpose,question,answer,note,reason}'::text[]) THEN 'null'::jsonb ELSE e.value END), '{}')
-    FROM jsonb_each(whole) AS e;
+        motivation,project,purpose,question,answer,note,reason}'::text[]) AS p (name)
+    WHERE whole ? p.name;
 END;
 COMMENT ON FUNCTION apikeys_internal.erased_row(jsonb) IS
 'A row as the audit log shows it, with null for all values that may be about a person.';

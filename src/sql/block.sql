@@ -49,6 +49,7 @@ DECLARE
     present timestamptz := apikeys_internal.wall_clock();
     made    apikeys.address_block;
 BEGIN
+    reason := apikeys_internal.checked('address_block.reason', reason);
     IF address IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an address must be given';
     ELSIF NOT apikeys_internal.has_text(reason) THEN

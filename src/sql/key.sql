@@ -26,40 +26,15 @@ COMMENT ON FUNCTION apikeys_internal.draw_key(text, text) IS
 CREATE FUNCTION apikeys_internal.digest_of(key text, hash_rule text DEFAULT 'sha256') RETURNS apikeys.digest
 LANGUAGE C IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_digest';
 COMMENT ON FUNCTION apikeys_internal.digest_of(text, text) IS
-'Digest of a key text, by a hash rule as in column key.hash_rule. Errors: 22023 longer than 512 bytes, no text to '
-'hash, a text in the form of our keys with a wrong checksum, or unknown rule.';
+'Digest of a key text, by a hash rule as in column key.hash_rule. Errors: 22023 longer than 512 bytes, fewer '
+'than 4 to hash, blanks at an end, control or invisible characters, a text in the form of our keys with a wrong '
+'checksum, or unknown rule.';
 
 CREATE FUNCTION apikeys_internal.require_hash_rule(hash_rule text) RETURNS void
 LANGUAGE C IMMUTABLE AS 'MODULE_PATHNAME', 'apikeys_hash_rule_require';
 COMMENT ON FUNCTION apikeys_internal.require_hash_rule(text) IS 'Raise if there is no hash rule of that name. Errors: 22023.';
 
--- Checks of settings.
-
--- The constraints of the table ask for the same, but their messages name the constraint and show the table's owner the digest.
-CREATE FUNCTION apikeys_internal.check_settings(
-    alias text, category text, allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    fault text := CASE
-        WHEN octet_length(alias) NOT BETWEEN 1 AND 512 THEN 'an alias must have 1 to 512 bytes'
-        WHEN octet_length(category) NOT BETWEEN 1 AND 256 THEN 'a category must have 1 to 256 bytes'
-        WHEN NOT apikeys_internal.domains_are_valid(allowed_domains) THEN 'an allowed domain must look like example.com or *.example.com'
-        WHEN array_position(allowed_ips, NULL) IS NOT NULL THEN 'an allowed address must not be NULL'
-        WHEN array_position(scopes, NULL) IS NOT NULL THEN 'a scope must not be NULL'
-        WHEN EXISTS (SELECT FROM unnest(scopes) AS s (name) WHERE s.name !~ '^[\x21\x23-\x5B\x5D-\x7E]+$')
-            THEN 'a scope must have printable ASCII characters, without blanks, " and \'
-        WHEN billing_type = '' THEN 'a billing type must not be empty'
-        WHEN jsonb_typeof(metadata) <> 'object' THEN 'metadata must be a JSON object'
-    END;
-BEGIN
-    IF fault IS NOT NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = fault;
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION apikeys_internal.check_settings(text, text, text[], cidr[], text[], text, jsonb) IS
-'Raise if a key cannot have such settings; NULL stands for the default. Errors: 22023.';
+-- Changes.
 
 CREATE FUNCTION apikeys_internal.refuse_taken_alias(account_id bigint, alias text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -83,7 +58,6 @@ BEGIN
     ELSIF NEW.alias <> OLD.alias AND EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias) THEN
         PERFORM apikeys_internal.refuse_taken_alias(NEW.account_id, NEW.alias);
     END IF;
-    PERFORM apikeys_internal.check_settings(NEW.alias, NEW.category, NEW.allowed_domains, NEW.allowed_ips, NEW.scopes, NEW.billing_type, NEW.metadata);
     -- A new tier takes the place of the key's own limits. If the former tier does not exist, it was renamed: no new tier.
     IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
        AND (OLD.tier IS NULL OR EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = OLD.tier)) THEN
@@ -94,14 +68,13 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_key_update() IS
-'Trigger: checks the settings of a changed key and the rules of its plan. A new tier clears its limits; an expiry '
-'of infinity becomes NULL.';
+'Trigger: checks a changed key by the rules of its plan. A new tier clears its limits; an expiry of infinity becomes '
+'NULL.';
 
 CREATE TRIGGER key_check_update BEFORE UPDATE ON apikeys.key
 FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_update();
 COMMENT ON TRIGGER key_check_update ON apikeys.key IS
-'Checks the settings of a changed key and the rules of its plan. A new tier clears its limits; an expiry of '
-'infinity becomes NULL.';
+'Checks a changed key by the rules of its plan. A new tier clears its limits; an expiry of infinity becomes NULL.';
 
 -- Making keys.
 
@@ -169,7 +142,17 @@ DECLARE
     fault     text;
     made      apikeys.key;
 BEGIN
-    PERFORM apikeys_internal.check_settings(alias, category, allowed_domains, allowed_ips, scopes, billing_type, metadata);
+    PERFORM apikeys_internal.checked('key.alias', alias),
+            apikeys_internal.checked('key.category', category),
+            apikeys_internal.checked('key.tier', tier),
+            apikeys_internal.checked('key.prefix', prefix),
+            apikeys_internal.checked('key.hint', hint),
+            apikeys_internal.checked('key.products', products),
+            apikeys_internal.checked('key.allowed_domains', allowed_domains),
+            apikeys_internal.checked('key.allowed_ips', allowed_ips),
+            apikeys_internal.checked('key.scopes', scopes),
+            apikeys_internal.checked('key.billing_type', billing_type),
+            apikeys_internal.checked('key.metadata', metadata);
     fault := CASE
         WHEN lifetime IS NOT NULL AND expires_at IS NOT NULL THEN 'a key has a lifetime or an expiry, not both'
         WHEN expires_at <= present THEN 'the expiry of a new key must lie in the future'
@@ -255,7 +238,7 @@ BEGIN
             MESSAGE = format('plan "%s" offers lifetimes, not dates', rules.name),
             HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
     END IF;
-    SELECT d.* INTO drawn FROM apikeys_internal.draw_key(coalesce(prefix, rules.key_prefix), owner.name) AS d;
+    SELECT d.* INTO drawn FROM apikeys_internal.draw_key(coalesce(apikeys_internal.checked('key.prefix', prefix), rules.key_prefix), owner.name) AS d;
     made := apikeys_internal.add_key(
         owner, rules, drawn.digest, 'sha256', coalesce(prefix, rules.key_prefix), drawn.hint, alias, category, tier, limits,
         lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata);
@@ -270,7 +253,7 @@ An unknown account is made on plan default, unless apikeys.create_accounts is of
 'category production; prefix, lifetime and tier are the plan''s. Only members of apikeys_admin may give tier or '
 'limits (the key''s own, in place of a tier''s). expires_at => ''infinity'': the key never expires. products, '
 'allowed_domains (example.com, *.example.com) and allowed_ips: what the key is good for; empty: all. scopes: what '
-'it may do.
+'it may do. Texts and lists have bounds, see apikeys_internal.text_rules(); none may have a key text in it.
 Errors: P0002 unknown account, tier or product; 22023 bad argument, not allowed by the plan, or no product though '
 'the plan allows one key for each product; 23505 the alias is taken, or another key has the product; 53400 the plan '
 'allows no more keys; 42501 tier or limits given by a role that may not.';
@@ -294,7 +277,7 @@ BEGIN
     IF (key IS NULL) = (digest IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'give either the text of the key or its digest';
     END IF;
-    PERFORM apikeys_internal.require_hash_rule(hash_rule);
+    PERFORM apikeys_internal.require_hash_rule(hash_rule), apikeys_internal.checked('key.hint', hint);
     -- A separate statement: in an expression, the planner would compute the character in every encoding.
     IF getdatabaseencoding() = 'UTF8' THEN
         ellipsis := chr(8230);
@@ -322,6 +305,8 @@ COMMENT ON FUNCTION apikeys.import_key(text, text, apikeys.digest, text, text, t
 'follows the last | (Laravel Sanctum); sha256_after_underscore: what follows the last _ (prefixed API keys).
 The other arguments are those of create_key. A text in the form of our keys must have the right checksum, because '
 'verify refuses it otherwise if a plan uses its prefix. If no plan will ever use the prefix, import the digest.
+A key text has at most 512 bytes, at least 4 that its hash rule uses, no blanks at its ends and no control or '
+'invisible characters.
 Errors: those of create_key; 22023 neither or both of key and digest, bad key text, wrong checksum; 23505 the key '
 'exists already.';
 
@@ -401,6 +386,7 @@ CREATE FUNCTION apikeys.suspend_key(key_id bigint, reason text) RETURNS apikeys.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    reason := apikeys_internal.checked('key.suspended_reason', reason);
     IF NOT apikeys_internal.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a suspension must have a reason';
     END IF;
@@ -411,7 +397,7 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.suspend_key(bigint, text) IS
 'Refuse a key from now on, with the verdict suspended; only the provider can undo that. A second suspension changes '
-'the reason. Errors: P0002 unknown key; 22023 no reason.';
+'the reason. Errors: P0002 unknown key; 22023 no reason, or a longer one than 64 kB.';
 
 CREATE FUNCTION apikeys.unsuspend_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -10,15 +10,16 @@ DECLARE
     made apikeys.tier;
 BEGIN
     INSERT INTO apikeys.tier (name, rank, limits, description)
-    VALUES (create_tier.name, create_tier.rank, create_tier.limits, create_tier.description)
+    VALUES (apikeys_internal.checked('tier.name', create_tier.name), create_tier.rank, create_tier.limits,
+            apikeys_internal.checked('tier.description', create_tier.description))
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'tier', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_tier(text, int, apikeys.limits, text) IS
-'Make a quota level for keys; a higher rank is a higher level. Errors: 23505 the name or the rank is taken; 23502, '
-'23514 refused by the table.';
+'Make a quota level for keys; a higher rank is a higher level. Errors: 22023 a bad name or description; 23505 the '
+'name or the rank is taken; 23502 no name, rank or limits.';
 
 CREATE FUNCTION apikeys.create_product(name text, description text DEFAULT NULL) RETURNS apikeys.product
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -26,14 +27,17 @@ AS $$
 DECLARE
     made apikeys.product;
 BEGIN
-    INSERT INTO apikeys.product (name, description) VALUES (create_product.name, create_product.description) RETURNING * INTO made;
+    INSERT INTO apikeys.product (name, description)
+    VALUES (apikeys_internal.checked('product.name', create_product.name),
+            apikeys_internal.checked('product.description', create_product.description))
+    RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'product', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_product(text, text) IS
-'Make a product: an API that keys can be assigned to. Errors: 23505 the name is taken; 23502, 23514 refused by the '
-'table.';
+'Make a product: an API that keys can be assigned to. Errors: 22023 a bad name or description; 23505 the name is '
+'taken; 23502 no name.';
 
 CREATE FUNCTION apikeys.create_plan(
     name text, key_prefix text DEFAULT 'ak', max_keys int DEFAULT NULL, max_lifetime interval DEFAULT NULL,
@@ -50,9 +54,12 @@ BEGIN
         name, key_prefix, max_keys, max_lifetime, lifetimes, default_lifetime, allow_unexpiring, limits, default_tier,
         one_key_per_product, custom_limits_allowed, billing_types)
     VALUES (
-        create_plan.name, create_plan.key_prefix, create_plan.max_keys, create_plan.max_lifetime, create_plan.lifetimes,
-        create_plan.default_lifetime, create_plan.allow_unexpiring, create_plan.limits, create_plan.default_tier,
-        create_plan.one_key_per_product, create_plan.custom_limits_allowed, create_plan.billing_types)
+        apikeys_internal.checked('plan.name', create_plan.name), apikeys_internal.checked('plan.key_prefix', create_plan.key_prefix),
+        create_plan.max_keys, create_plan.max_lifetime, apikeys_internal.checked('plan.lifetimes', create_plan.lifetimes),
+        create_plan.default_lifetime, create_plan.allow_unexpiring, create_plan.limits,
+        apikeys_internal.checked('plan.default_tier', create_plan.default_tier),
+        create_plan.one_key_per_product, create_plan.custom_limits_allowed,
+        apikeys_internal.checked('plan.billing_types', create_plan.billing_types))
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'plan', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
@@ -60,8 +67,8 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean,
     boolean, text[]) IS
-'Make a plan, a set of rules for accounts; the arguments are the columns of table plan. Errors: 23505 the name is '
-'taken; 23503 unknown tier; 23502, 23514 refused by the table.';
+'Make a plan, a set of rules for accounts; the arguments are the columns of table plan. Errors: 22023 a bad name, or '
+'a list out of bounds; 23505 the name is taken; 23503 unknown tier; 23502, 23514 refused by the table.';
 
 -- Who manages an account.
 

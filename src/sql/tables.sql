@@ -12,7 +12,7 @@ COMMENT ON FUNCTION apikeys_internal.has_text(text) IS
 
 CREATE FUNCTION apikeys_internal.prefix_is_valid(prefix text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN prefix OPERATOR(pg_catalog.~) '^[a-z][a-z0-9]*(_[a-z0-9]+)*$' AND pg_catalog.length(prefix) OPERATOR(pg_catalog.<=) 24;
+RETURN pg_catalog.octet_length(prefix) OPERATOR(pg_catalog.<=) 24 AND prefix OPERATOR(pg_catalog.~) '^[a-z][a-z0-9]*(_[a-z0-9]+)*$';
 COMMENT ON FUNCTION apikeys_internal.prefix_is_valid(text) IS
 'Whether a text can be the prefix of keys: lower-case letters and digits in groups joined by _, a letter first, at '
 'most 24 characters.';
@@ -95,7 +95,7 @@ COMMENT ON TABLE apikeys.plan IS
 'The rules for accounts: how many keys, which lifetimes, limits of the account as a whole.';
 COMMENT ON COLUMN apikeys.plan.name IS 'Its name, by which accounts refer to it.';
 COMMENT ON COLUMN apikeys.plan.key_prefix IS
-'Prefix of new keys: lower-case letters and digits in groups joined by _, at most 24 characters.';
+'Prefix of new keys: lower-case letters and digits in groups joined by _.';
 COMMENT ON COLUMN apikeys.plan.max_keys IS
 'How many keys an account may have that are neither inactive nor expired; NULL: any number. A key made in place of '
 'a deactivated one begins with unused limits, so limits that must hold over all keys belong in column limits.';
@@ -138,7 +138,7 @@ COMMENT ON COLUMN apikeys.account.name IS
 'The application''s own id of the owner. It never changes, because the locators in its keys are made from it.';
 COMMENT ON COLUMN apikeys.account.display_name IS 'Its name for people; NULL: none. Erased by erase_account_data.';
 COMMENT ON COLUMN apikeys.account.contact IS
-'How to reach its people, in any form; NULL: unknown. Erased by erase_account_data.';
+'How to reach its people, in one line; NULL: unknown. Erased by erase_account_data.';
 COMMENT ON COLUMN apikeys.account.plan IS 'The rules for its keys.';
 COMMENT ON COLUMN apikeys.account.limits IS 'Limits over all keys of the account together; NULL: the plan''s.';
 COMMENT ON COLUMN apikeys.account.active IS
@@ -152,7 +152,7 @@ CREATE TABLE apikeys.product (
     description text
 );
 COMMENT ON TABLE apikeys.product IS 'The APIs that a key can be assigned to.';
-COMMENT ON COLUMN apikeys.product.name IS 'Its name, at most 256 bytes, by which requests refer to it.';
+COMMENT ON COLUMN apikeys.product.name IS 'Its name, by which requests refer to it.';
 COMMENT ON COLUMN apikeys.product.description IS 'For people; NULL: none.';
 
 -- key_id = locator * 2^37 + n: n from this sequence, 53 bits in all, so that JavaScript reads it without loss.
@@ -503,7 +503,8 @@ COMMENT ON COLUMN apikeys.request_log.key_id IS 'The key that the request named.
 COMMENT ON COLUMN apikeys.request_log.account_id IS 'The account of the key.';
 COMMENT ON COLUMN apikeys.request_log.request_id IS 'The id in the verdict, which complete() takes.';
 COMMENT ON COLUMN apikeys.request_log.endpoint IS
-'The endpoint as given to verify(), its first 2048 bytes; NULL: not given.';
+'The endpoint as given to verify(): what comes before the first ? or # (all of it if apikeys.log_query_string is on), '
+'with hints in the place of key texts, its first 2048 bytes; NULL: not given.';
 COMMENT ON COLUMN apikeys.request_log.ip IS
 'Client address as given to verify(), in the form that apikeys.log_address keeps; NULL: none.';
 COMMENT ON COLUMN apikeys.request_log.code IS 'The verdict''s code: valid, or why the request was denied.';
@@ -518,7 +519,8 @@ COMMENT ON COLUMN apikeys.request_log.completed IS
 'Whether complete() was called for the request; only the first call is recorded.';
 COMMENT ON COLUMN apikeys.request_log.category IS 'The key''s category at the time of the request.';
 COMMENT ON COLUMN apikeys.request_log.product IS
-'The product that the request named, whether it is in table product or not (its first 256 bytes); NULL: none.';
+'The product that the request named, whether it is in table product or not (with hints in the place of key texts, '
+'its first 256 bytes); NULL: none.';
 
 -- Half of each page stays free, because a batch may change all its rows, and the old versions stay there until the next batch.
 CREATE TABLE apikeys.usage_bucket (

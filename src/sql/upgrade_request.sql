@@ -155,6 +155,10 @@ AS $$
 DECLARE
     made apikeys.upgrade_rule;
 BEGIN
+    PERFORM apikeys_internal.checked('upgrade_rule.min_tier', min_tier);
+    reason := apikeys_internal.checked('upgrade_rule.reason', reason);
+    project_kind := apikeys_internal.checked('upgrade_rule.project_kind', project_kind);
+    purpose := apikeys_internal.checked('upgrade_rule.purpose', purpose);
     IF NOT apikeys_internal.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an upgrade rule must have a reason';
     ELSIF num_nonnulls(min_tier, project_kind, purpose) = 0 THEN
@@ -189,6 +193,11 @@ DECLARE
     made     apikeys.upgrade_request;
     matching apikeys.upgrade_rule;
 BEGIN
+    PERFORM apikeys_internal.checked('upgrade_request.tier', tier);
+    motivation := apikeys_internal.checked('upgrade_request.motivation', motivation);
+    project := apikeys_internal.checked('upgrade_request.project', project);
+    project_kind := apikeys_internal.checked('upgrade_request.project_kind', project_kind);
+    purpose := apikeys_internal.checked('upgrade_request.purpose', purpose);
     IF (tier IS NULL) = (limits IS NULL) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'ask for either a tier or limits';
     ELSIF NOT apikeys_internal.has_text(motivation) THEN
@@ -276,6 +285,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'needs_information');
+    answer := apikeys_internal.checked('upgrade_request.answer', answer);
     IF NOT apikeys_internal.has_text(answer) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'an answer must not be empty';
     END IF;
@@ -307,6 +317,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
+    question := apikeys_internal.checked('upgrade_request.question', question);
     IF NOT apikeys_internal.has_text(question) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a question must not be empty';
     END IF;
@@ -327,7 +338,7 @@ DECLARE
 BEGIN
     PERFORM apikeys_internal.check_upgrade(request.key_id, request.tier, request.limits);
     UPDATE apikeys.key AS k SET tier = coalesce(request.tier, k.tier), limits = request.limits WHERE k.key_id = request.key_id;
-    RETURN apikeys_internal.close_upgrade(id, 'approved', SESSION_USER, note);
+    RETURN apikeys_internal.close_upgrade(id, 'approved', SESSION_USER, apikeys_internal.checked('upgrade_request.note', note));
 END
 $$;
 COMMENT ON FUNCTION apikeys.approve_upgrade(bigint, text) IS
@@ -340,6 +351,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
+    note := apikeys_internal.checked('upgrade_request.note', note);
     IF NOT apikeys_internal.has_text(note) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a declined upgrade request must have a note';
     END IF;

@@ -9,10 +9,12 @@ COMMENT ON FUNCTION apikeys.verify(text, text, inet, text, text, text[], bigint)
 'domain, product and each of these scopes (there are no wildcards), and within the limits of the key and its account. An admitted request adds its '
 'cost (units) to all these limits, a denied one to none. A cost of 0 gets the same answer as 1 and adds nothing. '
 'The count is outside the transaction: a ROLLBACK does not undo it. Call it as SELECT * FROM apikeys.verify($1, '
-'...), with bind parameters; (apikeys.verify(...)).* would call it once for each column. A bad key gives a verdict, '
-'not an error; too many bad keys from one ip block the address (ip_blocked, see apikeys.ip_failures). Waits end '
-'after apikeys.queue_timeout with the verdict overloaded, also those for locks on tables. Errors: 22023 negative '
-'cost, cost above 2147483647, or more than 1000 scopes; 55000 not preloaded, or on a standby; 53400 too many databases.';
+'...), with bind parameters; (apikeys.verify(...)).* would call it once for each column. endpoint is logged without '
+'what follows its first ? or # (see apikeys.log_query_string); route patterns such as GET /v1/users/:id keep '
+'personal data out of the log. A bad key gives a verdict, not an error; too many bad keys from one ip block the '
+'address (ip_blocked, see apikeys.ip_failures). Waits end after apikeys.queue_timeout with the verdict overloaded, '
+'also those for locks on tables. Errors: 22023 negative cost, cost above 2147483647, or more than 1000 scopes; '
+'55000 not preloaded, or on a standby; 53400 too many databases.';
 
 CREATE FUNCTION apikeys.verify_many(
     keys text[], endpoints text[] = NULL, ips inet[] = NULL, origins text[] = NULL, products text[] = NULL,

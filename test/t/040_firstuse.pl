@@ -24,7 +24,7 @@ INSERT INTO apikeys.account (account_id, name, plan) VALUES (7, 'alice', 'basic'
 -- Key n has the text kn.
 CREATE FUNCTION make(first int, last int) RETURNS void LANGUAGE sql AS $$
     INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
-    SELECT n, 7, apikeys_internal.digest_of('k' || n), '', '', 'k' || n FROM generate_series(first, last) AS n $$;
+    SELECT n, 7, sha256(convert_to('k' || n, 'UTF8'))::apikeys.digest, '', '', 'k' || n FROM generate_series(first, last) AS n $$;
 CREATE FUNCTION drop_key(n int) RETURNS text LANGUAGE plpgsql AS $$
     BEGIN
         DELETE FROM apikeys.key WHERE key_id = n;

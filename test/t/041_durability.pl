@@ -26,7 +26,7 @@ INSERT INTO apikeys.account (account_id, name, plan) VALUES (7, 'alice', 'basic'
 -- Key n has the text kn.
 CREATE FUNCTION make(first int, last int) RETURNS void LANGUAGE sql AS $$
     INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
-    SELECT n, 7 + n % 2, apikeys_internal.digest_of('k' || n), '', '', 'k' || n FROM generate_series(first, last) AS n $$;
+    SELECT n, 7 + n % 2, sha256(convert_to('k' || n, 'UTF8'))::apikeys.digest, '', '', 'k' || n FROM generate_series(first, last) AS n $$;
 -- The journal of a round, and the log since.
 CREATE TABLE told (key_id bigint, code text, request_id uuid);
 CREATE TABLE logged_before (request_id uuid);

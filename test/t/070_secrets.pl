@@ -113,7 +113,7 @@ fails("SELECT apikeys.import_key('alice', '$current')", '23505');
 fails("SELECT apikeys.import_key('alice', '$current', hash_rule => 'none')", '22023');
 fails("SELECT apikeys.import_key('alice', digest => '$current')", '22P02');
 fails("SELECT apikeys.create_key('alice', limits => '$current')", '22P02');
-fails("SELECT apikeys.create_key('alice', tier => '$current')", 'P0002');
+fails("SELECT apikeys.create_key('alice', tier => '$current')", '22023');
 fails("SELECT apikeys.find_key('alice', '$current')", 'P0002');
 fails("SELECT apikeys.get_key('$current')", '22P02');
 fails("SELECT apikeys.verify('$current') + 1", '42883');
@@ -126,6 +126,79 @@ fails("SELECT apikeys.verify('$current'), pg_cancel_backend(pg_backend_pid()), p
 fails("SELECT apikeys.verify('$current'), pg_terminate_backend(pg_backend_pid()), pg_sleep(180)", '57P01');
 fails("BEGIN; LOCK TABLE apikeys.usage_total; SET LOCAL apikeys.synchronous_usage = on; SET LOCAL statement_timeout = 200;
     SELECT apikeys.verify('$current')", '57014');
+
+# A key text where none belongs: in each argument of each function that takes texts, alone and within more. The other arguments are
+# those of such a call. Whether it is refused or stored otherwise, it must be nowhere; a rollback removes no WAL.
+$node->safe_psql('postgres', q{SELECT apikeys.create_tier('silver', 1, '10/day'); SELECT apikeys.create_tier('gold', 2, '100/day');
+    SELECT apikeys.create_product('maps')});
+my $stray = issue('stray', q{SELECT key FROM apikeys.create_key('alice', 'stray', tier => 'silver')});
+my $stray_id = $node->safe_psql('postgres', q{SELECT apikeys.find_key('alice', 'stray')});
+my $asked = $node->safe_psql('postgres', "SELECT (apikeys.request_upgrade($stray_id, 'gold', 'more')).id");
+my %usual = (
+    account => q{'alice'}, key_id => $stray_id, id => $asked, key => "'$stray'", keys => "ARRAY['$stray']", endpoints => q{ARRAY['/']},
+    name => q{'new'}, tier => q{'gold'}, product => q{'maps'}, plan => q{'default'}, role => q{'manager'}, rank => 9, min_tier => q{'gold'},
+    reason => q{'why'}, motivation => q{'more'}, question => q{'what?'}, answer => q{'that'}, note => q{'so'}, address => q{'10.1.2.3'},
+    limit_window => q{'day'}, units => 5, until => q{'2100-01-01'}, since => q{'2099-12-01'}, step => q{'1 day'});
+my %unusual = (
+    create_key => { tier => undef },
+    verify => { product => undef },
+    authenticate => { product => undef },
+    import_key => { tier => undef, key => undef, digest => q{sha256('new')::apikeys.digest} },
+    create_plan => { name => q{'new plan'} });
+my %before = (
+    request_upgrade => "SELECT apikeys.withdraw_upgrade($asked);",
+    grant_account_units => q{UPDATE apikeys.account SET limits = '10/day' WHERE name = 'alice';},
+    answer_upgrade => "SELECT apikeys.ask_upgrade($asked, 'what?');");
+
+# The arguments that a function takes, in rows of name, whether it has a default, and type.
+my %arguments;
+push @{ $arguments{ (split /\|/)[0] } }, [ (split /\|/)[ 1 .. 3 ] ] foreach split /\n/, $node->safe_psql('postgres', q{
+    SELECT p.proname, a.name, a.number > p.pronargs - p.pronargdefaults, a.type::regtype
+    FROM pg_proc AS p, unnest(p.proargnames[:p.pronargs], p.proargtypes::oid[]) WITH ORDINALITY AS a (name, type, number)
+    WHERE p.pronamespace = 'apikeys'::regnamespace AND p.proname <> 'shard_hash' ORDER BY p.oid, a.number});
+my @calls;
+foreach my $function (sort keys %arguments)
+{
+    my %with = (%usual, %{ $unusual{$function} // {} });
+    foreach my $planted (grep { $_->[2] =~ /^(text|name|jsonb)(\[\])?$/ && $_->[0] !~ /^keys?$/ } @{ $arguments{$function} })
+    {
+        foreach my $text ($stray, "for $stray:", "GET /$stray/?key=$stray")
+        {
+            my %values = map { $_->[0] => $with{ $_->[0] } // ($_->[1] eq 't' ? undef : 'NULL') } @{ $arguments{$function} };
+            $values{ $planted->[0] } = { text => "'$text'", name => "'$text'", jsonb => qq('{"a": ["$text"]}'), 'text[]' => "ARRAY['$text']" }->{ $planted->[2] };
+            my $given = join ', ', map { "$_ => $values{$_}" } grep { defined $values{$_} } sort keys %values;
+            push @calls, "BEGIN; " . ($before{$function} // '') . "SELECT count(*) || ' rows of $function' FROM apikeys.$function($given) AS c; ROLLBACK;";
+        }
+    }
+}
+cmp_ok(scalar @calls, '>', 150, 'there are many arguments for texts');
+$node->psql('postgres', "SET apikeys.actor = '$stray';\n" . join("\n", @calls), on_error_stop => 0, stdout => \my $answers, stderr => \my $refusals);
+like($answers, qr/^\d+ rows of $_$/m, "$_ took it") foreach
+    qw(verify verify_many authenticate explain_key suspend_key block_address request_upgrade ask_upgrade answer_upgrade approve_upgrade decline_upgrade
+    create_tier create_product create_upgrade_rule grant_units grant_account_units reset_usage);
+cmp_ok(scalar(() = $refusals =~ /must not have a key text in it/g), '>', 30, 'names, contacts and metadata with it are refused');
+is(join("\n", grep { !/^ERROR: / && /ERROR/ && !/LOCATION|psql/ } split /\n/, $refusals), '', 'nothing else went wrong');
+
+# What the log has of endpoints and products: no query string, and hints.
+my $hint = "ak_\xe2\x80\xa6" . substr $stray, -4;
+
+sub logged
+{
+    my ($endpoint, $product) = @_;
+    $node->safe_psql('postgres', "SELECT apikeys.verify('$stray', $endpoint, product => $product); SELECT apikeys.flush()");
+    return $node->safe_psql('postgres', "SELECT endpoint, product FROM apikeys.request_log WHERE key_id = $stray_id ORDER BY at DESC, request_id DESC LIMIT 1");
+}
+is(logged("'GET /p?key=$stray'", 'NULL'), 'GET /p|', 'a query string is not logged');
+is(logged("'GET /p#key=$stray?'", 'NULL'), 'GET /p|', 'nor is a fragment');
+is(logged("'?'", 'NULL'), '|', 'nothing may be left');
+is(logged("'GET /v1/$stray/x'", "'my $stray'"), "GET /v1/$hint/x|my $hint", 'a key in a path or product is logged as its hint');
+is(logged("repeat('x', 2030) || '$stray'", "repeat('x', 250) || '$stray'"),
+    ('x' x 2030) . "$hint|" . ('x' x 250) . "ak_\xe2\x80\xa6", 'a key text is replaced before the text is cut');
+is(logged("repeat('$stray ', 100000)", 'NULL') =~ s/\Q$hint\E //gr, substr("$hint ", 0, 2048 % length "$hint ") . '|', 'as often as it comes');
+$node->append_conf('postgresql.conf', 'apikeys.log_query_string = on');
+$node->reload;
+ok($node->poll_query_until('postgres', q{SELECT current_setting('apikeys.log_query_string') = 'on'}), 'query strings are logged');
+is(logged("'GET /p?a=1&key=$stray#x'", 'NULL'), "GET /p?a=1&key=$hint#x|", 'with hints in the place of keys');
 
 # A session at work shows its statement, but not the value.
 my $sleepers = q{FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%verify($1)%'};

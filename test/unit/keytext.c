@@ -256,6 +256,20 @@ testRedactionUtf8(void)
 	CHECK_TEXT(text, len, "<ghp_\xe2\x80\xa6Lq17><ghp_\xe2\x80\xa6...>");
 }
 
+/* Only whole ones are refused where none may be. */
+static void
+testWithin(void)
+{
+	static const char *const with[] = {KEY, "x" KEY "y", "ghp_zQWBuTSOoRi4A... " KEY, "_" KEY "_"};
+	static const char *const without[] = {"", "no key", "ghp_zQWBuTSOoRi4A...", HINT,
+										  "ghp_zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ0mLq18"};
+
+	for (size_t i = 0; i < lengthof(with); i++)
+		CHECK_ROW(with[i], KeyTextIsWithin(with[i], strlen(with[i])));
+	for (size_t i = 0; i < lengthof(without); i++)
+		CHECK_ROW(without[i], !KeyTextIsWithin(without[i], strlen(without[i])));
+}
+
 static void
 testFind(void)
 {
@@ -284,6 +298,7 @@ main(void)
 	RUN(testHints);
 	RUN(testRedaction);
 	RUN(testRedactionUtf8);
+	RUN(testWithin);
 	RUN(testFind);
 	return UnitReport();
 }
