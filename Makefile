@@ -30,6 +30,7 @@ OBJS = \
 	src/types/digest.o \
 	src/tables/catalog.o \
 	src/tables/rulecache.o \
+	src/request/identity.o \
 	src/request/block.o \
 	src/request/hint.o \
 	src/request/lookup.o \

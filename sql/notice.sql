@@ -167,7 +167,7 @@ SELECT f.* FROM (VALUES
 RESET SESSION AUTHORIZATION;
 SET SESSION AUTHORIZATION regress_admin;
 SELECT account, count(*) > 0 AS some FROM apikeys.notice_list GROUP BY account ORDER BY account;
-SELECT f.* FROM pg_temp.failure($$SELECT FROM apikeys.notice$$) AS f;
+SELECT f.* FROM pg_temp.failure($$UPDATE apikeys.notice SET sent_at = NULL$$) AS f;
 RESET SESSION AUTHORIZATION;
 SET SESSION AUTHORIZATION regress_auditor;
 SELECT kind, key_id, account_id, details FROM apikeys.notice WHERE kind = 'address_blocked';

@@ -1,4 +1,4 @@
--- Accounts: creating, activating and deactivating them, and which of them a session may manage.
+-- Accounts: which of them a session may read and change; creating, activating and deactivating them.
 
 CREATE FUNCTION apikeys_internal.wall_clock() RETURNS timestamptz
 LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_clock_wall';
@@ -21,27 +21,45 @@ LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'apikeys_accounts_are_created';
 COMMENT ON FUNCTION apikeys_internal.accounts_are_created() IS
 'Whether create_key makes accounts that do not exist: the setting apikeys.create_accounts.';
 
--- The session's user decides, not current_user, which SECURITY DEFINER and SET ROLE change. A connection pool that logs in as a
--- role has the accounts of that role, even after SET ROLE.
-CREATE FUNCTION apikeys_internal.session_is_admin() RETURNS boolean
-LANGUAGE sql STABLE PARALLEL RESTRICTED
-RETURN pg_has_role(SESSION_USER, 'apikeys_admin', 'MEMBER');
-COMMENT ON FUNCTION apikeys_internal.session_is_admin() IS
-'Whether the session''s user is a member of apikeys_admin or a superuser.';
+-- Reach: which accounts the session may read and change. src/request/identity.c decides, for all policies, views and functions. They
+-- call reaches_all and reached_accounts in subqueries, (SELECT ...), which run once for each statement.
+CREATE FUNCTION apikeys_internal.reaches_all(changing boolean) RETURNS boolean
+LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_reach_all';
+COMMENT ON FUNCTION apikeys_internal.reaches_all(boolean) IS
+'Whether the session may read (or change) all accounts: its user, or the role chosen by SET ROLE, is a superuser or has the '
+'privileges of apikeys_admin or apikeys_staff, or to read, those of apikeys_auditor. False in a security-restricted operation.';
 
-CREATE FUNCTION apikeys_internal.managed_accounts() RETURNS bigint[]
-LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN (SELECT array_agg(m.account_id) FROM apikeys.member AS m
-        WHERE m.role = SESSION_USER AND NOT apikeys_internal.session_is_admin());
-COMMENT ON FUNCTION apikeys_internal.managed_accounts() IS
-'The accounts that table member binds the session''s user to. NULL: it is bound to none, so it manages all, as '
-'members of apikeys_admin always do.';
+CREATE FUNCTION apikeys_internal.reached_accounts() RETURNS bigint[]
+LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_reach_accounts';
+COMMENT ON FUNCTION apikeys_internal.reached_accounts() IS
+'The accounts that table member binds the session''s user to, or the role chosen by SET ROLE, or a role whose privileges it has. '
+'Empty without such a row, and in a security-restricted operation.';
 
-CREATE FUNCTION apikeys_internal.may_manage(account_id bigint) RETURNS boolean
-LANGUAGE sql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN (SELECT m.accounts IS NULL OR may_manage.account_id = ANY (m.accounts) FROM apikeys_internal.managed_accounts() AS m (accounts));
-COMMENT ON FUNCTION apikeys_internal.may_manage(bigint) IS
-'Whether the session''s user may see and change the account and its keys.';
+CREATE FUNCTION apikeys_internal.reaches(account_id bigint, changing boolean) RETURNS boolean
+LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_reach_account';
+COMMENT ON FUNCTION apikeys_internal.reaches(bigint, boolean) IS
+'Whether the session may read (or change) an account and what belongs to it: reaches_all, or one of reached_accounts.';
+
+CREATE FUNCTION apikeys_internal.acts_as_admin() RETURNS boolean
+LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_acts_as_admin';
+COMMENT ON FUNCTION apikeys_internal.acts_as_admin() IS
+'Whether the session''s user, or the role chosen by SET ROLE, is a superuser or has the privileges of apikeys_admin. False in a '
+'security-restricted operation.';
+
+CREATE FUNCTION apikeys_internal.require_change(account_id bigint) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT coalesce(apikeys_internal.reaches(account_id, true), false) THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('account %s may be read, but not changed',
+                             apikeys_internal.quoted((SELECT a.name FROM apikeys.account AS a WHERE a.account_id = require_change.account_id))),
+            HINT = 'No row of member binds the role to it.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.require_change(bigint) IS
+'Raise if the session may not change an account that it may read. Errors: 42501.';
 
 -- An account is locked by an update, not by a row lock: a REPEATABLE READ transaction, which cannot see keys that another
 -- transaction made after its snapshot, then fails with 40001. Each transaction updates an account once.
@@ -112,28 +130,33 @@ COMMENT ON FUNCTION apikeys.create_account(text, text, text, text, apikeys.limit
 'together; NULL: those of the plan.
 Errors: P0002 unknown plan; 22023 a bad name, contact or metadata; 23505 the name is taken.';
 
-CREATE FUNCTION apikeys_internal.get_account(name text) RETURNS apikeys.account
+CREATE FUNCTION apikeys_internal.get_account(name text, changing boolean) RETURNS apikeys.account
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     found_account apikeys.account;
 BEGIN
-    SELECT a.* INTO found_account FROM apikeys.account AS a WHERE a.name = get_account.name AND apikeys_internal.may_manage(a.account_id);
+    SELECT a.* INTO found_account FROM apikeys.account AS a
+    WHERE a.name = get_account.name AND apikeys_internal.reaches(a.account_id, false);
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = format('account %s does not exist', apikeys_internal.quoted(name));
+    ELSIF changing THEN
+        PERFORM apikeys_internal.require_change(found_account.account_id);
     END IF;
     RETURN found_account;
 END
 $$;
-COMMENT ON FUNCTION apikeys_internal.get_account(text) IS
-'The account of that name. Errors: P0002 no such account, or not one that the session''s user may manage.';
+COMMENT ON FUNCTION apikeys_internal.get_account(text, boolean) IS
+'The account of that name, to read (or change) it. Errors: P0002 no such account, or not one that the session may read; 42501 one '
+'that it may not change.';
 
 CREATE FUNCTION apikeys_internal.set_account_active(name text, active boolean) RETURNS apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM apikeys_internal.get_account(name, true);
     UPDATE apikeys.account AS a SET active = set_account_active.active WHERE a.name = set_account_active.name;
-    RETURN apikeys_internal.get_account(name);
+    RETURN apikeys_internal.get_account(name, true);
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.set_account_active(text, boolean) IS

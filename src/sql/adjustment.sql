@@ -97,7 +97,7 @@ CREATE FUNCTION apikeys.reset_usage(key_id bigint, limit_window text DEFAULT NUL
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    listed apikeys.key_list := apikeys.get_key(key_id);
+    listed apikeys.key_list := apikeys_internal.key_to_change(key_id);
 BEGIN
     RETURN QUERY
         SELECT r.* FROM apikeys.account AS a,
@@ -117,7 +117,7 @@ CREATE FUNCTION apikeys.reset_account_usage(account text, limit_window text DEFA
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, true);
 BEGIN
     RETURN QUERY
         SELECT r.* FROM apikeys.plan AS p,
@@ -136,7 +136,7 @@ RETURNS apikeys.adjustment
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    listed apikeys.key_list := apikeys.get_key(key_id);
+    listed apikeys.key_list := apikeys_internal.key_to_change(key_id);
 BEGIN
     RETURN (SELECT apikeys_internal.grant_limit('k', listed.key_id, a.account_id, listed.key_id::text, listed.limits, limit_window, units, until, reason)
             FROM apikeys.account AS a WHERE a.name = listed.account);
@@ -155,7 +155,7 @@ RETURNS apikeys.adjustment
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, true);
 BEGIN
     RETURN (SELECT apikeys_internal.grant_limit('a', owner.account_id, owner.account_id, owner.name, coalesce(owner.limits, p.limits), limit_window,
                                        units, until, reason)

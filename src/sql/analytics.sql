@@ -13,7 +13,7 @@ CREATE FUNCTION apikeys.account_keys(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, false);
 BEGIN
     RETURN QUERY
         SELECT l.key_id, l.alias, l.hint, l.state, l.tier, replace(l.used, ', ', E'\n'), l.last_used_at::date
@@ -35,9 +35,9 @@ SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.product, r.code
 FROM apikeys.request_log AS r
 LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
 LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
-WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR r.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.reaches_all(false)) OR r.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.log IS
-'The request log, with names, of all keys that the session''s user may manage. Filter by at, because it is '
+'The request log, with names, of all keys that the session may read. Filter by at, because it is '
 'partitioned by day (UTC), and by key_id or account, because it is indexed by key_id and at. Managers who are bound '
 'to accounts should do the same: otherwise the rows of all other accounts are read too, and left out. Give at as a '
 'constant or a parameter: with now() - interval all partitions are planned. ORDER BY at DESC LIMIT reads and sorts all '
@@ -84,10 +84,10 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
-    accounts bigint[] := apikeys_internal.managed_accounts();
+    accounts bigint[] := CASE WHEN NOT apikeys_internal.reaches_all(false) THEN apikeys_internal.reached_accounts() END;
 BEGIN
     IF only_account IS NOT NULL THEN
-        accounts := ARRAY[(apikeys_internal.get_account(only_account)).account_id];
+        accounts := ARRAY[(apikeys_internal.get_account(only_account, false)).account_id];
     END IF;
     IF only_key IS NOT NULL THEN
         PERFORM apikeys.get_key(only_key);

@@ -4,7 +4,7 @@ CREATE FUNCTION apikeys.erase_account_data(account text) RETURNS apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, true);
     owned bigint[];
 BEGIN
     -- First, because the writer waits for the rows that are locked below.
@@ -48,7 +48,7 @@ BEGIN
     WHERE q.event->>'key_id' = ANY (owned::text[]) AND q.event->>'ip' IS NOT NULL;
     PERFORM apikeys_internal.audit('erase', 'account', owner.name, owner.account_id, NULL, NULL);
     UPDATE apikeys.audit_log AS l SET old = apikeys_internal.erased_row(l.old), new = apikeys_internal.erased_row(l.new) WHERE l.account_id = owner.account_id;
-    RETURN apikeys_internal.get_account(account);
+    RETURN apikeys_internal.get_account(account, true);
 END
 $$;
 COMMENT ON FUNCTION apikeys.erase_account_data(text) IS

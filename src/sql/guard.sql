@@ -218,6 +218,11 @@ BEGIN
         JOIN pg_trigger AS t ON t.tgconstraint = c.oid AND t.tgenabled IN ('D', 'R')
         GROUP BY c.conname, e.relation ORDER BY e.relation COLLATE "C", c.conname;
     RETURN QUERY
+        SELECT concat('role ', r.name), 'does not exist, so nobody has its reach', NULL::text
+        FROM (VALUES ('apikeys_admin'), ('apikeys_auditor'), ('apikeys_staff')) AS r (name)
+        WHERE NOT EXISTS (SELECT FROM pg_roles AS p WHERE p.rolname = r.name)
+        ORDER BY r.name;
+    RETURN QUERY
         SELECT format('member %s', m.role), 'names a role that does not exist', NULL::text
         FROM (SELECT DISTINCT m.role FROM apikeys.member AS m) AS m
         WHERE NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = m.role)
@@ -228,7 +233,7 @@ COMMENT ON FUNCTION apikeys.check_guards() IS
 'What no longer protects keys, usage and log as CREATE EXTENSION made it. No row: everything does. It finds: triggers, keys, '
 'foreign keys and unique indexes that are missing, changed, disabled or not valid; triggers that are no longer ENABLE ALWAYS; '
 'rows that a foreign key does not allow; tables without replica identity or row-level security, or with another owner than '
-'request_log; roles in member that do not exist. repair is the statement by which repair_guards() mends it; NULL: there is '
+'request_log; roles in member, and roles of the extension that give reach, that do not exist. repair is the statement by which repair_guards() mends it; NULL: there is '
 'none. Call it after each restore; check_ledger() does. It reads all tables that have foreign keys.';
 
 CREATE FUNCTION apikeys.repair_guards(OUT object text, OUT problem text, OUT outcome text) RETURNS SETOF record

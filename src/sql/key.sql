@@ -115,18 +115,18 @@ AS $$
 DECLARE
     owner apikeys.account;
 BEGIN
-    IF apikeys_internal.accounts_are_created() AND apikeys_internal.managed_accounts() IS NULL
+    IF apikeys_internal.accounts_are_created() AND apikeys_internal.reaches_all(true)
        AND NOT EXISTS (SELECT FROM apikeys.account AS a WHERE a.name = account_for_key.name) THEN
         PERFORM apikeys_internal.add_account(name, 'default', NULL, NULL, NULL, NULL);
     END IF;
-    owner := apikeys_internal.get_account(name);
+    owner := apikeys_internal.get_account(name, true);
     PERFORM apikeys_internal.lock_account(owner.account_id);
-    RETURN apikeys_internal.get_account(name);   -- read again under the lock: its plan may have changed
+    RETURN apikeys_internal.get_account(name, true);   -- read again under the lock: its plan may have changed
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.account_for_key(text) IS
 'Lock and return the account for a new key. If it does not exist, it is made on plan default, provided that '
-'apikeys.create_accounts is on and the session''s user is not bound to accounts. Errors: P0002.';
+'apikeys.create_accounts is on and the session may change all accounts. Errors: P0002, 42501.';
 
 CREATE FUNCTION apikeys_internal.add_key(
     owner apikeys.account, rules apikeys.plan, digest apikeys.digest, hash_rule text, prefix text, hint text,
@@ -226,7 +226,7 @@ DECLARE
     drawn record;
     made  apikeys.key;
 BEGIN
-    IF coalesce(tier, limits::text) IS NOT NULL AND NOT apikeys_internal.session_is_admin() THEN
+    IF coalesce(tier, limits::text) IS NOT NULL AND NOT apikeys_internal.acts_as_admin() THEN
         RAISE insufficient_privilege USING
             MESSAGE = 'only members of apikeys_admin may choose the tier or the limits of a key',
             HINT = 'Leave them out: the plan of the account has a default.';
@@ -330,7 +330,7 @@ BEGIN
     ELSIF NOT isfinite(grace) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'the grace of a rotation must be finite';
     END IF;
-    PERFORM apikeys.get_key(key_id);
+    PERFORM apikeys_internal.key_to_change(key_id);
     SELECT k.* INTO STRICT former FROM apikeys.key AS k WHERE k.key_id = rotate_key.key_id FOR UPDATE;
     IF lifetime IS NOT NULL THEN
         PERFORM apikeys_internal.lock_account(former.account_id);    -- the plan must not change before the lifetime is checked
@@ -363,7 +363,8 @@ CREATE FUNCTION apikeys.activate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    UPDATE apikeys.key AS k SET active = true WHERE k.key_id = activate_key.key_id AND apikeys_internal.may_manage(k.account_id);
+    PERFORM apikeys_internal.key_to_change(key_id);
+    UPDATE apikeys.key AS k SET active = true WHERE k.key_id = activate_key.key_id;
     RETURN apikeys.get_key(key_id);
 END
 $$;
@@ -375,7 +376,8 @@ CREATE FUNCTION apikeys.deactivate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    UPDATE apikeys.key AS k SET active = false WHERE k.key_id = deactivate_key.key_id AND apikeys_internal.may_manage(k.account_id);
+    PERFORM apikeys_internal.key_to_change(key_id);
+    UPDATE apikeys.key AS k SET active = false WHERE k.key_id = deactivate_key.key_id;
     RETURN apikeys.get_key(key_id);
 END
 $$;
@@ -390,6 +392,7 @@ BEGIN
     IF NOT apikeys_internal.has_text(reason) THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a suspension must have a reason';
     END IF;
+    PERFORM apikeys_internal.key_to_change(key_id);
     UPDATE apikeys.key AS k SET suspended_at = coalesce(k.suspended_at, apikeys_internal.wall_clock()), suspended_reason = reason
     WHERE k.key_id = suspend_key.key_id;
     RETURN apikeys.get_key(key_id);
@@ -403,6 +406,7 @@ CREATE FUNCTION apikeys.unsuspend_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM apikeys_internal.key_to_change(key_id);
     UPDATE apikeys.key AS k SET suspended_at = NULL, suspended_reason = NULL WHERE k.key_id = unsuspend_key.key_id;
     RETURN apikeys.get_key(key_id);
 END
@@ -413,9 +417,9 @@ CREATE FUNCTION apikeys.delete_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    gone apikeys.key_list := apikeys.get_key(key_id);
+    gone apikeys.key_list := apikeys_internal.key_to_change(key_id);
 BEGIN
-    DELETE FROM apikeys.key AS k WHERE k.key_id = gone.key_id AND (k.suspended_at IS NULL OR apikeys_internal.session_is_admin());
+    DELETE FROM apikeys.key AS k WHERE k.key_id = gone.key_id AND (k.suspended_at IS NULL OR apikeys_internal.acts_as_admin());
     IF NOT FOUND THEN
         PERFORM apikeys.get_key(key_id);    -- another transaction may have deleted it
         RAISE insufficient_privilege USING

@@ -10,7 +10,7 @@ CREATE FUNCTION apikeys_internal.key_used(key_id bigint, limits apikeys.limits) 
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp COST 1000
 AS $$
 BEGIN
-    IF limits::text = '' OR NOT EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_used.key_id AND apikeys_internal.may_manage(k.account_id)) THEN
+    IF limits::text = '' OR NOT EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_used.key_id AND apikeys_internal.reaches(k.account_id, false)) THEN
         RETURN NULL;
     END IF;
     RETURN (SELECT string_agg(concat(u.used, '/', u.cap, ' ', u.limit_window), ', ' ORDER BY u.place)
@@ -30,8 +30,8 @@ FROM apikeys.key AS k
 JOIN apikeys.account AS a ON a.account_id = k.account_id
 LEFT JOIN apikeys.tier AS t ON t.name = k.tier
 LEFT JOIN apikeys.usage_total AS u ON u.subject = 'k' AND u.subject_id = k.key_id
-WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
-COMMENT ON VIEW apikeys.key_list IS 'All keys that the session''s user may manage, without their digests.';
+WHERE (SELECT apikeys_internal.reaches_all(false)) OR k.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
+COMMENT ON VIEW apikeys.key_list IS 'All keys that the session may read, without their digests.';
 COMMENT ON COLUMN apikeys.key_list.state IS
 'active, expiring (within apikeys.expiry_notice), expired, inactive (the key or its account) or suspended.';
 COMMENT ON COLUMN apikeys.key_list.limits IS 'The limits in effect: the key''s own, or else its tier''s; empty: none.';
@@ -60,11 +60,24 @@ $$;
 COMMENT ON FUNCTION apikeys.get_key(bigint) IS
 'The key''s row of the view key_list, without used. Errors: P0002 unknown key.';
 
+CREATE FUNCTION apikeys_internal.key_to_change(key_id bigint) RETURNS apikeys.key_list
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    listed apikeys.key_list := apikeys.get_key(key_id);
+BEGIN
+    PERFORM apikeys_internal.require_change((SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = listed.key_id));
+    RETURN listed;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.key_to_change(bigint) IS
+'Like get_key, for a function that changes the key. Errors: P0002 unknown key; 42501 one that the session may not change.';
+
 CREATE FUNCTION apikeys.find_key(account text, alias text) RETURNS bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, false);
     found_id bigint := (SELECT k.key_id FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = find_key.alias);
 BEGIN
     IF found_id IS NULL THEN

@@ -76,7 +76,7 @@ CREATE FUNCTION apikeys.add_member(role name, account text) RETURNS apikeys.memb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, true);
     made  apikeys.member;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = add_member.role) THEN
@@ -91,14 +91,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.add_member(name, text) IS
-'Bind a manager, named by the role that it logs in as, to an account. A bound manager sees and changes only the '
-'accounts that it is bound to. Errors: P0002 unknown role or account; 23505 it is bound already.';
+'Bind a role to an account: managers that act as the role, or have its privileges, see and change the account. Managers that '
+'are bound to no account see none. Errors: P0002 unknown role or account; 23505 it is bound already.';
 
 CREATE FUNCTION apikeys.remove_member(role name, account text) RETURNS apikeys.member
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, true);
     gone  apikeys.member;
 BEGIN
     DELETE FROM apikeys.member AS m WHERE m.role = remove_member.role AND m.account_id = owner.account_id RETURNING * INTO gone;
@@ -109,8 +109,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.remove_member(name, text) IS
-'Unbind a manager from an account. A manager who is bound to no account sees all of them: revoke apikeys_manager '
-'from it too. Errors: P0002 unknown account, or not bound to it.';
+'Unbind a role from an account. Of a role that does not exist any more, too. Errors: P0002 unknown account, or not bound to it.';
 
 -- The products of a key.
 
@@ -156,7 +155,7 @@ AS $$
 DECLARE
     made apikeys.key_product;
 BEGIN
-    PERFORM apikeys.get_key(key_id);
+    PERFORM apikeys_internal.key_to_change(key_id);
     IF NOT EXISTS (SELECT FROM apikeys.product AS p WHERE p.name = assign_product.product) THEN
         RAISE no_data_found USING MESSAGE = format('product %s does not exist', apikeys_internal.quoted(product));
     END IF;
@@ -179,7 +178,7 @@ CREATE FUNCTION apikeys.unassign_product(key_id bigint, product text) RETURNS ap
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM apikeys.get_key(key_id);
+    PERFORM apikeys_internal.key_to_change(key_id);
     -- Two transactions that remove the last two products meet here: the second waits, then sees what the first did.
     PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
     DELETE FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id AND kp.product = unassign_product.product;
@@ -205,7 +204,7 @@ RETURNS TABLE (key_id bigint, alias text, rule text, detail text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner    apikeys.account := apikeys_internal.get_account(account);
+    owner    apikeys.account := apikeys_internal.get_account(account, true);
     rules    apikeys.plan;
     owned    apikeys.key[];
     breaches text[];

@@ -243,7 +243,6 @@ COMMENT ON TABLE apikeys.key_product IS 'Which products a key is assigned to; a 
 COMMENT ON COLUMN apikeys.key_product.key_id IS 'The key.';
 COMMENT ON COLUMN apikeys.key_product.product IS 'A product that it is good for.';
 
--- No ON DELETE CASCADE: a role whose last row is deleted is no longer bound, and sees all accounts.
 CREATE TABLE apikeys.member (
     role       name,
     account_id bigint REFERENCES apikeys.account,
@@ -251,9 +250,10 @@ CREATE TABLE apikeys.member (
 );
 CREATE INDEX member_account_id_idx ON apikeys.member (account_id);
 COMMENT ON TABLE apikeys.member IS
-'Binds managers to accounts: a role (the session''s user) with rows here sees and changes only these accounts; a '
-'role without rows sees and changes all.';
-COMMENT ON COLUMN apikeys.member.role IS 'The role that a manager logs in as, by name.';
+'Binds managers to accounts: a session sees and changes the accounts of the rows whose role is its user, or the role chosen by '
+'SET ROLE, or one whose privileges that has (a group). Without such a row it sees none. Members of apikeys_staff and '
+'apikeys_admin, and superusers, need none.';
+COMMENT ON COLUMN apikeys.member.role IS 'The role, by name. A name that no role has any more binds nobody, until a role has it again: check_guards() lists it.';
 COMMENT ON COLUMN apikeys.member.account_id IS 'An account that it is bound to.';
 
 CREATE TABLE apikeys.upgrade_request (

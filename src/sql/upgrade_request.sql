@@ -54,9 +54,9 @@ SELECT r.id, a.name AS account, r.key_id, k.alias, r.tier, r.limits, r.state,
 FROM apikeys.upgrade_request AS r
 JOIN apikeys.key AS k ON k.key_id = r.key_id
 JOIN apikeys.account AS a ON a.account_id = k.account_id
-WHERE (SELECT apikeys_internal.managed_accounts()) IS NULL OR k.account_id = ANY ((SELECT apikeys_internal.managed_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.reaches_all(false)) OR k.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.upgrade_list IS
-'All upgrade requests, open and closed, for keys that the session''s user may manage.';
+'All upgrade requests, open and closed, for keys that the session may read.';
 COMMENT ON COLUMN apikeys.upgrade_list.alias IS 'The key''s alias now.';
 COMMENT ON COLUMN apikeys.upgrade_list.overdue IS 'Whether it is still pending after due_at.';
 
@@ -188,7 +188,7 @@ RETURNS apikeys.upgrade_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    asked    apikeys.key_list := apikeys.get_key(key_id);
+    asked    apikeys.key_list := apikeys_internal.key_to_change(key_id);
     present  timestamptz := apikeys_internal.wall_clock();
     made     apikeys.upgrade_request;
     matching apikeys.upgrade_rule;
@@ -251,6 +251,7 @@ DECLARE
     listed apikeys.upgrade_list := apikeys.get_upgrade(id);
     locked apikeys.upgrade_request;
 BEGIN
+    PERFORM apikeys_internal.key_to_change(listed.key_id);
     PERFORM FROM apikeys.key AS k WHERE k.key_id = listed.key_id FOR NO KEY UPDATE;
     SELECT r.* INTO locked FROM apikeys.upgrade_request AS r WHERE r.id = listed.id FOR UPDATE;
     IF NOT FOUND THEN

@@ -15,7 +15,7 @@ CREATE FUNCTION apikeys.account_limits(
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    owner apikeys.account := apikeys_internal.get_account(account);
+    owner apikeys.account := apikeys_internal.get_account(account, false);
 BEGIN
     RETURN QUERY
         SELECT 'account', l.* FROM apikeys.plan AS p, apikeys_internal.limit_status('a', owner.account_id, coalesce(owner.limits, p.limits)) AS l

@@ -67,6 +67,9 @@ CatalogTable CatalogKeyProduct = {.name = "key_product",
 								  .columns = {[KEY_PRODUCT_PRODUCT] = "product"},
 								  .indexes = {"key_product_pkey"}};
 
+CatalogTable CatalogMember = {
+	.name = "member", .columns = {[MEMBER_ACCOUNT_ID] = "account_id"}, .indexes = {"member_pkey"}};
+
 CatalogTable CatalogPlan = {
 	.name = "plan",
 	.columns = {[RULE_NAME] = "name", [RULE_LIMITS] = "limits", [RULE_PREFIX] = "key_prefix"}};

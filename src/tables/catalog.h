@@ -39,6 +39,7 @@ typedef struct CatalogTable
 extern CatalogTable CatalogKey;
 extern CatalogTable CatalogAccount;
 extern CatalogTable CatalogKeyProduct;
+extern CatalogTable CatalogMember;
 extern CatalogTable CatalogPlan;
 extern CatalogTable CatalogTier;
 extern CatalogTable CatalogAddressBlock;
@@ -87,6 +88,11 @@ typedef enum KeyProductColumn
 {
 	KEY_PRODUCT_PRODUCT
 } KeyProductColumn;
+
+typedef enum MemberColumn
+{
+	MEMBER_ACCOUNT_ID
+} MemberColumn;
 
 /* Of plan and tier, which are read in the same way. */
 typedef enum RuleColumn

@@ -33,7 +33,7 @@ foreach my $preload ('', 'apikeys')
     $node->safe_psql($database, 'CREATE EXTENSION apikeys');
     my $objects = $node->safe_psql($database, $count_objects);
     cmp_ok($objects, '>', 1, "$how: the extension has objects");
-    is($node->safe_psql($database, $roles), 'apikeys_admin apikeys_auditor apikeys_manager apikeys_verifier', "$how: the roles are there");
+    is($node->safe_psql($database, $roles), 'apikeys_admin apikeys_auditor apikeys_manager apikeys_staff apikeys_verifier', "$how: the roles are there");
 
     $node->safe_psql($database, 'DROP EXTENSION apikeys');
     is($node->safe_psql($database, $leftovers), '0', "$how: dropped without a trace");

@@ -83,7 +83,7 @@ $node->safe_psql('postgres', q{COMMIT PREPARED 'carol'});
 issue('cursor', q{BEGIN; DECLARE c CURSOR FOR SELECT key FROM apikeys.create_key('dave'); FETCH c; COMMIT});
 issue('plpgsql', q{CREATE FUNCTION give() RETURNS text LANGUAGE plpgsql AS $$ DECLARE k apikeys.issued_key; BEGIN
     k := apikeys.create_key('erin'); RETURN k.key; END $$; SELECT give(); SELECT give()});
-issue('manager', q{CREATE ROLE manager IN ROLE apikeys_manager; SET SESSION AUTHORIZATION manager; SELECT key FROM apikeys.create_key('frank')});
+issue('manager', q{CREATE ROLE manager IN ROLE apikeys_staff; SET SESSION AUTHORIZATION manager; SELECT key FROM apikeys.create_key('frank')});
 # Keys of another system that have our shape.
 my $literal = issue('imported by literal', q{BEGIN; SELECT key FROM apikeys.create_key('other'); ROLLBACK});
 $node->safe_psql('postgres', "SELECT apikeys.import_key('alice', '$literal', alias => 'literal')");
