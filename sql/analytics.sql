@@ -225,6 +225,8 @@ INSERT INTO apikeys.usage_bucket SELECT 'k', n, '2030-04-02', 1, 0, 1, 0, 0 FROM
 INSERT INTO apikeys.request_log SELECT '2030-05-03 23:00', 1000000, 1000000, gen_random_uuid(), 'valid', 200, '/a', 1, NULL, 1, NULL, 'production', NULL, true;
 SELECT account, alias, code FROM apikeys.log WHERE at = '2030-05-03 23:00';
 ANALYZE apikeys.key, apikeys.account, apikeys.request_log, apikeys.usage_bucket;
+-- Scans by parallel workers are not counted.
+SET max_parallel_workers_per_gather = 0;
 SELECT * FROM pg_temp.scanned_by($$SELECT * FROM apikeys.log WHERE key_id = 7 AND at >= '2030-05-02' AND at < '2030-05-03'$$);
 SELECT * FROM pg_temp.scanned_by($$SELECT * FROM apikeys.log WHERE account = 'acme' AND at >= '2030-05-02' AND at < '2030-05-03'$$);
 SELECT * FROM pg_temp.scanned_by($$SELECT code, count(*) FROM apikeys.log WHERE at >= '2030-05-02' AND at < '2030-05-03' GROUP BY 1$$);

@@ -241,6 +241,8 @@ SELECT * FROM pg_temp.local_steps('2011-12-29 00:00', '2012-01-01 00:00', '12 ho
 SELECT * FROM pg_temp.local_steps('2031-04-06 00:00', '2031-04-06 04:00', '1 hour', 'Australia/Lord_Howe');  -- back by half an hour
 SELECT * FROM pg_temp.local_steps('2018-11-03 12:00', '2018-11-04 12:00', '6 hours', 'America/Sao_Paulo');  -- no midnight
 SELECT * FROM pg_temp.local_steps('2030-11-02 00:00', '2030-11-05 00:00', '1 day', 'America/Havana');  -- two midnights
+-- (Ten thousands of small queries: not each with a parallel worker.)
+SET max_parallel_workers_per_gather = 0;
 -- What is asked for in parts has the same steps as the whole, without holes, however the parts are cut.
 SELECT zone, step, count(*) AS differences FROM (
     SELECT z.zone, s.step, whole.*
@@ -263,6 +265,7 @@ SELECT sum(s.admitted) = 103 AS admitted, count(*) FROM apikeys.usage_series(id(
 SELECT count(*) FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '80 seconds');
 SELECT sum(s.admitted), sum(s.denied), sum(s.units), sum(s.errors), sum(s.credits)
 FROM apikeys.usage_series(id('large'), '2031-03-05 10:00Z', '2031-03-05 10:10Z', '5 minutes') AS s;
+RESET max_parallel_workers_per_gather;
 -- Errors.
 SELECT f.code, f.message FROM (VALUES
     (1, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-04-01Z', '75 seconds')$$),

@@ -47,7 +47,7 @@ COMMENT ON FUNCTION apikeys_internal.acts_as_admin() IS
 'security-restricted operation.';
 
 CREATE FUNCTION apikeys_internal.require_change(account_id bigint) RETURNS void
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF NOT coalesce(apikeys_internal.reaches(account_id, true), false) THEN
@@ -131,7 +131,7 @@ COMMENT ON FUNCTION apikeys.create_account(text, text, text, text, apikeys.limit
 Errors: P0002 unknown plan; 22023 a bad name, contact or metadata; 23505 the name is taken.';
 
 CREATE FUNCTION apikeys_internal.get_account(name text, changing boolean) RETURNS apikeys.account
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     found_account apikeys.account;

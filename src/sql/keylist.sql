@@ -5,9 +5,10 @@ LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_key_state';
 COMMENT ON FUNCTION apikeys_internal.key_state(boolean, boolean, timestamptz) IS
 'The state of a key in one word: suspended, inactive, expired, expiring (within apikeys.expiry_notice) or active.';
 
--- STABLE, though its result changes all the time, so that the planner leaves it out of queries that do not select it.
+-- STABLE, though its result changes all the time, so that the planner leaves it out of queries that do not select it. PARALLEL UNSAFE,
+-- because a meter is loaded with a new snapshot.
 CREATE FUNCTION apikeys_internal.key_used(key_id bigint, limits apikeys.limits) RETURNS text
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp COST 1000
+LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp COST 1000
 AS $$
 BEGIN
     IF limits::text = '' OR NOT EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_used.key_id AND apikeys_internal.reaches(k.account_id, false)) THEN
@@ -43,7 +44,7 @@ COMMENT ON COLUMN apikeys.key_list.used IS
 'functions return, which depend on the key alone.';
 
 CREATE FUNCTION apikeys.get_key(key_id bigint) RETURNS apikeys.key_list
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     listed apikeys.key_list;
