@@ -8,7 +8,8 @@
  * it exits with 1.  Writers are dynamic and never restarted by the postmaster:
  * the launcher decides whether one is needed.  A writer that keeps ending
  * before it has begun to serve is started less and less often.  Events for a
- * database that was dropped are discarded.
+ * database that was dropped are discarded.  None is started while a database is
+ * being dropped, renamed, moved or copied: it would wait for that to end.
  *
  * Each database is due for maintenance once a day.  A writer that runs does it
  * by itself.  The other databases get a worker for it, one after another, so
@@ -44,13 +45,15 @@
 #include "pure/clock.h"
 #include "writer/batch.h"
 #include "writer/launcher.h"
+#include "writer/step.h"
 
 #define DAY_NS (24 * 3600 * NS_PER_SECOND)
 /* after the server's start: some may have been left over */
 #define MAINTENANCE_FIRST_NS (60 * NS_PER_SECOND)
 /* after the server had no place for a worker */
 #define MAINTENANCE_AGAIN_NS (60 * NS_PER_SECOND)
-#define LOOK_MS 10000 /* between looks without being woken */
+#define LOOK_MS 10000		/* between looks without being woken */
+#define CLAIMED_LOOK_MS 100 /* while a database lets no session in */
 /* between two starts; doubled with each that fails */
 #define PAUSE_NS (50 * NS_PER_MILLISECOND)
 #define PAUSE_MAX_NS (30 * NS_PER_SECOND)
@@ -131,6 +134,18 @@ databaseExists(Oid database)
 	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
 	CommitTransactionCommand();
 	return exists;
+}
+
+/* Tells whether the database lets no new session in: a worker would wait. */
+static bool
+databaseIsClaimed(Oid database)
+{
+	bool claimed;
+
+	StartTransactionCommand();
+	claimed = StepDatabaseIsClaimed(database);
+	CommitTransactionCommand();
+	return claimed;
 }
 
 /* Empties the queue of a database that was dropped, and its notices. */
@@ -251,6 +266,11 @@ startNeeded(void)
 			look_ms = Min(look_ms, ClockMillisecondsUntil(entry->not_before));
 			continue;
 		}
+		if (databaseIsClaimed(databases[i]))
+		{
+			look_ms = Min(look_ms, CLAIMED_LOOK_MS);
+			continue;
+		}
 		if (!databaseExists(databases[i]))
 		{
 			discardEvents(databases[i]);
@@ -314,6 +334,11 @@ continueMaintenance(int64 now)
 
 		if (!DirectoryHasWriter(next) && !(entry && writerLives(entry, now)))
 		{
+			if (databaseIsClaimed(next))
+			{
+				maintenance_at = now + NS_PER_SECOND;
+				return;
+			}
 			maintenance_worker = startWorker("apikeys maintenance", "WriterMaintainMain", next);
 			if (maintenance_worker == NULL)
 				maintenance_at = now + MAINTENANCE_AGAIN_NS;

@@ -14,9 +14,11 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -155,6 +157,21 @@ StepRun(bool (*work)(void *), void *argument, bool *result, StepError *error)
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	return done;
+}
+
+/*
+ * Tells whether somebody lets no new session into the database: it is being
+ * dropped, renamed, moved or copied.  To be called in a transaction, and by a
+ * worker that is connected to any database or to none.
+ */
+bool
+StepDatabaseIsClaimed(Oid database)
+{
+	LOCKTAG tag;
+
+	/* the lock that a new session waits for before it counts as one */
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
+	return LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL;
 }
 
 /*

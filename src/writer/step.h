@@ -19,6 +19,7 @@ typedef struct StepError
 extern void StepConnect(Oid database);
 extern void StepTakeInterrupts(void);
 extern bool StepRun(bool (*work)(void *), void *argument, bool *result, StepError *error);
+extern bool StepDatabaseIsClaimed(Oid database);
 extern void StepActAsOwner(void);
 extern bool StepErrorIsTransient(const StepError *error);
 

@@ -27,9 +27,11 @@
  * batches (duties.c) runs in small transactions between them.
  *
  * The writer ends after some idle seconds when no backend is attached to its
- * queue, so that DROP DATABASE works.  At SIGTERM it writes what is queued, and
- * what backends that are still attached add, for at most 5 s; the signal only
- * sets a flag, because die() would interrupt that.  It always exits with 0: the
+ * queue.  At SIGTERM it writes what is queued, and what backends that are still
+ * attached add, for at most 5 s; the signal only sets a flag, because die()
+ * would interrupt that.  It ends at once, whatever is queued, when the database
+ * is being dropped, renamed, moved or copied, unless backends need it: those
+ * commands wait 5 s for it at most.  It always exits with 0: the
  * launcher starts another one when it is needed.  So whatever can throw runs in
  * a step (step.c), and interrupts are held everywhere else but in takeSignals.
  */
@@ -315,6 +317,27 @@ writeNext(void)
 	return learnFromSuccess();
 }
 
+/* A step: tells whether somebody lets no new session into the database. */
+static bool
+claimedStep(void *unused)
+{
+	return StepDatabaseIsClaimed(MyDatabaseId);
+}
+
+/*
+ * Tells whether this process must leave the database at once.  What is queued
+ * stays there: the launcher starts another writer for it, or discards it, when
+ * the database is renamed, or dropped.  Cannot throw.
+ */
+static bool
+mustLeave(void)
+{
+	bool claimed;
+	StepError error;
+
+	return StepRun(claimedStep, NULL, &claimed, &error) && claimed;
+}
+
 /* Takes interrupts and reloads settings.  Cannot throw. */
 static void
 takeSignals(void)
@@ -360,7 +383,11 @@ serve(void)
 	while (WriterEnabled)
 	{
 		int64 now = ClockNow();
-		bool more = (writer.failures == 0 || now >= writer.retry_at) && writeNext();
+		bool more;
+
+		if ((writer.stop_requested || !DirectoryHasBackends()) && mustLeave())
+			return;
+		more = (writer.failures == 0 || now >= writer.retry_at) && writeNext();
 
 		more |= DutiesRun(DUTY_SERVING, &writer.stop_requested);
 		pgstat_report_stat(true);
@@ -394,7 +421,7 @@ static void
 serveWithoutQueue(void)
 {
 	DutiesBegin(ClockNow());
-	while (WriterEnabled && !writer.stop_requested &&
+	while (WriterEnabled && !writer.stop_requested && !mustLeave() &&
 		   (DutiesNeedWriter() || ClockNow() - DutiesAskedAt() < NO_QUEUE_END_NS))
 	{
 		if (!DutiesRun(DUTY_WITHOUT_QUEUE, &writer.stop_requested))
@@ -447,11 +474,13 @@ WriterMain(Datum database)
 void
 WriterMaintainMain(Datum database)
 {
+	static const DutyOccasion occasions[] = {DUTY_MAINTAINING, DUTY_WITHOUT_QUEUE};
+
 	begin(DatumGetObjectId(database));
 	DutiesBeginMaintenance();
-	while (DutiesRun(DUTY_MAINTAINING, &writer.stop_requested) && !writer.stop_requested)
-		takeSignals();
-	while (DutiesRun(DUTY_WITHOUT_QUEUE, &writer.stop_requested) && !writer.stop_requested)
-		takeSignals();
+	for (int i = 0; i < lengthof(occasions); i++)
+		while (!writer.stop_requested && !mustLeave() &&
+			   DutiesRun(occasions[i], &writer.stop_requested))
+			takeSignals();
 	proc_exit(0);
 }
