@@ -28,6 +28,7 @@ OBJS = \
 	src/engine/directory.o \
 	src/types/limits.o \
 	src/types/digest.o \
+	src/tables/bypass.o \
 	src/tables/catalog.o \
 	src/tables/rulecache.o \
 	src/request/identity.o \

@@ -35,6 +35,7 @@
  * tables/: rows without SQL
  *	catalog			tables, columns and indexes by name; scans
  *	rows			inserts and updates
+ *	bypass			triggers and rules that would be bypassed
  *	rulecache		plans, tiers, products and blocks by hand, cached
  *
  * request/: what decides about a request

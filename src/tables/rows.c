@@ -9,8 +9,9 @@
  *
  * What a database administrator has added to a table has its effect: CHECK, NOT
  * NULL, unique and exclusion constraints, indexes, generated columns, defaults
- * of columns that the writer does not know.  Deferrable constraints, triggers,
- * rules and row-level security have none.  Expressions run as the current user,
+ * of columns that the writer does not know.  Row-level security has none.
+ * Where a trigger, a rule, a foreign key or a deferrable constraint would have
+ * none, nothing is written (bypass.c).  Expressions run as the current user,
  * who must own the table: no other user can have planted them.
  *
  * A hint tells where a row was: the TID that the index has for its key.  It may
@@ -46,6 +47,7 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
+#include "tables/bypass.h"
 #include "tables/rows.h"
 
 #define ROWS_WAITING_MAX 1000
@@ -210,6 +212,7 @@ RowsOpen(Relation rel, const RowColumns *columns)
 	table->rel = rel;
 	table->columns = columns;
 	resolveColumns(table);
+	BypassRefuse(rel, false);
 	table->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	table->estate = CreateExecutorState();
 	table->result = makeNode(ResultRelInfo);

@@ -31,6 +31,7 @@
 
 #include "compat.h"
 #include "engine/engine.h"
+#include "tables/bypass.h"
 #include "tables/catalog.h"
 #include "tables/rows.h"
 #include "types/verdict.h"
@@ -99,6 +100,7 @@ openPartition(Work *work, TimestampTz at)
 	partition = &work->partitions[work->partition_count++];
 	partition->day = day;
 	log = CatalogOpenBare(&CatalogRequestLog, RowExclusiveLock);
+	BypassRefuse(log, false);
 	rel = PartitionOpen(log, at);
 	table_close(log, NoLock);
 	partition->table = rel ? RowsOpen(rel, &LogRowColumns) : NULL;
@@ -125,6 +127,16 @@ writeLog(Work *work, const BatchRequest *requests, int count)
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(work->row_context);
 	}
+}
+
+/* Locks quarantine for writing. */
+static void
+openQuarantine(void)
+{
+	Relation rel = CatalogOpenBare(&CatalogQuarantine, RowExclusiveLock);
+
+	BypassRefuse(rel, false);
+	table_close(rel, NoLock);
 }
 
 /*
@@ -169,6 +181,7 @@ completeQuarantined(Work *work, const LogRow *row, const Event *completion)
 		   row);
 	if (SPI_processed == 0)
 		return false;
+	openQuarantine();
 	runRow(&update_plan,
 		   "UPDATE apikeys.quarantine AS q"
 		   " SET event = q.event OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object("
@@ -271,6 +284,7 @@ quarantine(Work *work, const Event *event, const char *reason)
 	LogRow row;
 	LogRow logged;
 
+	openQuarantine();
 	LogRowForm(&row, is_request ? event : NULL, is_request ? NULL : event);
 	if (is_request)
 		TallyAddRequest(&work->tally, event, NULL, false);

@@ -7,11 +7,15 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "pure/bucket.h"
+#include "tables/bypass.h"
+#include "tables/catalog.h"
 #include "writer/maintain.h"
 
 #define MERGE_US (50 * 1000) /* a transaction that merges should take no longer */
@@ -147,8 +151,12 @@ bool
 MaintainMergeBuckets(TimestampTz now)
 {
 	TimestampTz begun_at = GetCurrentTimestamp();
+	Relation rel;
 	bool more;
 
+	rel = CatalogOpenBare(&CatalogUsageBucket, RowExclusiveLock);
+	BypassRefuse(rel, true);
+	table_close(rel, NoLock);
 	SPI_connect();
 	more = mergeStep(now);
 	SPI_finish();

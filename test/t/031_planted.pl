@@ -128,15 +128,16 @@ ledger_ok($node, 'partition given back', 'planted');
 is(value('SELECT count(*) FROM apikeys.request_log') - $before, 50, 'partition given back: nothing was lost');
 is(value('SELECT events_quarantined FROM apikeys.stats()'), '1', 'partition given back: nor put aside');
 
-# What the owner of the tables has put there holds: constraints, indexes, defaults, generated columns. Triggers, rules and policies
-# have no effect on the writer. A day's index may be missing.
+# What the owner of the tables has put there holds: constraints, indexes, defaults, generated columns. Policies have no effect on
+# the writer, nor have triggers and rules that are disabled, or for what it does not do. A day's index may be missing.
 my @written = ($today, 'apikeys.usage_bucket', 'apikeys.usage_total');
 value(qq{
     CREATE TRIGGER trap BEFORE INSERT OR UPDATE ON $_ FOR EACH ROW EXECUTE FUNCTION trap.trigger();
-    CREATE TRIGGER trap_after AFTER INSERT OR UPDATE ON $_ FOR EACH ROW EXECUTE FUNCTION trap.trigger();
-    ALTER TABLE $_ ENABLE ALWAYS TRIGGER trap, ENABLE ALWAYS TRIGGER trap_after, ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    CREATE TRIGGER trap_replica AFTER INSERT OR UPDATE ON $_ FOR EACH ROW EXECUTE FUNCTION trap.trigger();
+    CREATE TRIGGER trap_delete BEFORE DELETE ON $_ FOR EACH ROW EXECUTE FUNCTION trap.trigger();
     CREATE RULE trap AS ON INSERT TO $_ DO INSTEAD NOTHING;
-    CREATE RULE trap_update AS ON UPDATE TO $_ DO INSTEAD NOTHING}) foreach @written;
+    ALTER TABLE $_ DISABLE TRIGGER trap, ENABLE REPLICA TRIGGER trap_replica, DISABLE RULE trap, ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY})
+    foreach @written;
 my $index = value(qq{SELECT indexrelid::regclass FROM pg_index WHERE indrelid = '$today'::regclass});
 value(qq{
     ALTER TABLE apikeys.request_log ADD COLUMN region text NOT NULL DEFAULT lower('EU'), ADD COLUMN day date GENERATED ALWAYS AS ((at AT TIME ZONE 'UTC')::date) STORED;
@@ -192,6 +193,42 @@ waits_while('partition that is partitioned', "$today is not an ordinary table",
        CREATE TABLE $today PARTITION OF apikeys.request_log $bounds PARTITION BY RANGE (at)},
     qq{DROP TABLE $today; ALTER TABLE apikeys.aside RENAME TO @{[ substr $today, 8 ]};
        ALTER TABLE apikeys.request_log ATTACH PARTITION $today $bounds});
+
+# A trigger, rule or constraint that it would bypass: nobody misses a change that the writer makes. First as pg_repack does it.
+waits_while('trigger of a tool', 'apikeys.usage_total has trigger repack_trigger, which the writer would bypass',
+    q{CREATE TRIGGER repack_trigger AFTER INSERT OR DELETE OR UPDATE ON apikeys.usage_total FOR EACH ROW EXECUTE FUNCTION trap.trigger();
+      ALTER TABLE apikeys.usage_total ENABLE ALWAYS TRIGGER repack_trigger},
+    'DROP TRIGGER repack_trigger ON apikeys.usage_total');
+foreach my $table ('apikeys.request_log', @written)
+{
+    my $name = $table =~ s/apikeys\.//r;
+    foreach my $trigger ('AFTER INSERT', 'BEFORE UPDATE')
+    {
+        waits_while("$name: $trigger", "apikeys.$name has trigger seen, which the writer would bypass",
+            "CREATE TRIGGER seen $trigger ON $table FOR EACH STATEMENT EXECUTE FUNCTION trap.trigger()", "DROP TRIGGER seen ON $table");
+    }
+    waits_while("$name: rule", "apikeys.$name has a rule, which the writer would bypass",
+        "CREATE RULE seen AS ON UPDATE TO $table DO ALSO NOTHING", "DROP RULE seen ON $table");
+}
+waits_while('foreign key', 'apikeys.usage_total has constraint known, which the writer would bypass',
+    'CREATE TABLE subjects (id bigint PRIMARY KEY); ALTER TABLE apikeys.usage_total ADD CONSTRAINT known FOREIGN KEY (subject_id) REFERENCES subjects NOT VALID',
+    'ALTER TABLE apikeys.usage_total DROP CONSTRAINT known');
+is(value(q{SELECT last_error FROM apikeys.stats()}), 'apikeys.usage_total has constraint known, which the writer would bypass', 'stats tells the last error');
+my $unmerged = -s $node->logfile;
+is(value('SELECT apikeys.maintain()'), 'f', 'buckets are not merged past a trigger');
+until_logged(qr/maintenance was put off: apikeys\.usage_bucket has trigger trap_delete, which/, $unmerged, 'and the log tells why');
+value('DROP TRIGGER trap_delete ON apikeys.usage_bucket');
+is(value('SELECT apikeys.maintain()'), 't', 'then they are');
+
+my $poisoned = -s $node->logfile;
+value(q{CREATE TRIGGER seen BEFORE INSERT ON apikeys.quarantine FOR EACH ROW EXECUTE FUNCTION trap.trigger();
+    ALTER TABLE apikeys.request_log ADD CONSTRAINT unseen CHECK (endpoint <> '/unseen') NOT VALID});
+value(q{SELECT apikeys.verify('key-3', '/unseen')});
+until_logged(qr/could not write a batch of \d+ bytes: apikeys\.quarantine has trigger seen, which the writer would bypass\n/, $poisoned, 'nothing goes to quarantine past a trigger');
+value('DROP TRIGGER seen ON apikeys.quarantine');
+ledger_ok($node, 'quarantine', 'planted');
+is(value('SELECT events_quarantined FROM apikeys.stats()'), '2', 'then it does');
+value('ALTER TABLE apikeys.request_log DROP CONSTRAINT unseen');
 
 # Expressions run as the owner, who is nobody special, and cannot become anybody else.
 value(q{
