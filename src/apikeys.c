@@ -273,6 +273,7 @@ startShmem(void)
 	DirectoryShmemInit();
 	LWLockRelease(AddinShmemInitLock);
 	WaitInit();
+	LauncherCheckPlaces();
 }
 
 void

@@ -47,6 +47,7 @@ typedef struct NoticesShared
 typedef struct DirectoryShared
 {
 	Latch *launcher_latch;
+	LauncherStatistics launcher;
 	NoticesShared notices[NOTICES_DATABASES];
 } DirectoryShared;
 
@@ -101,6 +102,11 @@ DirectoryShmemInit(void)
 		return;
 
 	directory->launcher_latch = NULL;
+	memset(&directory->launcher, 0, sizeof(directory->launcher));
+	strlcpy(directory->launcher.last_error,
+			"the launcher has not started: the server may have no place for it "
+			"(max_worker_processes)",
+			DIRECTORY_ERROR_MAX);
 	memset(directory->notices, 0, sizeof(directory->notices));
 	for (int i = 0; i < DirectoryMaxDatabases; i++)
 	{
@@ -539,6 +545,8 @@ forgetLauncher(int code, Datum arg)
 {
 	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
 	directory->launcher_latch = NULL;
+	directory->launcher.pid = 0;
+	directory->launcher.state = WRITER_NONE;
 	LWLockRelease(DIRECTORY_LOCK);
 }
 
@@ -549,6 +557,32 @@ DirectoryLauncherBegin(void)
 	before_shmem_exit(forgetLauncher, (Datum) 0);
 	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
 	directory->launcher_latch = MyLatch;
+	directory->launcher.pid = MyProcPid;
+	directory->launcher.state = WRITER_RUNNING;
+	directory->launcher.last_error[0] = '\0';
+	LWLockRelease(DIRECTORY_LOCK);
+}
+
+/*
+ * Says why this launcher could not start a worker; NULL: it could, and the last
+ * error stays.
+ */
+void
+DirectoryLauncherReport(const char *error)
+{
+	LWLockAcquire(DIRECTORY_LOCK, LW_EXCLUSIVE);
+	directory->launcher.state = error ? WRITER_FAILING : WRITER_RUNNING;
+	if (error)
+		strlcpy(directory->launcher.last_error, error, DIRECTORY_ERROR_MAX);
+	LWLockRelease(DIRECTORY_LOCK);
+}
+
+/* Gives the state of the launcher. */
+void
+DirectoryLauncherGet(LauncherStatistics *statistics)
+{
+	LWLockAcquire(DIRECTORY_LOCK, LW_SHARED);
+	*statistics = directory->launcher;
 	LWLockRelease(DIRECTORY_LOCK);
 }
 

@@ -34,6 +34,14 @@ typedef struct DirectoryStatistics
 	char last_error[DIRECTORY_ERROR_MAX];
 } DirectoryStatistics;
 
+/* Of the server's launcher. */
+typedef struct LauncherStatistics
+{
+	int pid;		   /* 0: it does not run */
+	WriterState state; /* failing: it could not start a worker */
+	char last_error[DIRECTORY_ERROR_MAX];
+} LauncherStatistics;
+
 extern int DirectoryMaxDatabases; /* setting apikeys.max_databases */
 extern bool WriterEnabled;		  /* setting apikeys.writer_enabled */
 
@@ -48,6 +56,7 @@ extern void DirectoryWakeWriter(void);
 extern bool DirectoryMaintain(int64 deadline);
 extern void DirectoryAskForNotices(void);
 extern bool DirectoryStatisticsGet(DirectoryStatistics *statistics);
+extern void DirectoryLauncherGet(LauncherStatistics *statistics);
 
 /* The writer's side. */
 extern bool DirectoryWriterBegin(Oid database);
@@ -60,6 +69,7 @@ extern void DirectoryMaintenanceDone(uint64 requests, bool put_off, int64 next_a
 
 /* The launcher's side. */
 extern void DirectoryLauncherBegin(void);
+extern void DirectoryLauncherReport(const char *error);
 extern bool DirectoryHasWriter(Oid database);
 extern uint64 DirectoryWritersBegun(Oid database);
 extern int DirectoryNeedsWriter(Oid *databases, int size);

@@ -44,6 +44,10 @@ typedef enum StatsColumn
 	STATS_LAST_ERROR,
 	STATS_ADDRESSES_USED,
 	STATS_ADDRESSES_SIZE,
+	STATS_LAUNCHER_PID,
+	STATS_LAUNCHER_STATE,
+	STATS_LAUNCHER_ERROR,
+	STATS_CLOCK_AHEAD,
 	STATS_COLUMNS
 } StatsColumn;
 
@@ -80,7 +84,7 @@ makeInterval(int64 microseconds)
 {
 	Interval *interval = palloc0(sizeof(Interval));
 
-	interval->time = Max(microseconds, 0);
+	interval->time = microseconds;
 	return IntervalPGetDatum(interval);
 }
 
@@ -94,6 +98,7 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 	static const char *const states[] = {
 		[WRITER_NONE] = "none", [WRITER_RUNNING] = "running", [WRITER_FAILING] = "failing"};
 	DirectoryStatistics queue;
+	LauncherStatistics launcher;
 	MeterStatistics meter;
 	AddressStatistics address;
 	TupleDesc desc;
@@ -105,13 +110,14 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 		desc->natts != STATS_COLUMNS)
 		elog(ERROR, "function does not return the columns of stats");
 	(void) DirectoryStatisticsGet(&queue);
+	DirectoryLauncherGet(&launcher);
 	MeterStatisticsGet(&meter);
 	AddressStatisticsGet(&address);
 	values[STATS_QUEUE_BYTES] = Int64GetDatum(queue.bytes_used);
 	values[STATS_QUEUE_SIZE] = Int64GetDatum(queue.bytes_size);
 	nulls[STATS_OLDEST_EVENT_AGE] = (queue.bytes_used == 0);
-	values[STATS_OLDEST_EVENT_AGE] = makeInterval(ClockNow() / 1000 - queue.oldest_at);
-	values[STATS_FLUSH_LAG] = makeInterval(queue.lag_us);
+	values[STATS_OLDEST_EVENT_AGE] = makeInterval(Max(ClockNow() / 1000 - queue.oldest_at, 0));
+	values[STATS_FLUSH_LAG] = makeInterval(Max(queue.lag_us, 0));
 	values[STATS_EVENTS_WRITTEN] = Int64GetDatum(queue.counters[QUEUE_WRITTEN]);
 	values[STATS_EVENTS_QUARANTINED] = Int64GetDatum(queue.counters[QUEUE_QUARANTINED]);
 	values[STATS_DENIALS_DROPPED] = Int64GetDatum(queue.counters[QUEUE_DROPPED]);
@@ -129,6 +135,12 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 	values[STATS_LAST_ERROR] = CStringGetTextDatum(queue.last_error);
 	values[STATS_ADDRESSES_USED] = Int64GetDatum(address.addresses_used);
 	values[STATS_ADDRESSES_SIZE] = Int64GetDatum(address.addresses_size);
+	nulls[STATS_LAUNCHER_PID] = (launcher.pid == 0);
+	values[STATS_LAUNCHER_PID] = Int32GetDatum(launcher.pid);
+	values[STATS_LAUNCHER_STATE] = CStringGetTextDatum(states[launcher.state]);
+	nulls[STATS_LAUNCHER_ERROR] = (launcher.last_error[0] == '\0');
+	values[STATS_LAUNCHER_ERROR] = CStringGetTextDatum(launcher.last_error);
+	values[STATS_CLOCK_AHEAD] = makeInterval((ClockNow() - ClockWallNow()) / 1000);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 

@@ -5,14 +5,16 @@ CREATE FUNCTION apikeys.stats(
     OUT events_written bigint, OUT events_quarantined bigint, OUT denials_dropped bigint, OUT requests_unrecorded bigint,
     OUT verdicts_overloaded bigint, OUT meters_used bigint, OUT meters_size bigint, OUT rings_used bigint, OUT rings_size bigint,
     OUT evictions bigint, OUT writer_pid int, OUT writer_state text, OUT last_error text, OUT addresses_used bigint,
-    OUT addresses_size bigint
+    OUT addresses_size bigint, OUT launcher_pid int, OUT launcher_state text, OUT launcher_error text, OUT clock_ahead interval
 ) RETURNS record
 LANGUAGE C VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_engine_stats';
 COMMENT ON FUNCTION apikeys.stats() IS
 'The state of the engine. Of this database: the queue (bytes; age of its oldest event; flush_lag: the time from the '
 'first event of the last batch to its commit), events since the server started, and the writer (none, running, '
-'failing) with its last error. Of the whole server: meters, rings, and places for client addresses that have '
-'failed. Errors: 55000 not preloaded.';
+'failing) with its last error. Of the whole server: meters, rings, places for client addresses that have '
+'failed, the launcher that starts the writers (none, running, failing: the server had no place for a worker) with its '
+'last error, and how far the clock by which limits are counted is ahead of the wall clock (negative: behind), because '
+'that was set since the server started. Errors: 55000 not preloaded.';
 
 CREATE FUNCTION apikeys.flush() RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_flush';

@@ -30,6 +30,7 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "replication/logicallauncher.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/guc.h"
@@ -71,11 +72,33 @@ typedef struct Started
 static Started started[LAUNCHER_DATABASES_MAX];
 static int started_count = 0;
 
+/* Attempts in a row for which the server had no place for a worker. */
+static uint32 no_place = 0;
+
 /* The daily maintenance. */
 static int64 maintenance_at; /* engine time; when it begins, or goes on */
 /* the last one that had its turn; in the order of OIDs */
 static Oid maintenance_database = InvalidOid;
 static BackgroundWorkerHandle *maintenance_worker = NULL; /* NULL: none that we know of */
+
+/*
+ * Warns if the server cannot have places for the launcher and a writer, while
+ * it starts; from shmem_startup_hook.
+ */
+void
+LauncherCheckPlaces(void)
+{
+	/* the server's own launcher, of logical replication, comes first */
+	int needed = 2 + (max_logical_replication_workers > 0 ? 1 : 0);
+
+	if (max_worker_processes < needed && !IsBinaryUpgrade && IsPostmasterEnvironment)
+		ereport(WARNING,
+				(errmsg("apikeys has too few worker processes: max_worker_processes is %d, and %d "
+						"are needed at least",
+						max_worker_processes, needed),
+				 errdetail("Without a launcher and a writer requests cannot be recorded."),
+				 errhint("Raise max_worker_processes.")));
+}
 
 /* Registers the launcher; from _PG_init. */
 void
@@ -88,12 +111,30 @@ LauncherRegister(void)
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 1;
+	worker.bgw_restart_time = 1; /* second */
 	strcpy(worker.bgw_library_name, "apikeys");
 	strcpy(worker.bgw_function_name, "LauncherMain");
 	strcpy(worker.bgw_name, "apikeys launcher");
 	strcpy(worker.bgw_type, "apikeys launcher");
 	RegisterBackgroundWorker(&worker);
+}
+
+/*
+ * Says that the server has no place for a worker; in the log after 1, 2, 4, 8,
+ * … attempts.
+ */
+static void
+reportNoPlace(const char *type, Oid database)
+{
+	char *error = psprintf("could not start %s for database %u: the server has no place for "
+						   "another background worker",
+						   type, database);
+
+	DirectoryLauncherReport(error);
+	no_place++;
+	if ((no_place & (no_place - 1)) == 0)
+		ereport(LOG, (errmsg("%s", error), errhint("Raise max_worker_processes.")));
+	pfree(error);
 }
 
 /*
@@ -117,11 +158,12 @@ startWorker(const char *type, const char *function, Oid database)
 	snprintf(worker.bgw_name, BGW_MAXLEN, "%s for database %u", type, database);
 	strlcpy(worker.bgw_type, type, BGW_MAXLEN);
 	if (RegisterDynamicBackgroundWorker(&worker, &handle))
+	{
+		DirectoryLauncherReport(NULL);
+		no_place = 0;
 		return handle;
-	ereport(LOG, (errmsg("could not start %s for database %u: the server has no place for another "
-						 "background worker",
-						 type, database),
-				  errhint("Raise max_worker_processes.")));
+	}
+	reportNoPlace(type, database);
 	return NULL;
 }
 

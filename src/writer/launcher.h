@@ -11,6 +11,7 @@
 #define LAUNCHER_DATABASES_MAX 64 /* with a queue */
 
 extern void LauncherRegister(void);
+extern void LauncherCheckPlaces(void);
 extern PGDLLEXPORT void LauncherMain(Datum unused);
 
 #endif
