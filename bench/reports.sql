@@ -14,6 +14,7 @@ DECLARE
     partition text := 'request_log_' || to_char(day AT TIME ZONE 'UTC', 'YYYYMMDD');
 BEGIN
     EXECUTE format('CREATE TABLE apikeys.%I (LIKE apikeys.request_log INCLUDING ALL)', partition);
+    EXECUTE format('ALTER TABLE apikeys.%I REPLICA IDENTITY FULL', partition);
     EXECUTE format('INSERT INTO apikeys.%I (at, key_id, account_id, request_id, code, status, endpoint, duration_ms, ip, cost, credits, category, product, completed)
         SELECT $1 + n * (interval ''1 day'' / $2), r.key_id, 1 + (r.key_id - 1) / 10, gen_random_uuid(),
                CASE WHEN r.fate < 0.95 THEN ''valid'' WHEN r.fate < 0.98 THEN ''quota_exceeded'' ELSE ''rate_limited'' END,
