@@ -239,6 +239,6 @@ SELECT * FROM pg_temp.scanned_by($$SELECT apikeys.account_keys('acme')$$) WHERE 
 -- Meters that have been loaded from planted usage are forgotten with the extension.
 DROP OWNED BY regress_owner, regress_auditor;
 DROP ROLE regress_owner, regress_auditor;
-SET client_min_messages = warning;
+SET client_min_messages = error;
 DROP EXTENSION apikeys;
 CREATE EXTENSION apikeys;

@@ -113,31 +113,36 @@ static shmem_request_hook_type next_shmem_request = NULL;
 static shmem_startup_hook_type next_shmem_startup = NULL;
 
 /*
- * Defines the settings that size shared memory: only while the server starts.
+ * Defines the settings that size shared memory.  Without preloading they do
+ * nothing, but the configuration may have them, and each session that loads the
+ * library would warn of settings that nobody has defined.  PGC_POSTMASTER is
+ * refused then.
  */
 static void
-defineStartSettings(void)
+defineStartSettings(bool preloading)
 {
+	GucContext context = preloading ? PGC_POSTMASTER : PGC_SIGHUP;
+
 	DefineCustomIntVariable(
 		"apikeys.meter_memory", "Shared memory for the meters of keys and accounts.",
 		"Some 2 kB each; subjects that do not fit are loaded from the tables when they come.",
-		&MeterMemory, 64 * 1024, 256, MAX_KILOBYTES, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+		&MeterMemory, 64 * 1024, 256, MAX_KILOBYTES, context, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable(
 		"apikeys.address_memory", "Shared memory for the client addresses that fail.",
 		"Some 600 bytes each; an address that has no place takes that of the one with the "
 		"fewest failures.",
-		&AddressMemory, 4 * 1024, 64, MAX_KILOBYTES, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+		&AddressMemory, 4 * 1024, 64, MAX_KILOBYTES, context, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable(
 		"apikeys.queue_size",
 		"Shared memory for the events that wait to be written, for each database.", NULL,
-		&QueueSize, 8 * 1024, 64, 1024 * 1024, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+		&QueueSize, 8 * 1024, 64, 1024 * 1024, context, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("apikeys.max_databases",
 							"How many databases of the server can verify keys at the same time.",
-							NULL, &DirectoryMaxDatabases, 4, 1, LAUNCHER_DATABASES_MAX,
-							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+							NULL, &DirectoryMaxDatabases, 4, 1, LAUNCHER_DATABASES_MAX, context, 0,
+							NULL, NULL, NULL);
 }
 
 /* Defines the settings of verify and the writer. */
@@ -284,6 +289,7 @@ _PG_init(void)
 	ClockInit();
 	defineSettings();
 	RedactInit();
+	defineStartSettings(process_shared_preload_libraries_in_progress);
 	defineEngineSettings();
 	defineBlockSettings();
 
@@ -293,7 +299,6 @@ _PG_init(void)
 	 */
 	if (process_shared_preload_libraries_in_progress)
 	{
-		defineStartSettings();
 		next_shmem_request = shmem_request_hook;
 		shmem_request_hook = requestShmem;
 		next_shmem_startup = shmem_startup_hook;

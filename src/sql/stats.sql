@@ -41,3 +41,16 @@ COMMENT ON FUNCTION apikeys.maintain() IS
 'takes longer than apikeys.queue_timeout (it goes on), or part of it was postponed, e.g. because a partition that '
 'is to be dropped is in use. The server log tells which part; it is tried again after 10 minutes. Errors: 55000 not '
 'preloaded, or on a standby.';
+
+-- Who installs the extension learns now what no request could do later.
+DO $$
+DECLARE
+    what text;
+BEGIN
+    PERFORM apikeys.stats();
+EXCEPTION
+    WHEN object_not_in_prerequisite_state THEN
+        GET STACKED DIAGNOSTICS what = PG_EXCEPTION_HINT;
+        RAISE WARNING USING MESSAGE = SQLERRM, HINT = what;
+END
+$$;

@@ -22,15 +22,29 @@ sub sqlstate_of
     return $err =~ /ERROR:  ([0-9A-Z]{5})/ ? $1 : "none: $err";
 }
 
+# Settings of each context: they stay in the file when the library is preloaded no more.
+my $settings = <<'CONF';
+apikeys.meter_memory = 1MB
+apikeys.address_memory = 64kB
+apikeys.queue_size = 64kB
+apikeys.max_databases = 2
+apikeys.flush_interval = 100ms
+apikeys.queue_timeout = 1min
+apikeys.actor = 'somebody'
+CONF
+
 foreach my $preload ('', 'apikeys')
 {
     my $how = $preload ? 'with preload' : 'without preload';
     $node->append_conf('postgresql.conf', "shared_preload_libraries = '$preload'");
+    $node->append_conf('postgresql.conf', $settings) if !$preload;
     $node->start;
     my $database = $preload ? 'preloaded' : 'plain';
     $node->safe_psql('postgres', "CREATE DATABASE $database");
 
-    $node->safe_psql($database, 'CREATE EXTENSION apikeys');
+    $node->psql($database, 'CREATE EXTENSION apikeys', stderr => \my $warning);
+    is($warning, $preload ? '' : "psql:<stdin>:1: WARNING:  apikeys is not preloaded, so requests cannot be metered\n"
+          . "HINT:  Add apikeys to shared_preload_libraries and restart the server; authenticate works without.", "$how: warned as needed");
     my $objects = $node->safe_psql($database, $count_objects);
     cmp_ok($objects, '>', 1, "$how: the extension has objects");
     is($node->safe_psql($database, $roles), 'apikeys_admin apikeys_auditor apikeys_manager apikeys_staff apikeys_verifier', "$how: the roles are there");
@@ -55,6 +69,11 @@ foreach my $preload ('', 'apikeys')
         like($err, qr/ERROR:  apikeys is not preloaded, so requests cannot be metered\nHINT:  Add apikeys to shared_preload_libraries/, "$call: and says so");
     }
     is($node->safe_psql($database, q{SELECT code FROM apikeys.authenticate((apikeys.create_key('acme')).key)}), 'valid', "$how: authenticate works");
+
+    # Each session loads the library, and finds the settings that it knows.
+    $node->psql($database, q{SELECT code FROM apikeys.authenticate('x'); SHOW apikeys.queue_size}, stderr => \my $warnings, stdout => \my $shown);
+    is($warnings, '', "$how: no warning of settings");
+    like($shown, qr/^64kB$/m, "$how: they are shown");
 
     # Privileges that a database gives by default reach nothing of ours, partitions included.
     $node->safe_psql('postgres', "CREATE DATABASE open_$database");
