@@ -32,6 +32,7 @@ OBJS = \
 	src/tables/catalog.o \
 	src/tables/rulecache.o \
 	src/request/identity.o \
+	src/request/reach.o \
 	src/request/block.o \
 	src/request/hint.o \
 	src/request/lookup.o \
@@ -68,6 +69,7 @@ OBJS = \
 # The parts of the install script, in the order in which they are joined.
 SQL_PARTS = \
 	src/sql/schema.sql \
+	src/sql/reach.sql \
 	src/sql/limits.sql \
 	src/sql/digest.sql \
 	src/sql/tables.sql \
@@ -91,6 +93,7 @@ SQL_PARTS = \
 	src/sql/usage.sql \
 	src/sql/adjustment.sql \
 	src/sql/analytics.sql \
+	src/sql/identity.sql \
 	src/sql/comments.sql \
 	src/sql/privileges.sql
 
@@ -127,6 +130,7 @@ REGRESS = \
 	verify \
 	block \
 	privileges \
+	identity \
 	usage \
 	adjustment
 REGRESS_OPTS = --load-extension=apikeys

@@ -4,6 +4,7 @@ SET search_path = pg_catalog;
 CREATE ROLE regress_verifier IN ROLE apikeys_verifier;
 CREATE ROLE regress_manager IN ROLE apikeys_manager;
 CREATE ROLE regress_bound IN ROLE apikeys_manager;
+CREATE ROLE regress_portal IN ROLE apikeys_portal;
 CREATE ROLE regress_staff IN ROLE apikeys_staff;
 CREATE ROLE regress_admin IN ROLE apikeys_admin;
 CREATE ROLE regress_auditor IN ROLE apikeys_auditor;
@@ -20,27 +21,28 @@ $$;
 CREATE TEMP VIEW relations AS
 SELECT c.oid, c.relname, c.relkind FROM pg_class AS c WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f');
 SELECT relname, pg_temp.letters('regress_verifier', oid, NULL) AS verifier, pg_temp.letters('regress_manager', oid, NULL) AS manager,
-       pg_temp.letters('regress_staff', oid, NULL) AS staff, pg_temp.letters('regress_admin', oid, NULL) AS admin, pg_temp.letters('regress_auditor', oid, NULL) AS auditor,
+       pg_temp.letters('regress_portal', oid, NULL) AS portal, pg_temp.letters('regress_staff', oid, NULL) AS staff, pg_temp.letters('regress_admin', oid, NULL) AS admin, pg_temp.letters('regress_auditor', oid, NULL) AS auditor,
        pg_temp.letters('regress_nobody', oid, NULL) AS nobody
 FROM relations ORDER BY relname COLLATE "C";
 
 -- Columns of the tables where they differ.
-SELECT r.relname, a.attname, c.verifier, c.manager, c.staff, c.admin, c.auditor, c.nobody
+SELECT r.relname, a.attname, c.verifier, c.manager, c.portal, c.staff, c.admin, c.auditor, c.nobody
 FROM relations AS r JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped,
      LATERAL (SELECT pg_temp.letters('regress_verifier', r.oid, a.attnum) AS verifier, pg_temp.letters('regress_manager', r.oid, a.attnum) AS manager,
-                     pg_temp.letters('regress_staff', r.oid, a.attnum) AS staff, pg_temp.letters('regress_admin', r.oid, a.attnum) AS admin, pg_temp.letters('regress_auditor', r.oid, a.attnum) AS auditor,
+                     pg_temp.letters('regress_portal', r.oid, a.attnum) AS portal, pg_temp.letters('regress_staff', r.oid, a.attnum) AS staff, pg_temp.letters('regress_admin', r.oid, a.attnum) AS admin, pg_temp.letters('regress_auditor', r.oid, a.attnum) AS auditor,
                      pg_temp.letters('regress_nobody', r.oid, a.attnum) AS nobody) AS c
 WHERE EXISTS (SELECT FROM pg_attribute AS g WHERE g.attrelid = r.oid AND g.attacl IS NOT NULL)
 ORDER BY r.relname COLLATE "C", a.attname COLLATE "C";
 
 -- Sequences: none for anybody.
-SELECT c.relname, r.role FROM pg_class AS c, (VALUES ('regress_verifier'), ('regress_manager'), ('regress_staff'), ('regress_admin'), ('regress_auditor'), ('regress_nobody')) AS r(role)
+SELECT c.relname, r.role FROM pg_class AS c, (VALUES ('regress_verifier'), ('regress_manager'), ('regress_portal'), ('regress_staff'), ('regress_admin'), ('regress_auditor'), ('regress_nobody')) AS r(role)
 WHERE c.relnamespace = 'apikeys'::regnamespace AND c.relkind = 'S' AND has_sequence_privilege(r.role, c.oid, 'USAGE, SELECT, UPDATE');
 
 -- Functions: those of apikeys, without the name of the schema, and those of apikeys_internal.
 SELECT replace(p.oid::regprocedure::text, 'apikeys.', '') COLLATE "C" AS function,
        CASE WHEN has_function_privilege('regress_verifier', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS verifier,
        CASE WHEN has_function_privilege('regress_manager', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS manager,
+       CASE WHEN has_function_privilege('regress_portal', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS portal,
        CASE WHEN has_function_privilege('regress_staff', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS staff,
        CASE WHEN has_function_privilege('regress_admin', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS admin,
        CASE WHEN has_function_privilege('regress_auditor', p.oid, 'EXECUTE') THEN 'X' ELSE '' END AS auditor,
@@ -50,14 +52,14 @@ FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_int
 -- Each function of apikeys is for somebody to call; repair_guards for superusers and owners alone.
 SELECT p.oid::regprocedure AS for_nobody FROM pg_proc AS p
 WHERE p.pronamespace = 'apikeys'::regnamespace AND NOT EXISTS (
-    SELECT FROM unnest('{apikeys_verifier,apikeys_manager,apikeys_staff,apikeys_admin,apikeys_auditor}'::text[]) AS r (role) WHERE has_function_privilege(r.role, p.oid, 'EXECUTE'));
+    SELECT FROM unnest('{apikeys_verifier,apikeys_manager,apikeys_portal,apikeys_staff,apikeys_admin,apikeys_auditor}'::text[]) AS r (role) WHERE has_function_privilege(r.role, p.oid, 'EXECUTE'));
 
 -- The schemas, and the types.
 SELECT r.role, has_schema_privilege(r.role, 'apikeys', 'USAGE') AS usage, has_schema_privilege(r.role, 'apikeys', 'CREATE') AS make,
        has_schema_privilege(r.role, 'apikeys_internal', 'USAGE, CREATE') AS internal,
        (SELECT string_agg(t.typname, ' ' ORDER BY t.typname COLLATE "C") FROM pg_type AS t LEFT JOIN pg_class AS c ON c.oid = t.typrelid
         WHERE t.typnamespace = 'apikeys'::regnamespace AND t.typelem = 0 AND coalesce(c.relkind, 'c') = 'c' AND has_type_privilege(r.role, t.oid, 'USAGE')) AS types
-FROM (VALUES (1, 'regress_verifier'), (2, 'regress_manager'), (3, 'regress_staff'), (4, 'regress_admin'), (5, 'regress_auditor'), (6, 'regress_nobody')) AS r(n, role) ORDER BY n;
+FROM (VALUES (1, 'regress_verifier'), (2, 'regress_manager'), (3, 'regress_portal'), (4, 'regress_staff'), (5, 'regress_admin'), (6, 'regress_auditor'), (7, 'regress_nobody')) AS r(n, role) ORDER BY n;
 
 -- Nothing else is granted to anybody, and nobody may pass on what he has.
 SELECT g.object, a.grantee::regrole, a.privilege_type, a.is_grantable
@@ -65,7 +67,7 @@ FROM (SELECT c.oid::regclass::text, c.relacl, c.relowner FROM pg_class AS c WHER
       UNION ALL SELECT p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)
       UNION ALL SELECT n.nspname, n.nspacl, n.nspowner FROM pg_namespace AS n WHERE n.nspname IN ('apikeys', 'apikeys_internal')) AS g(object, acl, owner),
      aclexplode(g.acl) AS a
-WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::regrole::text NOT IN ('apikeys_verifier', 'apikeys_manager', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor'));
+WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::regrole::text NOT IN ('apikeys_verifier', 'apikeys_manager', 'apikeys_portal', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor'));
 
 --
 -- What a catalog can tell of traps
@@ -141,7 +143,7 @@ INSERT INTO attempt (statement) VALUES
 -- Each attempt of each role, undone at once: the number of rows, or the SQLSTATE.
 CREATE TEMP TABLE outcome (role text, n int, result text);
 GRANT INSERT ON outcome TO PUBLIC;
-CREATE PROCEDURE pg_temp.try_all() LANGUAGE plpgsql AS $$
+CREATE PROCEDURE pg_temp.try_all(who text = SESSION_USER) LANGUAGE plpgsql AS $$
 DECLARE
     attempted record;
     rows bigint;
@@ -156,7 +158,7 @@ BEGIN
             WHEN SQLSTATE '00UND' THEN result := rows || ' rows';
             WHEN OTHERS THEN result := SQLSTATE;
         END;
-        INSERT INTO outcome VALUES (SESSION_USER, attempted.n, result);
+        INSERT INTO outcome VALUES (who, attempted.n, result);
     END LOOP;
 END
 $$;
@@ -166,6 +168,12 @@ SET SESSION AUTHORIZATION regress_bound;
 CALL pg_temp.try_all();
 SET SESSION AUTHORIZATION regress_manager;
 CALL pg_temp.try_all();
+SET SESSION AUTHORIZATION regress_portal;
+CALL pg_temp.try_all();
+BEGIN;
+SELECT apikeys.begin_for('acme');
+CALL pg_temp.try_all('acting for acme');
+COMMIT;
 SET SESSION AUTHORIZATION regress_staff;
 CALL pg_temp.try_all();
 SET SESSION AUTHORIZATION regress_admin;
@@ -176,7 +184,8 @@ SET SESSION AUTHORIZATION regress_nobody;
 CALL pg_temp.try_all();
 RESET SESSION AUTHORIZATION;
 SELECT a.statement, max(result) FILTER (WHERE role = 'regress_verifier') AS verifier, max(result) FILTER (WHERE role = 'regress_bound') AS bound,
-       max(result) FILTER (WHERE role = 'regress_manager') AS manager, max(result) FILTER (WHERE role = 'regress_staff') AS staff, max(result) FILTER (WHERE role = 'regress_admin') AS admin,
+       max(result) FILTER (WHERE role = 'regress_manager') AS manager, max(result) FILTER (WHERE role = 'regress_portal') AS portal,
+       max(result) FILTER (WHERE role = 'acting for acme') AS acting, max(result) FILTER (WHERE role = 'regress_staff') AS staff, max(result) FILTER (WHERE role = 'regress_admin') AS admin,
        max(result) FILTER (WHERE role = 'regress_auditor') AS auditor, max(result) FILTER (WHERE role = 'regress_nobody') AS nobody
 FROM outcome AS o JOIN attempt AS a USING (n) GROUP BY a.n, a.statement ORDER BY a.n;
 

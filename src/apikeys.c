@@ -40,7 +40,8 @@
  *
  * request/: what decides about a request
  *	request			its arguments
- *	identity		which accounts the session may read and change
+ *	identity		for whom the transaction acts
+ *	reach			which accounts it may read and change
  *	lookup			from key text to rows
  *	hint			where a backend found rows before
  *	policy			the checks that need no meters

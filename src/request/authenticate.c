@@ -19,6 +19,7 @@
 #include "engine/queue.h"
 #include "engine/wait.h"
 #include "pure/clock.h"
+#include "request/authenticate.h"
 #include "request/block.h"
 #include "request/limitstatus.h"
 #include "request/policy.h"
@@ -28,21 +29,31 @@
 PG_FUNCTION_INFO_V1(apikeys_key_authenticate);
 PG_FUNCTION_INFO_V1(apikeys_key_explain);
 
+/*
+ * Makes all checks but the meters.  The look-up stays open: the verdict and the
+ * row point into it.
+ */
+void
+Authenticate(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, Verdict *verdict)
+{
+	Request request;
+
+	RequestRead(fcinfo, &request);
+	if (!PG_ARGISNULL(REQUEST_KEY))
+		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
+	PolicyDecide(lookup, &request, row, verdict, ClockNow() + QueueTimeout * NS_PER_MILLISECOND);
+}
+
 /* Returns the verdict of all checks but the meters; SQL: authenticate. */
 Datum
 apikeys_key_authenticate(PG_FUNCTION_ARGS)
 {
 	Verdict verdict;
-	Request request;
 	Lookup lookup = {0};
 	KeyRow row;
 	Datum result;
 
-	RequestRead(fcinfo, &request);
-	if (!PG_ARGISNULL(REQUEST_KEY))
-		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
-
-	PolicyDecide(&lookup, &request, &row, &verdict, ClockNow() + QueueTimeout * NS_PER_MILLISECOND);
+	Authenticate(fcinfo, &lookup, &row, &verdict);
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;

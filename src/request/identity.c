@@ -1,207 +1,278 @@
 /*
  * identity.c
- *	  For whom the session acts: which accounts it may read and change.
+ *	  For whom the transaction acts: its identity.
  *
- * That is its reach.  Every policy, view and function that shows or changes
- * something of an account asks here and nowhere else.
+ * One login of an application serves many customers.  Each transaction says
+ * for whom it acts: begin_as (verify.c) takes the text of a key, begin_for the
+ * name of an account.  From then on the reach of the transaction is that
+ * account (reach.c), and current_account() and the like tell the policies of
+ * the application's own tables who it is.
  *
- * The acting role is the outer user: the session's user, or the role that SET
- * ROLE has chosen.  SECURITY DEFINER does not change it: such a function lends
- * the privileges of its owner, never the reach.  All accounts are within the
- * reach of superusers and of roles that have the privileges of apikeys_admin or
- * apikeys_staff and, to read them, of apikeys_auditor.  Other roles reach the
- * accounts of the rows of table member that name them, or a role whose
- * privileges they have.  Without such a row there is no account.
+ * Invariants:
  *
- * In a security-restricted operation nobody has reach.  ANALYZE, REINDEX,
- * REFRESH MATERIALIZED VIEW and autovacuum run expressions that the owner of
- * some table has written, in a session of a superuser: the outer user is then
- * not the one who wrote what runs.
+ * 1. The identity stands in this file's variables alone, in no setting and no
+ *	  table.  Only a begin sets it.
+ * 2. A begin that succeeds closes the transaction to all others, whatever
+ *	  becomes of the identity.
+ * 3. The identity ends with the transaction: at COMMIT, also of a procedure, at
+ *	  ROLLBACK and at PREPARE TRANSACTION.  It ends as well if the
+ *	  subtransaction aborts in which it was set: ROLLBACK TO a savepoint before
+ *	  it, an exception block around it.
+ * 4. A transaction that has lost its identity reaches nothing until it ends.
+ *	  Otherwise an error would give it the reach of its role.
+ * 5. There is none in a security-restricted operation, where the code of a
+ *	  table's owner runs in somebody else's transaction, and none in a parallel
+ *	  worker, which knows nothing of the leader's.
  *
- * Roles are found by name, those of the extension too.  A name that no role
- * has gives no reach.
+ * A begin takes effect at once.  What else its own statement reads may have
+ * been decided before it.
  *
- * Table member is read by its index, under the active snapshot, so that all
- * statements of a REPEATABLE READ transaction agree, and so that it can be read
- * while a parallel plan runs.  No privilege on it is needed.
+ * Its strings live in TopTransactionContext.  The callbacks that end it run
+ * before that context is deleted.
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
-#include "catalog/pg_auth_members.h"
-#include "catalog/pg_authid.h"
+#include "access/parallel.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/pg_list.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/catcache.h"
-#include "utils/rel.h"
-#include "utils/snapmgr.h"
-#include "utils/syscache.h"
+#include "utils/memutils.h"
 
-#include "compat.h"
 #include "request/identity.h"
-#include "tables/catalog.h"
+#include "request/reach.h"
 
-/* Tells whether a role has the privileges of the role of that name. */
-static bool
-hasRole(Oid acting, const char *name)
+static Identity current;	   /* account NULL: none */
+static SubTransactionId owner; /* if it aborts, the identity ends */
+static bool closed;			   /* a begin has succeeded in this transaction */
+
+/* Ends the identity, and the transaction it was for. */
+static void
+endTransaction(XactEvent event, void *unused)
 {
-	Oid role = get_role_oid(name, true);
-
-	return OidIsValid(role) && has_privs_of_role(acting, role);
-}
-
-/* Tells whether the acting role reaches all accounts. */
-bool
-IdentityReachesAll(Access access)
-{
-	Oid acting = GetOuterUserId();
-
-	if (InSecurityRestrictedOperation())
-		return false;
-	return superuser_arg(acting) || hasRole(acting, "apikeys_admin") ||
-		   hasRole(acting, "apikeys_staff") ||
-		   (access == ACCESS_READ && hasRole(acting, "apikeys_auditor"));
-}
-
-/*
- * Adds to roles those that a role has been granted, and whose privileges the
- * acting role has.
- */
-static List *
-addGranted(List *roles, Oid role, Oid acting)
-{
-	CatCList *grants = SearchSysCacheList1(AUTHMEMMEMROLE, ObjectIdGetDatum(role));
-
-	for (int i = 0; i < grants->n_members; i++)
+	switch (event)
 	{
-		HeapTuple tuple = &grants->members[i]->tuple;
-		Oid granted = ((Form_pg_auth_members) GETSTRUCT(tuple))->roleid;
-
-		if (has_privs_of_role(acting, granted))
-			roles = list_append_unique_oid(roles, granted);
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PARALLEL_ABORT:
+		case XACT_EVENT_PREPARE:
+			current = (Identity){0};
+			closed = false;
+			break;
+		case XACT_EVENT_PRE_COMMIT: /* deferred triggers still act for it */
+		case XACT_EVENT_PARALLEL_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			break;
 	}
-	ReleaseSysCacheList(grants);
-	return roles;
 }
 
-/*
- * Lists the roles whose privileges the acting role has, itself first; none in
- * a security-restricted operation.
- *
- * A role inherits a privilege along a chain of grants only if it has the
- * privileges of each role of the chain, so no chain is followed past one that
- * it has not.
- */
-static List *
-listRoles(void)
+/* Ends the identity with its subtransaction, or hands it to the parent. */
+static void
+endSubtransaction(SubXactEvent event, SubTransactionId sub, SubTransactionId parent, void *unused)
 {
-	Oid acting = GetOuterUserId();
-	List *roles = NIL;
-
-	if (InSecurityRestrictedOperation())
-		return NIL;
-	roles = list_make1_oid(acting);
-	if (has_privs_of_role(acting, ROLE_PG_DATABASE_OWNER)) /* granted by no row */
-		roles = lappend_oid(roles, ROLE_PG_DATABASE_OWNER);
-	for (int i = 0; i < list_length(roles); i++)
-		roles = addGranted(roles, list_nth_oid(roles, i), acting);
-	return roles;
+	if (current.account == NULL || sub != owner)
+		return;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		current = (Identity){0};
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+		owner = parent;
 }
 
-/*
- * Reads the rows of member for the acting role: only those of an account, if
- * one is given.  Adds their accounts to the array, if one is given.  Returns
- * whether there is any such row.
- */
+/* Tells whether whoever runs now may have an identity: invariant 5. */
 static bool
-readMember(const int64 *account_id, ArrayBuildState *accounts)
+mayHave(void)
 {
-	List *roles = listRoles();
-	Relation member = CatalogOpen(&CatalogMember, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(member, NULL);
-	bool found = false;
-
-	for (int i = 0; i < list_length(roles) && !(found && account_id); i++)
-	{
-		char *role = GetUserNameFromId(list_nth_oid(roles, i), true);
-		NameData name;
-		Datum values[2];
-		CatalogScan scan;
-
-		if (role == NULL) /* dropped meanwhile */
-			continue;
-		namestrcpy(&name, role);
-		values[0] = NameGetDatum(&name);
-		values[1] = account_id ? Int64GetDatum(*account_id) : (Datum) 0;
-		CatalogScanBegin(&scan, &CatalogMember, member, 0, GetActiveSnapshot(), account_id ? 2 : 1,
-						 values, NULL);
-		while (CatalogScanNext(&scan, slot, NULL))
-		{
-			bool isnull;
-			Datum account = CatalogColumn(&CatalogMember, slot, MEMBER_ACCOUNT_ID, &isnull);
-
-			found = true;
-			if (accounts)
-				accumArrayResult(accounts, account, isnull, INT8OID, CurrentMemoryContext);
-		}
-		CatalogScanEnd(&scan);
-	}
-
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(member, AccessShareLock);
-	return found;
+	return !InSecurityRestrictedOperation() && !IsParallelWorker();
 }
 
-/* Tells whether the acting role reaches an account. */
+/* Returns for whom the transaction acts; NULL: it has not said. */
+const Identity *
+IdentityCurrent(void)
+{
+	return current.account && mayHave() ? &current : NULL;
+}
+
+/* Tells whether there was an identity, which the transaction has lost. */
 bool
-IdentityReaches(int64 account_id, Access access)
+IdentityIsLost(void)
 {
-	return IdentityReachesAll(access) || readMember(&account_id, NULL);
+	return closed && current.account == NULL;
 }
 
-PG_FUNCTION_INFO_V1(apikeys_reach_all);
-PG_FUNCTION_INFO_V1(apikeys_reach_account);
-PG_FUNCTION_INFO_V1(apikeys_reach_accounts);
-PG_FUNCTION_INFO_V1(apikeys_acts_as_admin);
-
-/* reaches_all(changing) */
-Datum
-apikeys_reach_all(PG_FUNCTION_ARGS)
+/* Tells whether the identity is a key that has a scope. */
+bool
+IdentityHasScope(const Identity *identity, const char *scope, size_t len)
 {
-	PG_RETURN_BOOL(IdentityReachesAll(PG_GETARG_BOOL(0) ? ACCESS_CHANGE : ACCESS_READ));
+	Datum *values;
+	int count = 0;
+
+	if (identity->scopes)
+		deconstruct_array((ArrayType *) identity->scopes, TEXTOID, -1, false, TYPALIGN_INT, &values,
+						  NULL, &count);
+	for (int i = 0; i < count; i++)
+	{
+		const text *granted = DatumGetTextPP(values[i]);
+
+		if (VARSIZE_ANY_EXHDR(granted) == len && memcmp(VARDATA_ANY(granted), scope, len) == 0)
+			return true;
+	}
+	return false;
 }
 
-/* reaches(account_id, changing) */
-Datum
-apikeys_reach_account(PG_FUNCTION_ARGS)
+/* Raises an error where the transaction may not begin to act for somebody. */
+void
+IdentityRequireOpen(const char *function)
 {
-	PG_RETURN_BOOL(
-		IdentityReaches(PG_GETARG_INT64(0), PG_GETARG_BOOL(1) ? ACCESS_CHANGE : ACCESS_READ));
+	if (!mayHave())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("%s cannot be called within a security-restricted operation", function)));
+	if (closed)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("the transaction acts for somebody already"),
+						errdetail("It can begin once, even if what it began was rolled back."),
+						errhint("End the transaction first.")));
 }
 
-/* reached_accounts() */
-Datum
-apikeys_reach_accounts(PG_FUNCTION_ARGS)
+/* Lets the transaction act for somebody, and closes it to other begins. */
+static void
+become(const char *function, const Identity *identity)
 {
-	ArrayBuildState *accounts = initArrayResult(INT8OID, CurrentMemoryContext, false);
+	static bool registered;
+	MemoryContext before;
+	Identity copy = *identity;
 
-	(void) readMember(NULL, accounts);
-	PG_RETURN_DATUM(makeArrayResult(accounts, CurrentMemoryContext));
+	if (!registered)
+	{
+		RegisterXactCallback(endTransaction, NULL);
+		RegisterSubXactCallback(endSubtransaction, NULL);
+		registered = true;
+	}
+	WarnNoTransactionBlock(true, function);
+	before = MemoryContextSwitchTo(TopTransactionContext);
+	copy.account = DatumGetTextPCopy(PointerGetDatum(identity->account));
+	if (identity->scopes)
+		copy.scopes = DatumGetArrayTypePCopy(PointerGetDatum(identity->scopes));
+	if (identity->actor)
+		copy.actor = DatumGetTextPCopy(PointerGetDatum(identity->actor));
+	MemoryContextSwitchTo(before);
+
+	/* Nothing below can fail. */
+	owner = GetCurrentSubTransactionId();
+	closed = true;
+	current = copy;
 }
 
-/* acts_as_admin() */
-Datum
-apikeys_acts_as_admin(PG_FUNCTION_ARGS)
+/* Lets the transaction act for a key, which has been admitted. */
+void
+IdentityBecomeKey(const KeyRow *row)
 {
-	Oid acting = GetOuterUserId();
+	Identity identity = {.account_id = row->account_id,
+						 .account = row->account_name,
+						 .key_id = row->key_id,
+						 .scopes = row->scopes};
 
-	PG_RETURN_BOOL(!InSecurityRestrictedOperation() &&
-				   (superuser_arg(acting) || hasRole(acting, "apikeys_admin")));
+	become("begin_as", &identity);
+}
+
+PG_FUNCTION_INFO_V1(apikeys_identity_begin);
+PG_FUNCTION_INFO_V1(apikeys_identity_account);
+PG_FUNCTION_INFO_V1(apikeys_identity_account_id);
+PG_FUNCTION_INFO_V1(apikeys_identity_key_id);
+PG_FUNCTION_INFO_V1(apikeys_identity_has_scope);
+PG_FUNCTION_INFO_V1(apikeys_identity_via);
+PG_FUNCTION_INFO_V1(apikeys_identity_actor);
+PG_FUNCTION_INFO_V1(apikeys_identity_require_open);
+
+/* begin_account(account_id, name, actor): does the last step of begin_for. */
+Datum
+apikeys_identity_begin(PG_FUNCTION_ARGS)
+{
+	Identity identity = {.account_id = PG_GETARG_INT64(0),
+						 .account = PG_GETARG_TEXT_PP(1),
+						 .actor = PG_ARGISNULL(2) ? NULL : PG_GETARG_TEXT_PP(2)};
+
+	IdentityRequireOpen("begin_for");
+	become("begin_for", &identity);
+	PG_RETURN_VOID();
+}
+
+/* require_open(): raises where begin_for would, before it looks anything up. */
+Datum
+apikeys_identity_require_open(PG_FUNCTION_ARGS)
+{
+	IdentityRequireOpen("begin_for");
+	ReachRequireNoneOfLogin();
+	PG_RETURN_VOID();
+}
+
+/* current_account() */
+Datum
+apikeys_identity_account(PG_FUNCTION_ARGS)
+{
+	const Identity *identity = IdentityCurrent();
+
+	if (identity == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(DatumGetTextPCopy(PointerGetDatum(identity->account)));
+}
+
+/* current_account_id() */
+Datum
+apikeys_identity_account_id(PG_FUNCTION_ARGS)
+{
+	const Identity *identity = IdentityCurrent();
+
+	if (identity == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(identity->account_id);
+}
+
+/* current_key_id() */
+Datum
+apikeys_identity_key_id(PG_FUNCTION_ARGS)
+{
+	const Identity *identity = IdentityCurrent();
+
+	if (identity == NULL || identity->key_id == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(identity->key_id);
+}
+
+/* has_scope(scope) */
+Datum
+apikeys_identity_has_scope(PG_FUNCTION_ARGS)
+{
+	const Identity *identity = IdentityCurrent();
+	const text *scope = PG_GETARG_TEXT_PP(0);
+
+	PG_RETURN_BOOL(identity &&
+				   IdentityHasScope(identity, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope)));
+}
+
+/* acting_via(): by what right a change is made, as the audit log says it. */
+Datum
+apikeys_identity_via(PG_FUNCTION_ARGS)
+{
+	const Identity *identity = IdentityCurrent();
+
+	PG_RETURN_TEXT_P(cstring_to_text(identity == NULL	   ? "role" :
+									 identity->key_id != 0 ? "key" :
+															 "portal"));
+}
+
+/* acting_person(): who acts, by what the identity knows; NULL: it does not. */
+Datum
+apikeys_identity_actor(PG_FUNCTION_ARGS)
+{
+	const Identity *identity = IdentityCurrent();
+
+	if (identity && identity->key_id != 0)
+		PG_RETURN_TEXT_P(cstring_to_text(psprintf("key:" INT64_FORMAT, identity->key_id)));
+	if (identity && identity->actor)
+		PG_RETURN_TEXT_P(DatumGetTextPCopy(PointerGetDatum(identity->actor)));
+	PG_RETURN_NULL();
 }

@@ -1,20 +1,33 @@
 /*
  * identity.h
- *	  For whom the session acts: which accounts it may read and change.
+ *	  For whom the transaction acts.
  */
 #ifndef IDENTITY_H
 #define IDENTITY_H
 
 #include "postgres.h"
 
-/* To read an account and what belongs to it, or to change them. */
-typedef enum Access
-{
-	ACCESS_READ,
-	ACCESS_CHANGE
-} Access;
+#include "request/lookup.h"
 
-extern bool IdentityReachesAll(Access access);
-extern bool IdentityReaches(int64 account_id, Access access);
+/* For whom: an account, or one of its keys. */
+typedef struct Identity
+{
+	int64 account_id;
+	const text *account; /* its name */
+	int64 key_id;		 /* 0: the account itself */
+	/* of the key; NULL: none */
+	const struct ArrayType *scopes;
+	/* who the application says acts for the account; NULL: it does not say */
+	const text *actor;
+} Identity;
+
+/* The scope by which a key may manage the keys of its account. */
+#define SCOPE_MANAGE "apikeys:manage"
+
+extern const Identity *IdentityCurrent(void);
+extern bool IdentityIsLost(void);
+extern bool IdentityHasScope(const Identity *identity, const char *scope, size_t len);
+extern void IdentityRequireOpen(const char *function);
+extern void IdentityBecomeKey(const KeyRow *row);
 
 #endif

@@ -1,6 +1,7 @@
 /*
  * verify.c
- *	  Decides about a request, meters and records it: verify, verify_many.
+ *	  Decides about a request, meters and records it: verify, verify_many,
+ *	  begin_as.
  *
  * The protocol of a request.  Each step but the fifth can be cancelled.  Steps
  * 2, 3 and 5 are in record.c.
@@ -32,7 +33,9 @@
 #include "engine/directory.h"
 #include "engine/queue.h"
 #include "engine/wait.h"
+#include "request/authenticate.h"
 #include "request/call.h"
+#include "request/identity.h"
 #include "request/lookup.h"
 #include "request/policy.h"
 #include "request/record.h"
@@ -47,26 +50,25 @@
 
 PG_FUNCTION_INFO_V1(apikeys_key_verify);
 PG_FUNCTION_INFO_V1(apikeys_key_verify_many);
+PG_FUNCTION_INFO_V1(apikeys_identity_begin_as);
 
 /*
  * Decides about one request and records it.  The look-up is begun if it is not
- * open, and stays open: the verdict points into it.  What the verdict must wait
- * for is noted in the call.
+ * open, and stays open: the verdict points into it, and so does the row of an
+ * admitted key.  What the verdict must wait for is noted in the call.
  */
 static void
-decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
+decide(const Request *request, Lookup *lookup, KeyRow *row, Verdict *verdict, Call *call)
 {
 	int64 locked_key = 0; /* whose first use is locked */
 	Recorded recorded;
 
 	for (;;)
 	{
-		KeyRow row;
-
-		if (!PolicyDecide(lookup, request, &row, verdict, call->deadline) ||
-			LookupMadeHere(lookup, row.key_id))
+		if (!PolicyDecide(lookup, request, row, verdict, call->deadline) ||
+			LookupMadeHere(lookup, row->key_id))
 			return;
-		recorded = RecordRequest(lookup, request, &row, row.key_id == locked_key, verdict, call);
+		recorded = RecordRequest(lookup, request, row, row->key_id == locked_key, verdict, call);
 		if (recorded != RECORDED_FIRST_USE)
 			break;
 
@@ -74,9 +76,9 @@ decide(const Request *request, Lookup *lookup, Verdict *verdict, Call *call)
 		 * Step 4.  Lock, then look again: the key may have been deleted
 		 * meanwhile, even replaced by another with the same text.
 		 */
-		if (!CallLockFirstUse(call, row.key_id))
+		if (!CallLockFirstUse(call, row->key_id))
 			break;
-		locked_key = row.key_id;
+		locked_key = row->key_id;
 		LookupEnd(lookup);
 	}
 	if (recorded != RECORDED)
@@ -96,23 +98,60 @@ finishVerdict(Verdict *verdict)
 	}
 }
 
-/* Decides about a request, meters and records it; SQL: verify. */
-Datum
-apikeys_key_verify(PG_FUNCTION_ARGS)
+/*
+ * Decides about a request, meters and records it, and waits until that is
+ * durable, if it must be.
+ */
+static void
+verify(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, Verdict *verdict)
 {
-	Verdict verdict;
 	Request request;
-	Lookup lookup = {0};
 	Call call;
-	Datum result;
 
 	RequestRead(fcinfo, &request);
 	if (!PG_ARGISNULL(REQUEST_KEY))
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 	CallBegin(&call);
-	decide(&request, &lookup, &verdict, &call);
+	decide(&request, lookup, row, verdict, &call);
 	(void) CallAwaitDurable(&call);
-	finishVerdict(&verdict);
+	finishVerdict(verdict);
+}
+
+/* Decides about a request, meters and records it; SQL: verify. */
+Datum
+apikeys_key_verify(PG_FUNCTION_ARGS)
+{
+	Verdict verdict;
+	Lookup lookup = {0};
+	KeyRow row;
+	Datum result;
+
+	verify(fcinfo, &lookup, &row, &verdict);
+	result = VerdictForm(&verdict, fcinfo);
+	LookupEnd(&lookup);
+	return result;
+}
+
+/*
+ * Decides about a request as verify does or, if it is not metered, as
+ * authenticate does.  If it is admitted, the transaction acts for the key.
+ * SQL: begin_as.
+ */
+Datum
+apikeys_identity_begin_as(PG_FUNCTION_ARGS)
+{
+	Verdict verdict;
+	Lookup lookup = {0};
+	KeyRow row;
+	Datum result;
+
+	IdentityRequireOpen("begin_as");
+	if (PG_ARGISNULL(REQUEST_METERED) || PG_GETARG_BOOL(REQUEST_METERED))
+		verify(fcinfo, &lookup, &row, &verdict);
+	else
+		Authenticate(fcinfo, &lookup, &row, &verdict);
+	if (verdict.code == VERDICT_VALID)
+		IdentityBecomeKey(&row);
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;
@@ -195,6 +234,7 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 	Request *requests = palloc_array(Request, count);
 	Verdict *verdicts = palloc_array(Verdict, count);
 	Lookup lookup = {0};
+	KeyRow row;
 	Call call;
 
 	for (int i = 0; i < count; i++)
@@ -209,7 +249,7 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		if (i % MANY_LOOKUPS == 0)
 			LookupEnd(&lookup);
-		decide(&requests[i], &lookup, &verdicts[i], &call);
+		decide(&requests[i], &lookup, &row, &verdicts[i], &call);
 		if (verdicts[i].account)
 			verdicts[i].account = DatumGetTextPCopy(PointerGetDatum(verdicts[i].account));
 	}

@@ -1,4 +1,4 @@
--- Accounts: which of them a session may read and change; creating, activating and deactivating them.
+-- Accounts: creating, activating and deactivating them, and finding one within reach.
 
 CREATE FUNCTION apikeys_internal.wall_clock() RETURNS timestamptz
 LANGUAGE C VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_clock_wall';
@@ -21,31 +21,6 @@ LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'apikeys_accounts_are_created';
 COMMENT ON FUNCTION apikeys_internal.accounts_are_created() IS
 'Whether create_key makes accounts that do not exist: the setting apikeys.create_accounts.';
 
--- Reach: which accounts the session may read and change. src/request/identity.c decides, for all policies, views and functions. They
--- call reaches_all and reached_accounts in subqueries, (SELECT ...), which run once for each statement.
-CREATE FUNCTION apikeys_internal.reaches_all(changing boolean) RETURNS boolean
-LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_reach_all';
-COMMENT ON FUNCTION apikeys_internal.reaches_all(boolean) IS
-'Whether the session may read (or change) all accounts: its user, or the role chosen by SET ROLE, is a superuser or has the '
-'privileges of apikeys_admin or apikeys_staff, or to read, those of apikeys_auditor. False in a security-restricted operation.';
-
-CREATE FUNCTION apikeys_internal.reached_accounts() RETURNS bigint[]
-LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_reach_accounts';
-COMMENT ON FUNCTION apikeys_internal.reached_accounts() IS
-'The accounts that table member binds the session''s user to, or the role chosen by SET ROLE, or a role whose privileges it has. '
-'Empty without such a row, and in a security-restricted operation.';
-
-CREATE FUNCTION apikeys_internal.reaches(account_id bigint, changing boolean) RETURNS boolean
-LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_reach_account';
-COMMENT ON FUNCTION apikeys_internal.reaches(bigint, boolean) IS
-'Whether the session may read (or change) an account and what belongs to it: reaches_all, or one of reached_accounts.';
-
-CREATE FUNCTION apikeys_internal.acts_as_admin() RETURNS boolean
-LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_acts_as_admin';
-COMMENT ON FUNCTION apikeys_internal.acts_as_admin() IS
-'Whether the session''s user, or the role chosen by SET ROLE, is a superuser or has the privileges of apikeys_admin. False in a '
-'security-restricted operation.';
-
 CREATE FUNCTION apikeys_internal.require_change(account_id bigint) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -54,7 +29,8 @@ BEGIN
         RAISE insufficient_privilege USING
             MESSAGE = format('account %s may be read, but not changed',
                              apikeys_internal.quoted((SELECT a.name FROM apikeys.account AS a WHERE a.account_id = require_change.account_id))),
-            HINT = 'No row of member binds the role to it.';
+            HINT = CASE WHEN apikeys.current_key_id() IS NULL THEN 'No row of member binds the role to it.'
+                        ELSE 'The key does not have the scope apikeys:manage.' END;
     END IF;
 END
 $$;
@@ -136,6 +112,7 @@ AS $$
 DECLARE
     found_account apikeys.account;
 BEGIN
+    PERFORM apikeys_internal.require_reach();
     SELECT a.* INTO found_account FROM apikeys.account AS a
     WHERE a.name = get_account.name AND apikeys_internal.reaches(a.account_id, false);
     IF NOT FOUND THEN

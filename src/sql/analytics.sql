@@ -35,7 +35,7 @@ SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.product, r.code
 FROM apikeys.request_log AS r
 LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
 LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
-WHERE (SELECT apikeys_internal.reaches_all(false)) OR r.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.reaches_all(false)) OR r.account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]);
 COMMENT ON VIEW apikeys.log IS
 'The request log, with names, of all keys that the session may read. Filter by at, because it is '
 'partitioned by day (UTC), and by key_id or account, because it is indexed by key_id and at. Managers who are bound '
@@ -84,8 +84,9 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
-    accounts bigint[] := CASE WHEN NOT apikeys_internal.reaches_all(false) THEN apikeys_internal.reached_accounts() END;
+    accounts bigint[] := CASE WHEN NOT apikeys_internal.reaches_all(false) THEN apikeys_internal.reached_accounts(false) END;
 BEGIN
+    PERFORM apikeys_internal.require_reach();
     IF only_account IS NOT NULL THEN
         accounts := ARRAY[(apikeys_internal.get_account(only_account, false)).account_id];
     END IF;

@@ -12,12 +12,18 @@
 CREATE FUNCTION apikeys_internal.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    INSERT INTO apikeys.audit_log (actor, action, object, object_id, account_id, old, new)
-    VALUES (nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
+    INSERT INTO apikeys.audit_log (via, actor, action, object, object_id, account_id, old, new)
+    VALUES (apikeys_internal.acting_via(),
+            CASE apikeys_internal.acting_via()
+                WHEN 'role' THEN nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), '')
+                ELSE apikeys_internal.acting_person()
+            END,
+            audit.action, audit.object, audit.object_id, apikeys_internal.changed_account(audit.account_id), audit.old, audit.new);
 END;
 COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS
-'Add a row to the audit log, with the session''s user and the setting apikeys.actor. Errors: 22023 the setting has '
-'more than 512 bytes.';
+'Add a row to the audit log, with the session''s user, and the actor whom the transaction''s identity names or, without one, the '
+'setting apikeys.actor. As every change comes by here, it is also refused here if the transaction acts for somebody who may not make '
+'it. Errors: 22023 the setting has more than 512 bytes; 42501.';
 
 CREATE FUNCTION apikeys_internal.audited_row(whole jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

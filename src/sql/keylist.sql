@@ -31,7 +31,7 @@ FROM apikeys.key AS k
 JOIN apikeys.account AS a ON a.account_id = k.account_id
 LEFT JOIN apikeys.tier AS t ON t.name = k.tier
 LEFT JOIN apikeys.usage_total AS u ON u.subject = 'k' AND u.subject_id = k.key_id
-WHERE (SELECT apikeys_internal.reaches_all(false)) OR k.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.reaches_all(false)) OR k.account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]);
 COMMENT ON VIEW apikeys.key_list IS 'All keys that the session may read, without their digests.';
 COMMENT ON COLUMN apikeys.key_list.state IS
 'active, expiring (within apikeys.expiry_notice), expired, inactive (the key or its account) or suspended.';
@@ -49,6 +49,7 @@ AS $$
 DECLARE
     listed apikeys.key_list;
 BEGIN
+    PERFORM apikeys_internal.require_reach();
     SELECT l.key_id, l.account, l.alias, l.category, l.hint, l.state, l.tier, l.limits, l.products, l.created_at, l.rotated_at, l.expires_at,
            l.last_used_at, NULL
     INTO listed FROM apikeys.key_list AS l WHERE l.key_id = get_key.key_id;

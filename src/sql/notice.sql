@@ -179,7 +179,7 @@ SELECT n.id, n.at, n.kind, a.name AS account, n.key_id, coalesce(k.alias, n.deta
 FROM apikeys.notice AS n
 LEFT JOIN apikeys.account AS a ON a.account_id = n.account_id
 LEFT JOIN apikeys.key AS k ON k.key_id = n.key_id
-WHERE (SELECT apikeys_internal.reaches_all(false)) OR n.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.reaches_all(false)) OR n.account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]);
 COMMENT ON VIEW apikeys.notice_list IS 'Notices about the keys and accounts that the session may read.';
 COMMENT ON COLUMN apikeys.notice_list.kind IS
 'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, expiring (within '

@@ -43,7 +43,8 @@ CREATE FUNCTION apikeys.create_plan(
     name text, key_prefix text DEFAULT 'ak', max_keys int DEFAULT NULL, max_lifetime interval DEFAULT NULL,
     lifetimes interval[] DEFAULT NULL, default_lifetime interval DEFAULT NULL, allow_unexpiring boolean DEFAULT true,
     limits apikeys.limits DEFAULT '', default_tier text DEFAULT NULL, one_key_per_product boolean DEFAULT false,
-    custom_limits_allowed boolean DEFAULT true, billing_types text[] DEFAULT NULL)
+    custom_limits_allowed boolean DEFAULT true, billing_types text[] DEFAULT NULL,
+    manage_keys boolean DEFAULT false)
 RETURNS apikeys.plan
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -52,21 +53,21 @@ DECLARE
 BEGIN
     INSERT INTO apikeys.plan (
         name, key_prefix, max_keys, max_lifetime, lifetimes, default_lifetime, allow_unexpiring, limits, default_tier,
-        one_key_per_product, custom_limits_allowed, billing_types)
+        one_key_per_product, custom_limits_allowed, billing_types, manage_keys)
     VALUES (
         apikeys_internal.checked('plan.name', create_plan.name), apikeys_internal.checked('plan.key_prefix', create_plan.key_prefix),
         create_plan.max_keys, create_plan.max_lifetime, apikeys_internal.checked('plan.lifetimes', create_plan.lifetimes),
         create_plan.default_lifetime, create_plan.allow_unexpiring, create_plan.limits,
         apikeys_internal.checked('plan.default_tier', create_plan.default_tier),
         create_plan.one_key_per_product, create_plan.custom_limits_allowed,
-        apikeys_internal.checked('plan.billing_types', create_plan.billing_types))
+        apikeys_internal.checked('plan.billing_types', create_plan.billing_types), create_plan.manage_keys)
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'plan', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean,
-    boolean, text[]) IS
+    boolean, text[], boolean) IS
 'Make a plan, a set of rules for accounts; the arguments are the columns of table plan. Errors: 22023 a bad name, or '
 'a list out of bounds; 23505 the name is taken; 23503 unknown tier; 23502, 23514 refused by the table.';
 
@@ -124,11 +125,17 @@ BEGIN
     IF FOUND THEN
         PERFORM apikeys_internal.check_plan(candidate, '{one_key_per_product}');
     END IF;
+    -- A key cannot change its own products at all: what they were is not known any more.
+    IF key_id = apikeys.current_key_id() OR NOT apikeys_internal.products_are_within(key_id, apikeys.current_key_id()) THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = 'the key that the transaction acts for may not give these products',
+            DETAIL = 'A key may give others no products that it is not good for itself, and cannot change its own.';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_assignment(bigint) IS
 'Raise if the plan does not allow the products that a key has now. Locks the account, so that two transactions '
-'cannot both change products. Errors: 22023, 23505.';
+'cannot both change products. Errors: 22023, 23505; 42501 the transaction acts for a key that is not good for these products.';
 
 CREATE FUNCTION apikeys_internal.check_key_product_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -127,6 +127,90 @@ COMMENT ON FUNCTION apikeys_internal.check_plan(apikeys.key, text[]) IS
 'Raise the first of the rules named (columns of table plan) that a key breaks. Locks the account. Errors: 22023, '
 '23505, 53400.';
 
+CREATE FUNCTION apikeys_internal.check_reserved_scopes(candidate apikeys.key, former text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    reserved text;
+BEGIN
+    FOR reserved IN
+        SELECT s.scope FROM unnest(candidate.scopes) AS s (scope)
+        WHERE starts_with(s.scope, 'apikeys:') AND s.scope <> ALL (coalesce(former, '{}'))
+    LOOP
+        IF reserved <> 'apikeys:manage' THEN
+            RAISE invalid_parameter_value USING
+                MESSAGE = format('scope "%s" does not exist', reserved),
+                DETAIL = 'Scopes that begin with apikeys: are reserved.', HINT = 'There is apikeys:manage.',
+                SCHEMA = 'apikeys', TABLE = 'key', COLUMN = 'scopes';
+        ELSIF apikeys.current_key_id() IS NOT NULL
+              OR NOT (apikeys_internal.reaches_all(true)
+                      OR (SELECT p.manage_keys FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan
+                          WHERE a.account_id = candidate.account_id)) THEN
+            RAISE insufficient_privilege USING
+                MESSAGE = format('scope "%s" is given by the provider alone', reserved),
+                SCHEMA = 'apikeys', TABLE = 'key', COLUMN = 'scopes';
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.check_reserved_scopes(apikeys.key, text[]) IS
+'Raise if a key gets a reserved scope, beyond its former ones, that does not exist or that who acts may not give. Errors: 22023, 42501.';
+
+CREATE FUNCTION apikeys_internal.products_are_within(key_id bigint, bar bigint) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT NOT EXISTS (SELECT FROM apikeys.key_product AS b WHERE b.key_id = bar)
+           OR coalesce((SELECT bool_and(EXISTS (SELECT FROM apikeys.key_product AS b WHERE b.key_id = bar AND b.product = p.product))
+                        FROM apikeys.key_product AS p WHERE p.key_id = products_are_within.key_id), false);
+END;
+COMMENT ON FUNCTION apikeys_internal.products_are_within(bigint, bigint) IS
+'Whether a key is good for no product that the other is not good for. A key without products is good for all.';
+
+-- A key that makes others, or changes them, must not become more than it is by them. So what it makes, rotates, activates or extends is good
+-- for no more than the key itself, in each respect that verify checks. check_assignment does the same where products change.
+CREATE FUNCTION apikeys_internal.check_maker(candidate apikeys.key, former apikeys.key) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    maker  apikeys.key;
+    excess text;
+BEGIN
+    SELECT k.* INTO STRICT maker FROM apikeys.key AS k WHERE k.key_id = apikeys.current_key_id();
+    SELECT r.excess INTO excess
+    FROM (VALUES
+        (candidate.scopes <@ maker.scopes, 'it has scopes that the key does not have'),
+        (candidate.key_id = maker.key_id OR NOT EXISTS (SELECT FROM unnest(candidate.scopes) AS s (scope) WHERE starts_with(s.scope, 'apikeys:')),
+         'it may manage keys'),
+        (maker.expires_at IS NULL OR candidate.expires_at <= maker.expires_at, 'it expires later than the key'),
+        (maker.allowed_domains = '{}' OR (candidate.allowed_domains <> '{}' AND candidate.allowed_domains <@ maker.allowed_domains),
+         'it is allowed for domains that the key is not allowed for'),
+        (maker.allowed_ips = '{}' OR (candidate.allowed_ips <> '{}' AND NOT EXISTS (
+            SELECT FROM unnest(candidate.allowed_ips) AS c (network)
+            WHERE NOT EXISTS (SELECT FROM unnest(maker.allowed_ips) AS m (network) WHERE c.network <<= m.network))),
+         'it is allowed for addresses that the key is not allowed for'),
+        (apikeys_internal.products_are_within(candidate.key_id, maker.key_id), 'it is good for products that the key is not good for')
+    ) AS r (within, excess)
+    WHERE NOT coalesce(r.within, false)
+    LIMIT 1;
+    -- What only takes away from a key may be done to any.
+    IF FOUND AND (former.key_id IS NULL
+                  OR candidate.digest OPERATOR(apikeys.<>) former.digest
+                  OR NOT candidate.scopes <@ former.scopes
+                  OR (candidate.active AND NOT former.active)
+                  OR coalesce(candidate.expires_at, 'infinity') > coalesce(former.expires_at, 'infinity')
+                  OR candidate.allowed_domains <> former.allowed_domains
+                  OR candidate.allowed_ips <> former.allowed_ips) THEN
+        RAISE insufficient_privilege USING
+            MESSAGE = format('key "%s" would be good for more than the key that the transaction acts for', candidate.alias),
+            DETAIL = format('%s%s.', upper(left(excess, 1)), substr(excess, 2)),
+            SCHEMA = 'apikeys', TABLE = 'key';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.check_maker(apikeys.key, apikeys.key) IS
+'Raise if a key that is made (former is NULL) or changed by another key would be good for more than that one: more scopes, domains, '
+'addresses or products, or for longer. Errors: 42501.';
+
 CREATE FUNCTION apikeys_internal.check_key(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -151,11 +235,18 @@ BEGIN
     IF judged <> '{}' THEN
         PERFORM apikeys_internal.check_plan(candidate, judged);
     END IF;
+    IF candidate.scopes <> former.scopes OR (made AND candidate.scopes <> '{}') THEN
+        PERFORM apikeys_internal.check_reserved_scopes(candidate, former.scopes);
+    END IF;
+    IF apikeys.current_key_id() IS NOT NULL THEN
+        PERFORM apikeys_internal.check_maker(candidate, former);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_key(apikeys.key, apikeys.key) IS
 'Raise if the plan does not allow a key: a new one (former is NULL), or one changed from former, of which only what '
-'changed is judged. Locks the account if there is anything to judge. Errors: 22023, 23505, 53400.';
+'changed is judged; or if who acts may not give it its scopes, or is a key that is good for less. Locks the account if there is anything '
+'to judge. Errors: 22023, 23505, 42501, 53400.';
 
 CREATE FUNCTION apikeys_internal.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -30,9 +30,9 @@ BEGIN
 END
 $$;
 
-GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
+GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 
--- All five roles may use the types, with the functions behind their operators, casts, input and output.
+-- All these roles may use the types, with the functions behind their operators, casts, input and output.
 DO $$
 DECLARE
     object text;
@@ -50,7 +50,7 @@ BEGIN
             OR EXISTS (SELECT FROM pg_cast AS c WHERE c.castfunc = p.oid))
     LOOP
         EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', object);
-        EXECUTE format('GRANT ALL ON %s TO apikeys_verifier, apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor', object);
+        EXECUTE format('GRANT ALL ON %s TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor', object);
     END LOOP;
 END
 $$;
@@ -59,7 +59,7 @@ $$;
 
 GRANT EXECUTE ON FUNCTION
     apikeys.shard_hash(text), apikeys.shard_hash(bigint), apikeys.shard_hash_of_account(text), apikeys.limits_items(apikeys.limits)
-TO apikeys_verifier, apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
+TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 
 GRANT EXECUTE ON FUNCTION
     apikeys.verify(text, text, inet, text, text, text[], bigint),
@@ -69,6 +69,16 @@ GRANT EXECUTE ON FUNCTION
     apikeys.error_body(apikeys.verdict),
     apikeys.ratelimit_headers(apikeys.verdict)
 TO apikeys_verifier;
+GRANT EXECUTE ON FUNCTION
+    apikeys.begin_as(text, text, inet, text, text, text[], bigint, boolean),
+    apikeys.my_key(),
+    apikeys.my_limits(),
+    apikeys.my_usage(timestamptz, timestamptz, interval, text)
+TO apikeys_verifier, apikeys_portal;
+GRANT EXECUTE ON FUNCTION apikeys.begin_for(text, text) TO apikeys_portal;
+-- The policies of an application's own tables ask these.
+GRANT EXECUTE ON FUNCTION apikeys.current_account(), apikeys.current_account_id(), apikeys.current_key_id(), apikeys.has_scope(text)
+TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], bigint) TO apikeys_verifier, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
@@ -76,17 +86,17 @@ GRANT EXECUTE ON FUNCTION
     apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text),
     apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint),
     apikeys.log_report(timestamptz, timestamptz, text[], interval, text, text, bigint)
-TO apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
+TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- Views, policies and constraints call functions with the privileges of the role that uses them.
 GRANT EXECUTE ON FUNCTION
-    apikeys_internal.reaches_all(boolean), apikeys_internal.reached_accounts(), apikeys_internal.key_state(boolean, boolean, timestamptz), apikeys_internal.key_used(bigint, apikeys.limits), apikeys_internal.wall_clock()
-TO apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
+    apikeys_internal.reaches_all(boolean), apikeys_internal.reached_accounts(boolean), apikeys_internal.acts_as_admin(), apikeys_internal.key_state(boolean, boolean, timestamptz), apikeys_internal.key_used(bigint, apikeys.limits), apikeys_internal.wall_clock()
+TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys_internal.automatic_blocks() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION
     apikeys_internal.domains_are_valid(text[]), apikeys_internal.has_text(text), apikeys_internal.hash_rule_is_known(text)
-TO apikeys_manager, apikeys_staff, apikeys_admin;
+TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys_internal.prefix_is_valid(text), apikeys_internal.lifetimes_are_valid(interval[]),
     apikeys_internal.longest_lifetime(interval[]), apikeys_internal.lifetime_is_offered(interval, interval[]) TO apikeys_admin;
 
@@ -102,7 +112,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.key_limits(bigint),
     apikeys.account_limits(text),
     apikeys.account_keys(text)
-TO apikeys_manager, apikeys_staff, apikeys_admin;
+TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
     apikeys.create_account(text, text, text, text, apikeys.limits, jsonb),
@@ -124,11 +134,11 @@ TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.assign_product(bigint, text),
     apikeys.unassign_product(bigint, text)
-TO apikeys_manager, apikeys_staff, apikeys_admin;
+TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.create_tier(text, int, apikeys.limits, text),
     apikeys.create_product(text, text),
-    apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean, boolean, text[]),
+    apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean, boolean, text[], boolean),
     apikeys.change_plan(text, text, boolean),
     apikeys.add_member(name, text),
     apikeys.remove_member(name, text)
@@ -139,7 +149,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.answer_upgrade(bigint, text),
     apikeys.withdraw_upgrade(bigint),
     apikeys.get_upgrade(bigint)
-TO apikeys_manager, apikeys_staff, apikeys_admin;
+TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.ask_upgrade(bigint, text),
     apikeys.approve_upgrade(bigint, text),
@@ -153,43 +163,45 @@ TO apikeys_admin;
 
 GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, apikeys.key_product, apikeys.key_list, apikeys.log,
     apikeys.notice_list
-TO apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
+TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
     key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,
     category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by)
-ON apikeys.key TO apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
+ON apikeys.key TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 
 GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips, scopes, billing_type, metadata)
-ON apikeys.key TO apikeys_manager, apikeys_staff, apikeys_admin;
+ON apikeys.key TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 GRANT UPDATE (tier, limits) ON apikeys.key TO apikeys_admin;
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;
 -- No role may INSERT: the functions that make rows record that in the audit log, which a trigger cannot.
 GRANT UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT DELETE ON apikeys.member TO apikeys_admin;
-GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
-GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list, apikeys.adjustment TO apikeys_admin, apikeys_auditor;
+GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
+GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list TO apikeys_admin, apikeys_auditor;
+-- Owners see what was changed, granted and reset of theirs: the policies below.
+GRANT SELECT ON apikeys.audit_log, apikeys.adjustment TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
 
 GRANT SELECT ON
-    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.audit_log, apikeys.notice, apikeys.notice_mark,
+    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.notice, apikeys.notice_mark,
     apikeys.quarantine, apikeys.request_log, apikeys.usage_bucket, apikeys.usage_total
 TO apikeys_admin, apikeys_auditor;
 
--- Policies. There is none for INSERT and DELETE, because no role may do that.
+-- Policies. Of accounts and keys there is none for INSERT and DELETE, because no role may do that.
 
 ALTER TABLE apikeys.account ENABLE ROW LEVEL SECURITY;
 CREATE POLICY account_read ON apikeys.account FOR SELECT
-USING ((SELECT apikeys_internal.reaches_all(false)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]));
+USING ((SELECT apikeys_internal.reaches_all(false)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]));
 CREATE POLICY account_change ON apikeys.account FOR UPDATE
-USING ((SELECT apikeys_internal.reaches_all(true)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]));
+USING ((SELECT apikeys_internal.reaches_all(true)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts(true))::bigint[]));
 COMMENT ON POLICY account_read ON apikeys.account IS 'The accounts that the session may read.';
 COMMENT ON POLICY account_change ON apikeys.account IS 'The accounts that the session may change.';
 
 ALTER TABLE apikeys.key ENABLE ROW LEVEL SECURITY;
 CREATE POLICY key_read ON apikeys.key FOR SELECT
-USING ((SELECT apikeys_internal.reaches_all(false)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]));
+USING ((SELECT apikeys_internal.reaches_all(false)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]));
 CREATE POLICY key_change ON apikeys.key FOR UPDATE
-USING ((SELECT apikeys_internal.reaches_all(true)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]));
+USING ((SELECT apikeys_internal.reaches_all(true)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts(true))::bigint[]));
 COMMENT ON POLICY key_read ON apikeys.key IS 'The keys of the accounts that the session may read.';
 COMMENT ON POLICY key_change ON apikeys.key IS 'The keys of the accounts that the session may change.';
 
@@ -197,6 +209,51 @@ ALTER TABLE apikeys.key_product ENABLE ROW LEVEL SECURITY;
 CREATE POLICY key_product_read ON apikeys.key_product FOR SELECT
 USING (EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = key_product.key_id));
 COMMENT ON POLICY key_product_read ON apikeys.key_product IS 'The products of the keys that the session may read.';
+
+ALTER TABLE apikeys.audit_log ENABLE ROW LEVEL SECURITY;
+CREATE POLICY audit_log_read ON apikeys.audit_log FOR SELECT
+USING ((SELECT apikeys_internal.reaches_all(false)) OR account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]));
+COMMENT ON POLICY audit_log_read ON apikeys.audit_log IS 'The changes of the accounts that the session may read.';
+
+ALTER TABLE apikeys.adjustment ENABLE ROW LEVEL SECURITY;
+CREATE POLICY adjustment_read ON apikeys.adjustment FOR SELECT
+USING ((SELECT apikeys_internal.reaches_all(false))
+       OR CASE subject
+              WHEN 'a' THEN subject_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[])
+              ELSE EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = adjustment.subject_id)
+          END);
+COMMENT ON POLICY adjustment_read ON apikeys.adjustment IS
+'The resets and grants of the accounts that the session may read, and of their keys.';
+
+-- Of all other tables, who reaches all accounts sees all, and nobody else sees anything: a role that has SELECT on them acts for nobody.
+-- Rows of plans, tiers, products and rules are changed by who acts as admin.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['member', 'address_block', 'upgrade_request', 'upgrade_rule', 'notice', 'notice_mark', 'quarantine',
+                                'request_log', 'usage_bucket', 'usage_total'] LOOP
+        EXECUTE format($make$
+            ALTER TABLE apikeys.%1$I ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY %1$s_read ON apikeys.%1$I FOR SELECT USING ((SELECT apikeys_internal.reaches_all(false)));
+            COMMENT ON POLICY %1$s_read ON apikeys.%1$I IS 'All rows, for a session that may read all accounts.';
+            $make$, name);
+    END LOOP;
+    FOREACH name IN ARRAY ARRAY['plan', 'tier', 'product'] LOOP
+        EXECUTE format($make$
+            ALTER TABLE apikeys.%1$I ENABLE ROW LEVEL SECURITY;
+            CREATE POLICY %1$s_read ON apikeys.%1$I FOR SELECT USING (true);
+            COMMENT ON POLICY %1$s_read ON apikeys.%1$I IS 'All rows.';
+            $make$, name);
+    END LOOP;
+    FOREACH name IN ARRAY ARRAY['member', 'plan', 'tier', 'product', 'upgrade_rule'] LOOP
+        EXECUTE format($make$
+            CREATE POLICY %1$s_change ON apikeys.%1$I FOR ALL USING ((SELECT apikeys_internal.acts_as_admin()));
+            COMMENT ON POLICY %1$s_change ON apikeys.%1$I IS 'All rows, for a session that acts as admin.';
+            $make$, name);
+    END LOOP;
+END
+$$;
 
 -- All that guards the tables is there now.
 SELECT apikeys_internal.record_guards();

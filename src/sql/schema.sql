@@ -16,7 +16,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['apikeys_verifier', 'apikeys_manager', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor'] LOOP
+    FOREACH name IN ARRAY ARRAY['apikeys_verifier', 'apikeys_manager', 'apikeys_portal', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor'] LOOP
         BEGIN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
         EXCEPTION

@@ -54,7 +54,7 @@ SELECT r.id, a.name AS account, r.key_id, k.alias, r.tier, r.limits, r.state,
 FROM apikeys.upgrade_request AS r
 JOIN apikeys.key AS k ON k.key_id = r.key_id
 JOIN apikeys.account AS a ON a.account_id = k.account_id
-WHERE (SELECT apikeys_internal.reaches_all(false)) OR k.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
+WHERE (SELECT apikeys_internal.reaches_all(false)) OR k.account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]);
 COMMENT ON VIEW apikeys.upgrade_list IS
 'All upgrade requests, open and closed, for keys that the session may read.';
 COMMENT ON COLUMN apikeys.upgrade_list.alias IS 'The key''s alias now.';
@@ -82,6 +82,7 @@ AS $$
 DECLARE
     listed apikeys.upgrade_list;
 BEGIN
+    PERFORM apikeys_internal.require_reach();
     SELECT l.* INTO listed FROM apikeys.upgrade_list AS l WHERE l.id = get_upgrade.id;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = format('upgrade request %s does not exist', coalesce(id::text, 'NULL'));
@@ -305,7 +306,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
-    RETURN apikeys_internal.close_upgrade(id, 'withdrawn', SESSION_USER, NULL);
+    RETURN apikeys_internal.close_upgrade(id, 'withdrawn', apikeys_internal.acting_name(), NULL);
 END
 $$;
 COMMENT ON FUNCTION apikeys.withdraw_upgrade(bigint) IS

@@ -117,7 +117,7 @@ my @calls = (
 my $called = join ' ', map { $_->[1] } @calls;
 foreach my $function (split /\n/, value(q{SELECT DISTINCT p.proname FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace
     AND p.proargnames[1:p.pronargs] && '{key,keys,key_id,account,id,request_id,request_ids,only_key,only_account}'
-    AND EXISTS (SELECT FROM unnest('{apikeys_verifier,apikeys_manager,apikeys_staff,apikeys_admin,apikeys_auditor}'::text[]) AS r WHERE has_function_privilege(r, p.oid, 'EXECUTE'))}))
+    AND EXISTS (SELECT FROM unnest('{apikeys_verifier,apikeys_manager,apikeys_portal,apikeys_staff,apikeys_admin,apikeys_auditor}'::text[]) AS r WHERE has_function_privilege(r, p.oid, 'EXECUTE'))}))
 {
     like($called, qr/\bapikeys\.$function\(/, "$function is called");
 }
