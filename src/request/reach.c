@@ -202,26 +202,48 @@ ReachAccount(int64 account_id, Access access)
 }
 
 /*
- * Raises an error if the login reaches accounts without an identity, or may SET
- * ROLE to a role that does: a COMMIT would give it more than begin_for has.
- * Superusers are excepted, whom nothing holds.
+ * Tells whether a login reaches accounts without an identity, or may SET ROLE to
+ * a role that does: by a row of member, by a role of the extension, as one whom
+ * row-level security does not hold, or as the owner of the tables.
  */
-void
-ReachRequireNoneOfLogin(void)
+static bool
+loginReaches(Oid login)
 {
 	static const char *const reaching[] = {"apikeys_admin", "apikeys_staff", "apikeys_auditor"};
-	Oid login = GetSessionUserId();
-	bool reaches = false;
+	List *roles = listRoles(login, is_member_of_role_nosuper);
+	Relation member = CatalogOpen(&CatalogMember, AccessShareLock);
+	Oid table_owner = member->rd_rel->relowner;
+	ListCell *cell;
 
-	if (superuser_arg(login))
-		return;
+	table_close(member, AccessShareLock);
+	if (is_member_of_role_nosuper(login, table_owner))
+		return true;
 	for (int i = 0; i < lengthof(reaching); i++)
 	{
 		Oid role = get_role_oid(reaching[i], true);
 
-		reaches |= OidIsValid(role) && is_member_of_role_nosuper(login, role);
+		if (OidIsValid(role) && is_member_of_role_nosuper(login, role))
+			return true;
 	}
-	if (reaches || readMember(listRoles(login, is_member_of_role_nosuper), NULL, NULL))
+	foreach(cell, roles)
+	{
+		if (has_bypassrls_privilege(lfirst_oid(cell)))
+			return true;
+	}
+	return readMember(roles, NULL, NULL);
+}
+
+/*
+ * Raises an error if the login reaches accounts without an identity: a COMMIT
+ * would give it more than begin_for has.  Superusers are excepted, whom nothing
+ * holds.
+ */
+void
+ReachRequireNoneOfLogin(void)
+{
+	Oid login = GetSessionUserId();
+
+	if (!superuser_arg(login) && loginReaches(login))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("role \"%s\" reaches accounts of its own", GetUserNameFromId(login, false)),
