@@ -24,6 +24,9 @@ variant unknown         all      1   'script unknown' 'verify>=1.0'
 variant unissued        all      1   'script unissued' 'verify>=1.0'
 variant malformed       all      1   'script malformed' 'verify>=1.0'
 variant authenticate    all      1   'script authenticate' 'select'
+variant query           8        1   'script query' ''
+variant query_alone     8        1   'script query_alone' ''
+variant acting          8        1   'script acting -U bench_application' 'query>=0.7 query_alone verify'
 variant many            all      100 'script many' 'verify>=6 redis_16>=3'
 variant many_lean       all      100 'script many_lean' 'verify'
 variant verify_sync     'all 32' 1   'synchronous script verify' 'insert@32>=3'
@@ -41,6 +44,7 @@ variant call            -        us  'figure "SELECT bench.call_time(array_agg(k
 variant call_hot        -        us  'figure "SELECT bench.call_time(array_fill(min(key), ARRAY[20000])) FROM bench.issued"' '<=1.0'
 variant cold            -        ms  'figure "SELECT bench.cold_time(false)"' '<=1'
 variant cold_fine       -        ms  'figure "SELECT bench.cold_time(true)"' ''
+variant policy          -        x   'figure "SELECT bench.policy_cost()"' '<=1.05'
 variant meter           -        B   "figure \"SELECT pg_size_bytes(current_setting('apikeys.meter_memory')) / meters_size FROM apikeys.stats()\"" '<=2560'
 
 stage growth    # a small database and a large one

@@ -1,0 +1,2 @@
+\set account random(1, 1000)
+SELECT id, item, total FROM bench.orders WHERE account_id = :account ORDER BY id DESC LIMIT 20;
