@@ -30,7 +30,7 @@ SHOW apikeys.ip_block_duration;
 SELECT pg_temp.ask('no key', '192.0.2.1', 19), pg_temp.ask('good', '192.0.2.1');
 SELECT * FROM pg_temp.blocked;
 SELECT pg_temp.ask('no key', '192.0.2.1', 3);
-SELECT v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.request_id, v.limit_window, v.reset_after, v.retry_after > '14 minutes' AND v.retry_after <= '15 minutes' AS retry,
+SELECT v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.request_id, v.limit_subject, v.limit_window, v.reset_after_s, v.retry_after_s > 14 * 60 AND v.retry_after_s <= 15 * 60 AS retry,
        (SELECT array_agg(h.name) FROM apikeys.ratelimit_headers(v) AS h) AS headers
 FROM apikeys.verify('good', ip => '192.0.2.1') AS v;
 SELECT apikeys.error_body(v) FROM apikeys.verify('no key', ip => '192.0.2.1') AS v;
@@ -120,10 +120,10 @@ SELECT network, automatic FROM apikeys.unblock_address('203.0.113.0/24') ORDER B
 SELECT network, reason FROM apikeys.unblock_address('198.51.100.0/24') ORDER BY 1;
 SELECT pg_temp.ask('good', '203.0.113.10'), pg_temp.ask('good', '198.51.100.1');
 
--- retry_after is the time to the end of the last block; NULL: there is none.
+-- retry_after_s is the time to the end of the last block; NULL: there is none.
 SELECT (apikeys.block_address('198.51.100.0/24', 'a day', '1 day')).network AS day, (apikeys.block_address('198.51.100.1', 'an hour', '1 hour')).network AS hour,
        (apikeys.block_address('198.51.100.2', 'for good')).network AS good;
-SELECT a.ip, v.code, round(extract(epoch FROM v.retry_after) / 60) AS minutes, c.retry_after IS NOT DISTINCT FROM v.retry_after OR abs(extract(epoch FROM c.retry_after - v.retry_after)) < 60 AS alike
+SELECT a.ip, v.code, round(v.retry_after_s / 60) AS minutes, c.retry_after_s IS NOT DISTINCT FROM v.retry_after_s OR abs(c.retry_after_s - v.retry_after_s) < 60 AS alike
 FROM unnest('{198.51.100.1,198.51.100.2,198.51.100.3}'::inet[]) AS a(ip), apikeys.verify('good', ip => a.ip) AS v, apikeys.authenticate('good', ip => a.ip) AS c;
 SELECT count(*) FROM apikeys.unblock_address('198.51.100.0/24');
 

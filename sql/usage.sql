@@ -162,7 +162,7 @@ SELECT * FROM ledger();
 --
 -- Units of one bucket of the window come back together: a day has 128 of 675 s, an hour 128 of 28.125 s.
 SELECT set_clock('2031-03-08 10:02Z');
-SELECT v.code, v.limit_window, v.remaining, v.reset_after > '0' AS reset FROM apikeys.verify('text of small', cost => 2) AS v;
+SELECT v.code, v.limit_window, v.remaining, v.reset_after_s > 0 AS reset FROM apikeys.verify('text of small', cost => 2) AS v;
 SELECT set_clock('2031-03-08 10:32Z');
 SELECT v.code, v.limit_window, v.remaining FROM apikeys.verify('text of small') AS v;
 SELECT * FROM apikeys.key_limits(id('small'));
@@ -328,13 +328,13 @@ WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespa
 --
 -- Headers
 --
-SELECT v.limit_window, v.remaining, v.reset_after, v.retry_after, h.*
+SELECT v.limit_window, v.remaining, v.reset_after_s, v.retry_after_s, h.*
 FROM (VALUES
-    (true, 'day', 1000, 50, interval '30 s', NULL::interval), (true, '10 minutes', 5, 4, '9 min 59.000001 s', NULL), (true, 'month', 7, 7, NULL, NULL),
-    (true, 'total', 9007199254740991, 9007199254740990, NULL, NULL), (false, 'second', 2, 0, '0.001 s', '0.9 s'), (false, 'week', 9, 2, '24:00:00', '48:00:00.5'),
-    (false, 'hour', 9, 2, '60 s', '30 s'), (false, 'total', 3, 0, NULL, NULL), (false, 'day', 3, 1, '100 s', NULL), (false, NULL, NULL, NULL, NULL, NULL)
-) AS v(allowed, limit_window, limit_cap, remaining, reset_after, retry_after),
-LATERAL apikeys.ratelimit_headers(ROW(v.allowed, 0::smallint, '', '', 0, '', NULL, v.limit_window, v.limit_cap, v.remaining, v.reset_after, v.retry_after)) AS h;
+    (true, 'day', 1000, 50, 30, NULL::double precision), (true, '10 minutes', 5, 4, 599.000001, NULL), (true, 'month', 7, 7, NULL, NULL),
+    (true, 'total', 9007199254740991, 9007199254740990, NULL, NULL), (false, 'second', 2, 0, 0.001, 0.9), (false, 'week', 9, 2, 86400, 172800.5),
+    (false, 'hour', 9, 2, 60, 30), (false, 'total', 3, 0, NULL, NULL), (false, 'day', 3, 1, 100, NULL), (false, NULL, NULL, NULL, NULL, NULL)
+) AS v(allowed, limit_window, limit_cap, remaining, reset_after_s, retry_after_s),
+LATERAL apikeys.ratelimit_headers(ROW(v.allowed, 0::smallint, '', '', 0, '', NULL, 'key', v.limit_window, v.limit_cap, v.remaining, v.reset_after_s, v.retry_after_s)) AS h;
 SELECT * FROM apikeys.ratelimit_headers(NULL);
 UPDATE apikeys.key SET limits = '1/day' WHERE key_id = id('idle');
 SELECT n, h.name, h.value ~ '^("day";r=0;t=)?8[67]\d\d\d$' AS wait, CASE WHEN h.name LIKE '%Policy' THEN h.value END AS policy

@@ -1,40 +1,42 @@
 -- The answer to a request.
 
 CREATE TYPE apikeys.verdict AS (
-    allowed      boolean,
-    status       smallint,
-    code         text,
-    message      text,
-    key_id       bigint,
-    account      text,
-    request_id   uuid,
-    limit_window text,
-    limit_cap    bigint,
-    remaining    bigint,
-    reset_after  interval,
-    retry_after  interval
+    allowed       boolean,
+    status        smallint,
+    code          text,
+    message       text,
+    key_id        bigint,
+    account       text,
+    request_id    uuid,
+    limit_subject text,
+    limit_window  text,
+    limit_cap     bigint,
+    remaining     bigint,
+    reset_after_s double precision,
+    retry_after_s double precision
 );
 COMMENT ON TYPE apikeys.verdict IS
 'The answer to a request: whether it is allowed; if not, why (code, message) and the HTTP status to send. '
-'limit_window, limit_cap and remaining (units) are of the limit that denied it, otherwise of the tightest limit. '
-'reset_after: the time until more of that limit is free. retry_after: the time until the same call would be '
-'admitted if nothing else happens; NULL: never. For ip_blocked it is the time until the block ends; for overloaded, '
-'whose end nobody knows, 1 second.';
+'limit_subject (key or account: whose limit), limit_window, limit_cap and remaining (units) are of the limit that '
+'denied it, otherwise of the tightest limit; NULL: no limit was asked. reset_after_s: seconds until more of that '
+'limit is free. retry_after_s: seconds until the same call would be admitted if nothing else happens; NULL: never. '
+'For ip_blocked they are those until the block ends; for overloaded, whose end nobody knows, 1.';
 
 CREATE TYPE apikeys.verdict_row AS (
-    n            int,
-    allowed      boolean,
-    status       smallint,
-    code         text,
-    message      text,
-    key_id       bigint,
-    account      text,
-    request_id   uuid,
-    limit_window text,
-    limit_cap    bigint,
-    remaining    bigint,
-    reset_after  interval,
-    retry_after  interval
+    n             int,
+    allowed       boolean,
+    status        smallint,
+    code          text,
+    message       text,
+    key_id        bigint,
+    account       text,
+    request_id    uuid,
+    limit_subject text,
+    limit_window  text,
+    limit_cap     bigint,
+    remaining     bigint,
+    reset_after_s double precision,
+    retry_after_s double precision
 );
 COMMENT ON TYPE apikeys.verdict_row IS
 'A verdict among many: n is the place of the request, from 1; the other columns are those of apikeys.verdict.';
@@ -53,8 +55,8 @@ BEGIN ATOMIC
                least((verdict).limit_cap, 999999999999999) AS quota, least((verdict).remaining, 999999999999999) AS remaining,
                (SELECT extract(epoch FROM i.window_length)::bigint
                 FROM apikeys.limits_items(('0/' || (verdict).limit_window)::apikeys.limits) AS i) AS seconds,
-               ceil(extract(epoch FROM (verdict).reset_after))::bigint AS reset,
-               ceil(extract(epoch FROM (verdict).retry_after))::bigint AS retry
+               ceil((verdict).reset_after_s)::bigint AS reset,
+               ceil((verdict).retry_after_s)::bigint AS retry
     )
     SELECT h.name, h.value
     FROM shown AS l, LATERAL (VALUES

@@ -8,12 +8,10 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #include "pure/clock.h"
@@ -60,11 +58,12 @@ typedef enum VerdictColumn
 	COLUMN_KEY_ID,
 	COLUMN_ACCOUNT,
 	COLUMN_REQUEST_ID,
+	COLUMN_LIMIT_SUBJECT,
 	COLUMN_LIMIT_WINDOW,
 	COLUMN_LIMIT_CAP,
 	COLUMN_REMAINING,
-	COLUMN_RESET_AFTER,
-	COLUMN_RETRY_AFTER
+	COLUMN_RESET_AFTER_S,
+	COLUMN_RETRY_AFTER_S
 } VerdictColumn;
 
 /* Returns the code as the SQL type has it. */
@@ -163,20 +162,16 @@ messageText(const Verdict *verdict)
 }
 
 /*
- * Returns an interval of as many nanoseconds, rounded up to microseconds:
- * waiting so long is enough.
+ * Returns as many nanoseconds in seconds, rounded up to microseconds: waiting
+ * so long is enough.
  */
 static Datum
-formInterval(int64 nanoseconds, bool *isnull)
+formSeconds(int64 nanoseconds, bool *isnull)
 {
-	Interval *interval;
-
 	*isnull = (nanoseconds == VERDICT_NEVER);
 	if (*isnull)
 		return (Datum) 0;
-	interval = palloc0(sizeof(Interval));
-	interval->time = (nanoseconds + 999) / 1000;
-	return IntervalPGetDatum(interval);
+	return Float8GetDatum((double) ((nanoseconds + 999) / 1000) / 1e6);
 }
 
 /* Gives the verdict's columns; both arrays have VERDICT_COLUMNS places. */
@@ -184,6 +179,7 @@ void
 VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
 {
 	static text *names[VERDICT_CODES];
+	static text *subjects[2];
 	char window[LIMIT_WINDOW_NAME_MAX];
 
 	memset(nulls, true, VERDICT_COLUMNS * sizeof(bool));
@@ -207,14 +203,18 @@ VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
 	}
 	if (verdict->limited)
 	{
-		nulls[COLUMN_LIMIT_WINDOW] = nulls[COLUMN_LIMIT_CAP] = nulls[COLUMN_REMAINING] = false;
+		nulls[COLUMN_LIMIT_SUBJECT] = nulls[COLUMN_LIMIT_WINDOW] = nulls[COLUMN_LIMIT_CAP] =
+			nulls[COLUMN_REMAINING] = false;
+		values[COLUMN_LIMIT_SUBJECT] = constantText(&subjects[verdict->of_account],
+													verdict->of_account ? "account" : "key");
 		values[COLUMN_LIMIT_WINDOW] = PointerGetDatum(
 			cstring_to_text_with_len(window, LimitWindowFormat(verdict->limit.window, window)));
 		values[COLUMN_LIMIT_CAP] = Int64GetDatum(verdict->limit.cap);
 		values[COLUMN_REMAINING] = Int64GetDatum(verdict->remaining);
-		values[COLUMN_RESET_AFTER] = formInterval(verdict->reset_after, &nulls[COLUMN_RESET_AFTER]);
+		values[COLUMN_RESET_AFTER_S] =
+			formSeconds(verdict->reset_after, &nulls[COLUMN_RESET_AFTER_S]);
 	}
-	values[COLUMN_RETRY_AFTER] = formInterval(verdict->retry_after, &nulls[COLUMN_RETRY_AFTER]);
+	values[COLUMN_RETRY_AFTER_S] = formSeconds(verdict->retry_after, &nulls[COLUMN_RETRY_AFTER_S]);
 }
 
 /*

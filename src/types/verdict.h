@@ -32,7 +32,7 @@ typedef enum VerdictCode
 
 #define VERDICT_CODES (VERDICT_OVERLOADED + 1)
 
-#define VERDICT_COLUMNS 12 /* of apikeys.verdict */
+#define VERDICT_COLUMNS 13 /* of apikeys.verdict */
 
 #define VERDICT_NEVER INT64CONST(-1)
 
