@@ -74,9 +74,6 @@ SELECT code FROM ask('plain');
 ROLLBACK;
 SELECT code FROM ask('plain');
 
--- The body of the response.
-SELECT apikeys.error_body(apikeys.authenticate('unknown')), apikeys.error_body(apikeys.authenticate('plain'));
-
 -- Explained, check by check.
 SELECT * FROM apikeys.explain_key(11);
 SET timezone = 'UTC';

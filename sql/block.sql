@@ -31,9 +31,8 @@ SELECT pg_temp.ask('no key', '192.0.2.1', 19), pg_temp.ask('good', '192.0.2.1');
 SELECT * FROM pg_temp.blocked;
 SELECT pg_temp.ask('no key', '192.0.2.1', 3);
 SELECT v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.request_id, v.limit_subject, v.limit_window, v.reset_after_s, v.retry_after_s > 14 * 60 AND v.retry_after_s <= 15 * 60 AS retry,
-       (SELECT array_agg(h.name) FROM apikeys.ratelimit_headers(v) AS h) AS headers
-FROM apikeys.verify('good', ip => '192.0.2.1') AS v;
-SELECT apikeys.error_body(v) FROM apikeys.verify('no key', ip => '192.0.2.1') AS v;
+       ARRAY(SELECT jsonb_object_keys(h.headers)) AS headers, h.body
+FROM apikeys.verify('good', ip => '192.0.2.1') AS v, apikeys.http_response(v) AS h;
 SELECT status, code, message, key_id, account FROM apikeys.authenticate('good', ip => '192.0.2.1');
 SELECT n, code FROM apikeys.verify_many('{good,good,good,NULL}', ips => '{192.0.2.1,192.0.2.2,NULL,192.0.2.1/24}') ORDER BY n;
 SELECT apikeys.flush();

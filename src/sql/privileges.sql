@@ -65,11 +65,12 @@ GRANT EXECUTE ON FUNCTION
     apikeys.verify(text, text, inet, text, text, text[], bigint),
     apikeys.verify_many(text[], text[], inet[], text[], text[], text[], bigint[]),
     apikeys.complete(uuid, int, real, bigint),
-    apikeys.complete_many(uuid[], int[], real[], bigint[]),
-    apikeys.error_body(apikeys.verdict),
-    apikeys.ratelimit_headers(apikeys.verdict)
+    apikeys.complete_many(uuid[], int[], real[], bigint[])
 TO apikeys_verifier;
-GRANT EXECUTE ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], bigint) TO apikeys_verifier, apikeys_admin;
+GRANT EXECUTE ON FUNCTION
+    apikeys.authenticate(text, text, inet, text, text, text[], bigint),
+    apikeys.http_response(apikeys.verdict, text[], text)
+TO apikeys_verifier, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION

@@ -33,6 +33,7 @@ sub masked
         s/\b\d\d+:\d\d:\d\d(\.\d+)?\b/INTERVAL/g;
         s/\b\d{4,}\.\d+\b/SECONDS/g;
         s/\bt=\d+/t=SECONDS/g;
+        s/("Retry-After": ")\d+/$1SECONDS/g;
         s/([ -])\1+/$1/g;
         s/ +$//mg;
         s/\n+\z/\n/;
