@@ -243,7 +243,9 @@ SELECT f.code, f.message, f.detail FROM (VALUES
     (9, $$SELECT apikeys.complete_many('{%1$s}', '{200}', '{}')$$),
     (10, $$SELECT apikeys.complete_many('{%1$s}', '{200}', credits => '{1,2}')$$),
     (11, $$SELECT apikeys.complete_many(NULL, '{200}')$$),
-    (12, $$SELECT apikeys.complete_many(array_fill('%1$s'::uuid, '{10001}'), array_fill(200, '{10001}'))$$)
+    (12, $$SELECT apikeys.complete_many(array_fill('%1$s'::uuid, '{10001}'), array_fill(200, '{10001}'))$$),
+    (13, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,200}', '{1,-0.5}')$$),
+    (14, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,200}', '{1,1e39}')$$)
 ) AS t(n, statement), pg_temp.failure(format(statement, :'never')) AS f ORDER BY n;
 SELECT apikeys.flush();
 SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, product, completed FROM apikeys.request_log WHERE endpoint IS NOT NULL ORDER BY endpoint;
@@ -261,7 +263,10 @@ SELECT f.code, f.message FROM (VALUES
     (4, $$SELECT apikeys.complete(%L, 200, -1)$$),
     (5, $$SELECT apikeys.complete(%L, 200, 'NaN')$$),
     (6, $$SELECT apikeys.complete(%L, 200, 1, -1)$$),
-    (7, $$SELECT apikeys.complete(%L, 200, 1, 9223372036854775807)$$)
+    (7, $$SELECT apikeys.complete(%L, 200, 1, 9223372036854775807)$$),
+    (8, $$SELECT apikeys.complete(%L, 200, '-Infinity')$$),
+    (9, $$SELECT apikeys.complete(%L, 200, 1e308)$$),
+    (10, $$SELECT apikeys.complete(%L, 200, 1000000000001)$$)
 ) AS t(n, statement), pg_temp.failure(format(statement, :'never')) AS f ORDER BY n;
 SELECT u.admitted, u.errors, u.credits FROM apikeys.usage_total AS u JOIN apikeys.key AS k ON k.key_id = u.subject_id
 WHERE u.subject = 'k' AND k.alias = 'plain';

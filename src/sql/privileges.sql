@@ -64,8 +64,8 @@ TO apikeys_verifier, apikeys_manager, apikeys_staff, apikeys_admin, apikeys_audi
 GRANT EXECUTE ON FUNCTION
     apikeys.verify(text, text, inet, text, text, text[], bigint),
     apikeys.verify_many(text[], text[], inet[], text[], text[], text[], bigint[]),
-    apikeys.complete(uuid, int, real, bigint),
-    apikeys.complete_many(uuid[], int[], real[], bigint[])
+    apikeys.complete(uuid, int, double precision, bigint),
+    apikeys.complete_many(uuid[], int[], double precision[], bigint[])
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION
     apikeys.authenticate(text, text, inet, text, text, text[], bigint),
