@@ -44,6 +44,9 @@ SELECT pg_temp.ask('suspended', '192.0.2.3', 30), pg_temp.ask('good', '192.0.2.3
 SELECT pg_temp.ask(NULL, '192.0.2.4', 10);
 SELECT code, count(*) FROM generate_series(1, 11) AS n, apikeys.authenticate('no key ' || n, ip => '192.0.2.4') GROUP BY 1 ORDER BY 1 DESC;
 SELECT pg_temp.ask('good', '192.0.2.4');
+-- So does key_facts.
+SELECT count(apikeys.key_facts('no key ' || n, '192.0.2.14')) FROM generate_series(1, 20) AS n;
+SELECT pg_temp.ask('good', '192.0.2.14'), apikeys.key_facts('good', '192.0.2.14'), apikeys.key_facts('good', '192.0.2.2') ->> 'alias' AS alias;
 
 -- ::ffff:a.b.c.d is a.b.c.d; a /64 of IPv6 counts as one.
 SELECT pg_temp.ask('no key', '::ffff:192.0.2.5', 10), pg_temp.ask('no key', '192.0.2.5', 10), pg_temp.ask('good', '192.0.2.5'), pg_temp.ask('good', '::ffff:192.0.2.5');

@@ -69,7 +69,8 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION
     apikeys.authenticate(text, text, inet, text, text, text[], bigint),
-    apikeys.http_response(apikeys.verdict, text[], text)
+    apikeys.http_response(apikeys.verdict, text[], text),
+    apikeys.key_facts(text, inet)
 TO apikeys_verifier, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
