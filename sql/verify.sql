@@ -190,18 +190,33 @@ SELECT f.code, f.message FROM (VALUES
     (3, $$SELECT * FROM apikeys.verify_many('{many}', costs => '{}')$$),
     (4, $$SELECT * FROM apikeys.verify_many(NULL, '{/a}')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
--- The verdict on each kind of key is that of verify.
-CREATE TEMP TABLE asked AS SELECT row_number() OVER () AS n, k AS key, ip, origin, product, scopes
-FROM unnest('{plain,unknown,NULL,suspended,inactive,idle,expired,office,web,maps,reader}'::text[]) AS k,
-     (VALUES (NULL::inet, NULL, NULL, NULL), ('10.1.2.3', 'https://example.com/a', 'maps', 'read'), ('198.18.0.1', 'https://example.org', 'routes', 'read write'),
-             ('10.1.2.3', 'example.com', 'maps', ' read  read '), ('10.1.2.3', 'example.com', 'maps', '')) AS a(ip, origin, product, scopes);
-SELECT a.key, string_agg(m.code, ' ' ORDER BY a.n) AS codes, bool_and((m.allowed, m.status, m.code, m.message, m.key_id, m.account, m.retry_after_s)
-    IS NOT DISTINCT FROM (v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.retry_after_s)) AS alike
-FROM (SELECT array_agg(key ORDER BY n) AS keys, array_agg(ip ORDER BY n) AS ips, array_agg(origin ORDER BY n) AS origins, array_agg(product ORDER BY n) AS products,
-             array_agg(scopes ORDER BY n) AS scopes FROM asked) AS s,
-     apikeys.verify_many(s.keys, ips => s.ips, origins => s.origins, products => s.products, scopes => s.scopes) AS m
-JOIN asked AS a USING (n), apikeys.verify(a.key, NULL, a.ip, a.origin, a.product, array_remove(string_to_array(a.scopes, ' '), '')) AS v
+-- The verdict on each kind of key, for each kind of argument, is that of verify, but for the moment. Each request has an address of its own: none
+-- fails so often that it is blocked.
+SELECT add_key('tail'), add_key('long'), add_key('grace'), add_key('late');
+UPDATE apikeys.key SET hash_rule = CASE alias WHEN 'tail' THEN 'sha256_after_bar' ELSE 'sha256_after_underscore' END WHERE alias IN ('tail', 'long');
+UPDATE apikeys.key SET previous_digest = sha256(convert_to('before ' || alias, 'UTF8'))::apikeys.digest, previous_hash_rule = 'sha256',
+    previous_valid_until = CASE alias WHEN 'grace' THEN timestamptz '2999-12-31' ELSE '2001-02-03' END WHERE alias IN ('grace', 'late');
+SELECT network FROM apikeys.block_address('192.0.2.0/24', 'scans', '1 hour');
+CREATE TEMP TABLE asked AS
+SELECT row_number() OVER () AS n, k AS key, a.place, a.endpoint, a.network + row_number() OVER () AS ip, a.origin, a.product, a.scopes, a.cost
+FROM unnest(ARRAY['plain', 'unknown', NULL, '', 'ak_' || repeat('A', 36), repeat('x', 513), 'suspended', 'inactive', 'idle', 'expired', 'office', 'web', 'maps',
+        'reader', '17|tail', 'tail', 'x_long', 'grace', 'before grace', 'late', 'before late', 'day', 'total', 'minute', 'of hour', 'of total', 'none']) AS k,
+     (VALUES (1, NULL, NULL::inet, NULL, NULL, NULL, NULL::bigint),
+             (2, 'GET /a?b', '10.1.0.0', 'https://example.com/a', 'maps', 'read', 1),
+             (3, '', '198.18.0.0', 'https://example.org', 'routes', 'read write', 5),
+             (4, 'GET /:id', '2001:db8::', 'example.com', 'maps', NULL, 2147483647),
+             (5, NULL, '::ffff:10.1.0.0', 'example.com', 'maps', ' ', 0),
+             (6, NULL, '192.0.2.0', 'example.com', 'maps', 'read', 1)) AS a(place, endpoint, network, origin, product, scopes, cost);
+CREATE FUNCTION pg_temp.lasting(v anyelement) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT to_jsonb(v) - '{n,request_id,reset_after_s,retry_after_s}'::text[]
+        || jsonb_build_object('recorded', v.request_id IS NOT NULL, 'resets', v.reset_after_s IS NOT NULL, 'retry', round(v.retry_after_s / 60)) $$;
+SELECT left(a.key, 20) AS key, string_agg(m.code, ' ' ORDER BY a.place) AS codes, bool_and(pg_temp.lasting(m) = pg_temp.lasting(v)) AS alike
+FROM (SELECT array_agg(key ORDER BY n) AS keys, array_agg(endpoint ORDER BY n) AS endpoints, array_agg(ip ORDER BY n) AS ips, array_agg(origin ORDER BY n) AS origins,
+             array_agg(product ORDER BY n) AS products, array_agg(scopes ORDER BY n) AS scopes, array_agg(cost ORDER BY n) AS costs FROM asked) AS s,
+     apikeys.verify_many(s.keys, s.endpoints, s.ips, s.origins, s.products, s.scopes, s.costs) AS m
+JOIN asked AS a USING (n), apikeys.verify(a.key, a.endpoint, a.ip, a.origin, a.product, array_remove(string_to_array(a.scopes, ' '), ''), a.cost) AS v
 GROUP BY a.key ORDER BY min(a.n);
+SELECT network FROM apikeys.unblock_address('192.0.2.0/24');
 -- Many scopes are found as few are; NULL is one that no key has.
 UPDATE apikeys.key SET scopes = ARRAY(SELECT 's' || n FROM generate_series(1, 900) AS n) WHERE alias = 'reader';
 SELECT s.what, v.code FROM (VALUES
@@ -248,7 +263,7 @@ SELECT f.code, f.message, f.detail FROM (VALUES
     (14, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,200}', '{1,1e39}')$$)
 ) AS t(n, statement), pg_temp.failure(format(statement, :'never')) AS f ORDER BY n;
 SELECT apikeys.flush();
-SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, product, completed FROM apikeys.request_log WHERE endpoint IS NOT NULL ORDER BY endpoint;
+SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, product, completed FROM apikeys.request_log WHERE endpoint ~ '^/' ORDER BY endpoint;
 -- The product is the one that was named, be there such a one or not, cut at a character.
 SELECT code FROM apikeys.verify('maps', '/product', product => 'routes'), apikeys.flush();
 SELECT code FROM apikeys.verify('plain', '/product' || repeat('x', 2050), product => 'x' || repeat(U&'\00E4', 130)), apikeys.flush();
