@@ -56,6 +56,7 @@ SELECT setval(pg_get_serial_sequence('apikeys.' || t, c), 1000000)
 FROM (VALUES ('account', 'account_id'), ('upgrade_request', 'id'), ('audit_log', 'id'), ('adjustment', 'id'), ('notice', 'id')) AS s(t, c);
 SELECT setval('apikeys.key_number_seq', 1000000);
 CREATE ROLE clerk LOGIN IN ROLE apikeys_manager;
+CREATE ROLE portal LOGIN IN ROLE apikeys_portal;
 CREATE ROLE boss LOGIN IN ROLE apikeys_admin, apikeys_manager, apikeys_verifier, apikeys_auditor;
 VACUUM ANALYZE;
 EOF
@@ -80,6 +81,9 @@ my @calls = (
     [ boss => q{SELECT apikeys.verify('key 2002', product => 'parking')} ], [ boss => q{SELECT apikeys.verify('key 2019', '/first')} ], [ boss => q{SELECT apikeys.verify('no key')} ],
     [ boss => q{SELECT apikeys.verify_many('{key 2002,key 2003,key 2004}')} ], [ boss => q{SELECT apikeys.authenticate('key 2002', product => 'parking')} ],
     [ boss => q{SELECT apikeys.complete((apikeys.verify('key 2002', product => 'parking')).request_id, 200)} ], [ boss => q{SELECT apikeys.complete_many(ARRAY[(apikeys.verify('key 2002', product => 'parking')).request_id], '{200}')} ],
+    [ boss => q{SELECT apikeys.key_facts('key 2002')} ], [ boss => q{SELECT apikeys.begin_as('key 2002', product => 'parking')} ],
+    # a portal
+    [ portal => q{SELECT apikeys.begin_for('account 3'); SELECT * FROM apikeys.key_list WHERE account = 'account 3'} ],
     # owners; the clerk is bound to accounts 1 to 3
     (map { ([ clerk => $_ ], [ boss => $_ ]) }
         q{SELECT apikeys.create_key('account 3', products => '{tiles}')}, q{SELECT apikeys.create_key('account 3', 'named', products => '{routes}')},
