@@ -30,6 +30,7 @@ OBJS = \
 	src/types/digest.o \
 	src/tables/bypass.o \
 	src/tables/catalog.o \
+	src/tables/refuse.o \
 	src/tables/rulecache.o \
 	src/request/identity.o \
 	src/request/block.o \
@@ -81,6 +82,7 @@ SQL_PARTS = \
 	src/sql/keylist.sql \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
+	src/sql/rotation.sql \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \
 	src/sql/erasure.sql \

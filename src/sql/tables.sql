@@ -217,7 +217,8 @@ COMMENT ON COLUMN apikeys.key.rotations IS 'How many times it got a new text.';
 COMMENT ON COLUMN apikeys.key.active IS 'Whether the key may be used: false refuses it with the verdict inactive.';
 COMMENT ON COLUMN apikeys.key.suspended_reason IS 'Why the provider has suspended it; NULL: it is not suspended.';
 COMMENT ON COLUMN apikeys.key.suspended_at IS 'Since when it is suspended; NULL: it is not.';
-COMMENT ON COLUMN apikeys.key.expires_at IS 'From this time on the verdict is expired; NULL: never.';
+COMMENT ON COLUMN apikeys.key.expires_at IS
+'From this time on the verdict is expired; NULL: never. It cannot be set to a time that is past.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; limits, if set, take its place.';
 COMMENT ON COLUMN apikeys.key.limits IS 'Limits of its own; NULL: its tier''s.';
 COMMENT ON COLUMN apikeys.key.allowed_domains IS 'Domains it may be used from, exact or *.example.com; empty: any.';
