@@ -84,6 +84,7 @@ SQL_PARTS = \
 	src/sql/key.sql \
 	src/sql/rotation.sql \
 	src/sql/plan.sql \
+	src/sql/change.sql \
 	src/sql/upgrade_request.sql \
 	src/sql/erasure.sql \
 	src/sql/block.sql \
@@ -120,6 +121,7 @@ REGRESS = \
 	account \
 	key \
 	plan \
+	change \
 	upgrade_request \
 	notice \
 	erasure \

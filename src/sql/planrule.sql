@@ -179,3 +179,24 @@ $$;
 COMMENT ON FUNCTION apikeys_internal.expiry_after(interval, apikeys.plan) IS
 'When a key expires that gets this lifetime now; NULL: never. Errors: 22023 the lifetime is not positive, not '
 'finite, or not offered by the plan.';
+
+CREATE FUNCTION apikeys_internal.chosen_expiry(lifetime interval, expires_at timestamptz, rules apikeys.plan) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF lifetime IS NOT NULL AND expires_at IS NOT NULL THEN
+        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', 'a key has a lifetime or an expiry, not both');
+    ELSIF expires_at <= apikeys_internal.wall_clock() THEN
+        PERFORM apikeys_internal.refuse_past_expiry();
+    ELSIF rules.lifetimes IS NOT NULL AND isfinite(expires_at) THEN
+        PERFORM apikeys_internal.refuse('22023', 'key.expires_at', format('plan "%s" offers lifetimes, not dates', rules.name), NULL,
+                                        format('It offers: %s.', array_to_string(rules.lifetimes, ', ')), 'lifetimes');
+    ELSIF expires_at IS NULL THEN
+        RETURN apikeys_internal.expiry_after(lifetime, rules);
+    END IF;
+    RETURN nullif(expires_at, 'infinity');
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.chosen_expiry(interval, timestamptz, apikeys.plan) IS
+'When a key expires of which somebody chooses a lifetime or an expiry (infinity: never); NULL: never. Errors: 22023 both '
+'are given, the expiry is past, or the plan does not offer it.';

@@ -29,6 +29,9 @@ my %besides = (
     'apikeys.rotate_key' => [ '22023 expires_at', '22023 products', '53400 max_keys', '23505 products' ],
     'apikeys.delete_key' => [ '23503 key_id' ],
     'apikeys.assign_product' => [ '23505 products' ],
+    'apikeys.update_key' => [
+        '23505 alias', @of_plan, map { "22023 $_" } qw(alias category active expires_at tier limits allowed_domains allowed_ips scopes billing_type metadata) ],
+    'apikeys.update_account' => [ map { "22023 $_" } qw(display_name contact plan limits active metadata) ],
     'apikeys.create_tier' => [ '23502 name', '23502 rank', '23502 limits', '23505 name', '23505 rank' ],
     'apikeys.create_product' => [ '23502 name', '23505 name' ],
     'apikeys.create_plan' => [ '23502 name', '23505 name', '23503 default_tier', map { "23514 $_" } qw(max_keys max_lifetime lifetimes default_lifetime) ],
