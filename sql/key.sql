@@ -157,6 +157,8 @@ SELECT prefix, hint ~ '^ak_…[0-9A-Za-z]{4}$' AS hint, hash_rule FROM apikeys.k
 -- A lifetime counts from now, in seconds; without one the expiry stays.
 SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id, lifetime => '90 days');
 SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id);
+SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id, expires_at => clock_timestamp() + '7 hours');
+SELECT expires_at FROM apikeys.rotate_key(:key_id, expires_at => 'infinity');
 SET TimeZone = 'Europe/Berlin';
 SELECT extract(epoch FROM apikeys_internal.seconds_after('2026-03-28 12:00', '2 days') - '2026-03-28 12:00') AS seconds, apikeys_internal.seconds_after('2026-03-28 12:00', '2 days') AS at;
 RESET TimeZone;
@@ -170,7 +172,10 @@ SELECT f.* FROM (VALUES
     (2, $$SELECT apikeys.rotate_key(NULL)$$),
     (3, $$SELECT apikeys.rotate_key(pg_temp.id('full'), grace => '-1 second')$$),
     (4, $$SELECT apikeys.rotate_key(pg_temp.id('full'), grace => NULL)$$),
-    (5, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '-1 day')$$)
+    (5, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '-1 day')$$),
+    (6, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '1 day', expires_at => 'infinity')$$),
+    (7, $$SELECT apikeys.rotate_key(pg_temp.id('full'), expires_at => '2020-01-01')$$),
+    (8, $$SELECT apikeys.rotate_key(pg_temp.id('full'), expires_at => '-infinity')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --

@@ -215,13 +215,13 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id) THEN
         PERFORM apikeys_internal.refuse('22023', 'key_product.product',
             format('product "%s" is the only one of the key', product), 'A key without products is good for all.',
-            'Assign another one first, or deactivate the key.');
+            'Assign another one first, deactivate the key, or make it good for all with update_key.');
     END IF;
     RETURN apikeys.get_key(key_id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.unassign_product(bigint, text) IS
-'Remove a product from a key, but not its last: a key without products is good for all. '
+'Remove a product from a key, but not its last: a key without products is good for all, and update_key alone makes it so. '
 'Errors: P0002 unknown key, or not assigned; 22023 it is the last.';
 
 -- From one plan to another.
