@@ -149,6 +149,13 @@ RESET apikeys.debug_clock_offset;
 SELECT f.code, f.message FROM pg_temp.failure(format('SELECT apikeys.import_key(''other'', %L)', :'third')) AS f;
 SELECT count(*) FROM apikeys.rotate_key(:key_id);
 SELECT previous_digest, previous_valid_until, rotations FROM apikeys.key WHERE key_id = :key_id;
+-- A key without a record of use keeps the latest text; end_grace ends that too.
+SELECT key AS fifth FROM apikeys.rotate_key(:key_id, grace => '1 day') \gset
+SELECT count(*) FROM apikeys.rotate_key(:key_id, grace => '1 day');
+SELECT code FROM apikeys.authenticate(:'fifth');
+SELECT alias, state FROM apikeys.end_grace(:key_id);
+SELECT code FROM apikeys.authenticate(:'fifth');
+SELECT previous_digest, previous_valid_until FROM apikeys.key WHERE key_id = :key_id;
 -- The prefix stays, or is the plan's where the imported one cannot be used; the rule becomes ours.
 SELECT key ~ '^live_eu_' AS prefix_stays FROM apikeys.rotate_key(pg_temp.id('full'));
 SELECT key ~ '^ak_' AS prefix_of_plan FROM apikeys.rotate_key(pg_temp.id('bar'), grace => '1 hour');
@@ -175,6 +182,7 @@ SELECT f.* FROM (VALUES
     (5, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '-1 day')$$),
     (6, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '1 day', expires_at => 'infinity')$$),
     (7, $$SELECT apikeys.rotate_key(pg_temp.id('full'), expires_at => '2020-01-01')$$),
+    (9, $$SELECT apikeys.end_grace(1)$$), (10, $$SELECT apikeys.end_grace(NULL)$$),
     (8, $$SELECT apikeys.rotate_key(pg_temp.id('full'), expires_at => '-infinity')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 

@@ -31,7 +31,7 @@ COMMENT ON FUNCTION apikeys.account_keys(text) IS
 -- log's index on key_id finds the rows of one account.
 CREATE VIEW apikeys.log WITH (security_barrier) AS
 SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.product, r.code, r.status, r.endpoint, r.duration_ms, r.cost, r.credits,
-       r.ip, r.request_id
+       r.ip, r.request_id, r.previous
 FROM apikeys.request_log AS r
 LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
 LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id

@@ -93,6 +93,7 @@ GRANT EXECUTE ON FUNCTION apikeys_internal.prefix_is_valid(text), apikeys_intern
 GRANT EXECUTE ON FUNCTION
     apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text),
     apikeys.rotate_key(bigint, interval, interval, timestamptz),
+    apikeys.end_grace(bigint),
     apikeys.update_key(bigint, jsonb),
     apikeys.activate_key(bigint),
     apikeys.deactivate_key(bigint),

@@ -1,4 +1,20 @@
--- Rotation: a new text for a key.
+-- Rotation: a new text for a key, and the end of the old one.
+
+-- What is not certain counts as used: requests that could not be written yet, or that the transaction's snapshot may not have; and
+-- a key without any record of use, which an application may know by authenticate alone.
+CREATE FUNCTION apikeys_internal.text_is_unused(subject apikeys.key) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' OR NOT apikeys_internal.try_flush() THEN
+        RETURN false;
+    END IF;
+    RETURN EXISTS (SELECT FROM apikeys.usage_total AS u
+                   WHERE u.subject = 'k' AND u.subject_id = subject.key_id AND coalesce(u.newest_text, 0) < subject.rotations);
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.text_is_unused(apikeys.key) IS
+'Whether requests of a key are on record, and none of them had its present text. It flushes first.';
 
 CREATE FUNCTION apikeys.rotate_key(
     key_id bigint, grace interval DEFAULT '0', lifetime interval DEFAULT NULL, expires_at timestamptz DEFAULT NULL)
@@ -11,6 +27,7 @@ DECLARE
     owner   apikeys.account;
     rules   apikeys.plan;
     stem    text;
+    unused  boolean := false;
     drawn   record;
     made    apikeys.key;
 BEGIN
@@ -21,6 +38,9 @@ BEGIN
     END IF;
     PERFORM apikeys_internal.key_to_change(key_id);
     SELECT k.* INTO STRICT former FROM apikeys.key AS k WHERE k.key_id = rotate_key.key_id FOR UPDATE;
+    IF grace > '0' AND former.previous_valid_until > present THEN
+        unused := apikeys_internal.text_is_unused(former);
+    END IF;
     IF num_nonnulls(lifetime, expires_at) > 0 THEN
         PERFORM apikeys_internal.lock_account(former.account_id);    -- the plan must not change before the expiry is checked
     END IF;
@@ -30,8 +50,8 @@ BEGIN
     SELECT d.* INTO drawn FROM apikeys_internal.draw_key(stem, owner.name) AS d;
     UPDATE apikeys.key AS k
     SET digest = drawn.digest, hash_rule = 'sha256', prefix = stem, hint = drawn.hint,
-        previous_digest = CASE WHEN grace > '0' THEN former.digest END,
-        previous_hash_rule = CASE WHEN grace > '0' THEN former.hash_rule END,
+        previous_digest = CASE WHEN grace > '0' THEN CASE WHEN unused THEN former.previous_digest ELSE former.digest END END,
+        previous_hash_rule = CASE WHEN grace > '0' THEN CASE WHEN unused THEN former.previous_hash_rule ELSE former.hash_rule END END,
         previous_valid_until = CASE WHEN grace > '0' THEN apikeys_internal.seconds_after(present, grace) END,
         rotated_at = present, rotations = k.rotations + 1,
         expires_at = CASE WHEN num_nonnulls(lifetime, rotate_key.expires_at) = 0 THEN k.expires_at
@@ -43,9 +63,26 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.rotate_key(bigint, interval, interval, timestamptz) IS
 'Give a key a new text and return it; it is shown at no other time. The id, the settings and the usage stay. The '
-'former text stays valid for the grace (default none), counted in seconds; the text before that is no longer valid. '
-'With a lifetime, the key expires that long from now; with expires_at, then (''infinity'': never); otherwise when it did '
+'former text stays valid for the grace (default none), counted in seconds; the text before that is no longer valid. Rotated '
+'again within a grace, a key keeps the text that is deployed: if requests of it are on record and none had the latest '
+'text, the one before that stays valid in its place, for the new grace.
+With a lifetime, the key expires that long from now; with expires_at, then (''infinity'': never); otherwise when it did '
 'before.
 An inactive, suspended or expired key can be rotated and stays in that state.
 Errors: P0002 unknown key; 22023 negative grace, both lifetime and expires_at, or an expiry that the plan does not allow; '
 '53400 an expired key gets another expiry and the plan allows no more keys, or 23505 another key has its product.';
+
+CREATE FUNCTION apikeys.end_grace(key_id bigint) RETURNS apikeys.key_list
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys_internal.key_to_change(key_id);
+    UPDATE apikeys.key AS k SET previous_digest = NULL, previous_hash_rule = NULL, previous_valid_until = NULL
+    WHERE k.key_id = end_grace.key_id AND k.previous_digest IS NOT NULL;
+    RETURN apikeys.get_key(key_id);
+END
+$$;
+COMMENT ON FUNCTION apikeys.end_grace(bigint) IS
+'End the grace of the last rotation of a key: its former text is invalid from the next request on. Does nothing if there is '
+'no grace. usage_total.previous_last_used_at and the column previous of view log tell whether the former text is still used. '
+'Errors: P0002 unknown key.';
