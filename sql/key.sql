@@ -187,6 +187,43 @@ SELECT f.* FROM (VALUES
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --
+-- Copies
+--
+SELECT account, alias, key ~ '^live_eu_[0-9A-Za-z]{36}$' AS shape, pg_temp.hours(expires_at), key_id <> pg_temp.id('full') AS other
+FROM apikeys.copy_key(pg_temp.id('full'), 'full too');
+SELECT to_jsonb(c) = to_jsonb(k) AS alike
+FROM (SELECT category, prefix, tier, limits::text, allowed_domains, allowed_ips, scopes, billing_type, metadata, expires_at FROM apikeys.key WHERE alias = 'full') AS k,
+     (SELECT category, prefix, tier, limits::text, allowed_domains, allowed_ips, scopes, billing_type, metadata, expires_at FROM apikeys.key WHERE alias = 'full too') AS c;
+SELECT products FROM apikeys.get_key(pg_temp.id('full too'));
+SELECT alias FROM apikeys.delete_key(pg_temp.id('full too'));
+SELECT alias, pg_temp.hours(expires_at) FROM apikeys.copy_key(pg_temp.id('own'), 'own too', '5 hours');
+SELECT tier, limits FROM apikeys.delete_key(pg_temp.id('own too'));
+-- Without tier and limits it has none, whatever the plan's default is.
+UPDATE apikeys.plan SET default_tier = 'bronze' WHERE name = 'default';
+SELECT alias FROM apikeys.copy_key(:key_id, 'free too');
+SELECT tier, limits, state FROM apikeys.delete_key(pg_temp.id('free too'));
+UPDATE apikeys.plan SET default_tier = NULL WHERE name = 'default';
+CREATE ROLE regress_copier IN ROLE apikeys_staff;
+SELECT state FROM apikeys.suspend_key(pg_temp.id('full'), 'leaked');
+SELECT pg_temp.id('full') AS full_id \gset
+SET ROLE regress_copier;
+SELECT f.code, f.hint FROM pg_temp.failure(format('SELECT apikeys.copy_key(%s)', :full_id)) AS f;
+SELECT key_id AS own_too FROM apikeys.copy_key(apikeys.find_key('acme', 'own'), 'own too') \gset
+SELECT tier, limits FROM apikeys.get_key(:own_too);
+RESET ROLE;
+SELECT alias FROM apikeys.delete_key(pg_temp.id('own too'));
+SELECT alias FROM apikeys.copy_key(:full_id, 'full too');
+SELECT state FROM apikeys.unsuspend_key(:full_id);
+SELECT state FROM apikeys.delete_key(pg_temp.id('full too'));
+DROP ROLE regress_copier;
+SELECT f.code, f.hint FROM (VALUES
+    (1, $$SELECT apikeys.copy_key(1)$$), (2, $$SELECT apikeys.copy_key(NULL)$$), (3, $$SELECT apikeys.copy_key(pg_temp.id('full'), 'own')$$),
+    (4, $$SELECT apikeys.copy_key(pg_temp.id('full'), lifetime => '0')$$),
+    (5, $$SET apikeys.debug_clock_offset = '60d'; SELECT apikeys.copy_key(pg_temp.id('full'))$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+RESET apikeys.debug_clock_offset;
+
+--
 -- Switching, suspending, deleting; each returns the row as it is now, delete_key as it was
 --
 SELECT alias, state FROM apikeys.activate_key(:key_id);

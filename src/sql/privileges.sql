@@ -94,6 +94,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text),
     apikeys.rotate_key(bigint, interval, interval, timestamptz),
     apikeys.end_grace(bigint),
+    apikeys.copy_key(bigint, text, interval),
     apikeys.update_key(bigint, jsonb),
     apikeys.activate_key(bigint),
     apikeys.deactivate_key(bigint),

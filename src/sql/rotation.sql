@@ -1,4 +1,10 @@
--- Rotation: a new text for a key, and the end of the old one.
+-- Keys in the place of keys: a new text for a key, the end of the old one, and another key with the same settings.
+
+CREATE FUNCTION apikeys_internal.prefix_for(former text, rules apikeys.plan) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN apikeys_internal.prefix_is_valid(former) THEN former ELSE (rules).key_prefix END;
+COMMENT ON FUNCTION apikeys_internal.prefix_for(text, apikeys.plan) IS
+'The prefix of a new text in the place of one with this prefix: the same, or the plan''s if it is none of ours.';
 
 -- What is not certain counts as used: requests that could not be written yet, or that the transaction's snapshot may not have; and
 -- a key without any record of use, which an application may know by authenticate alone.
@@ -46,7 +52,7 @@ BEGIN
     END IF;
     SELECT a.* INTO STRICT owner FROM apikeys.account AS a WHERE a.account_id = former.account_id;
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
-    stem := CASE WHEN apikeys_internal.prefix_is_valid(former.prefix) THEN former.prefix ELSE rules.key_prefix END;
+    stem := apikeys_internal.prefix_for(former.prefix, rules);
     SELECT d.* INTO drawn FROM apikeys_internal.draw_key(stem, owner.name) AS d;
     UPDATE apikeys.key AS k
     SET digest = drawn.digest, hash_rule = 'sha256', prefix = stem, hint = drawn.hint,
@@ -86,3 +92,48 @@ COMMENT ON FUNCTION apikeys.end_grace(bigint) IS
 'End the grace of the last rotation of a key: its former text is invalid from the next request on. Does nothing if there is '
 'no grace. usage_total.previous_last_used_at and the column previous of view log tell whether the former text is still used. '
 'Errors: P0002 unknown key.';
+
+CREATE FUNCTION apikeys.copy_key(key_id bigint, alias text DEFAULT NULL, lifetime interval DEFAULT NULL) RETURNS apikeys.issued_key
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    source   apikeys.key;
+    owner    apikeys.account;
+    rules    apikeys.plan;
+    products text[];
+    stem     text;
+    drawn    record;
+    made     apikeys.key;
+BEGIN
+    PERFORM apikeys_internal.key_to_change(key_id);
+    SELECT k.* INTO STRICT source FROM apikeys.key AS k WHERE k.key_id = copy_key.key_id FOR SHARE;
+    IF source.suspended_at IS NOT NULL AND NOT apikeys_internal.acts_as_admin() THEN
+        PERFORM apikeys_internal.refuse('42501', 'key.key_id', format('key %s is suspended', source.key_id), NULL,
+                                        'Only members of apikeys_admin may copy it.');
+    ELSIF lifetime IS NULL AND source.expires_at <= apikeys_internal.wall_clock() THEN
+        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', format('key %s has expired', source.key_id), NULL, 'Give its copy a lifetime.');
+    END IF;
+    PERFORM apikeys_internal.lock_account(source.account_id);
+    SELECT a.* INTO STRICT owner FROM apikeys.account AS a WHERE a.account_id = source.account_id;
+    SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
+    products := ARRAY(SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = source.key_id ORDER BY kp.product);
+    stem := apikeys_internal.prefix_for(source.prefix, rules);
+    SELECT d.* INTO drawn FROM apikeys_internal.draw_key(stem, owner.name) AS d;
+    made := apikeys_internal.add_key(
+        owner, rules, drawn.digest, 'sha256', stem, drawn.hint, alias, source.category, source.tier, source.limits, lifetime,
+        CASE WHEN lifetime IS NULL THEN coalesce(source.expires_at, 'infinity') END, products, source.allowed_domains, source.allowed_ips,
+        source.scopes, source.billing_type, source.metadata);
+    IF made.tier IS DISTINCT FROM source.tier THEN    -- a key without tier and limits, under a plan with a default tier
+        UPDATE apikeys.key AS k SET tier = source.tier WHERE k.key_id = made.key_id;
+    END IF;
+    RETURN ROW(made.key_id, drawn.key, owner.name, made.alias, made.expires_at)::apikeys.issued_key;
+END
+$$;
+COMMENT ON FUNCTION apikeys.copy_key(bigint, text, interval) IS
+'Make another key like one of the account''s, and return its text, which is shown at no other time: in the place of a rotation, if '
+'both shall be good until the old one is deactivated. It has the category, tier, limits, products, domains, addresses, scopes, '
+'billing type, metadata and prefix of the other, and unused limits. The alias is key-<n> if none is given. With a lifetime, it '
+'expires that long from now, otherwise when the other does. It is active, whether the other is or not. Only members of '
+'apikeys_admin may copy a suspended key.
+Errors: P0002 unknown key; 22023 a bad alias, an expiry that is past, or what the plan does not allow; 23505 the alias is taken, or '
+'the plan allows one key for each product; 53400 the plan allows no more keys; 42501 it is suspended; 40001 try again.';

@@ -41,6 +41,7 @@ my %besides = (
 # What a function calls for something else than what is in the call: values that are ours, or stored already.
 my %apart = (
     create_key => qr/ (display_name|contact|plan|hint|digest)$/, import_key => qr/ (display_name|contact|plan|key_id)$|^22023 category/,
+    copy_key => qr/ (prefix|category|tier|hint|allowed_domains|allowed_ips|scopes|metadata|digest)$|^P0002 products/,
     rotate_key => qr/ prefix$/);
 # Who may read an account but not change it, by no form; and the setting apikeys.actor.
 my $not_of_forms = qr/^42501 name$|^22023 actor$/;
