@@ -30,6 +30,7 @@ OBJS = \
 	src/types/digest.o \
 	src/tables/bypass.o \
 	src/tables/catalog.o \
+	src/tables/refuse.o \
 	src/tables/rulecache.o \
 	src/request/identity.o \
 	src/request/reach.o \
@@ -85,7 +86,9 @@ SQL_PARTS = \
 	src/sql/keylist.sql \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
+	src/sql/rotation.sql \
 	src/sql/plan.sql \
+	src/sql/change.sql \
 	src/sql/upgrade_request.sql \
 	src/sql/erasure.sql \
 	src/sql/block.sql \
@@ -123,6 +126,7 @@ REGRESS = \
 	account \
 	key \
 	plan \
+	change \
 	upgrade_request \
 	notice \
 	erasure \

@@ -12,7 +12,7 @@ SELECT add_key('plain', 11), add_key('suspended', 12), add_key('inactive', 13), 
        add_key('tail', 20, 'sha256_after_bar'), add_key('long', 21, 'sha256_after_underscore'), add_key('grace', 22);
 UPDATE apikeys.key SET suspended_reason = 'abuse', suspended_at = now() WHERE key_id = 12;
 UPDATE apikeys.key SET active = false WHERE key_id = 13;
-SET session_replication_role = replica;  -- an expiry that has passed: no rule of the plan allows it
+SET session_replication_role = replica;  -- an expiry that is past: it is refused otherwise
 UPDATE apikeys.key SET expires_at = '2001-02-03 04:05:06Z' WHERE key_id = 14;
 RESET session_replication_role;
 UPDATE apikeys.key SET allowed_ips = '{10.0.0.0/8, 2001:db8::/32}' WHERE key_id = 16;

@@ -149,6 +149,13 @@ RESET apikeys.debug_clock_offset;
 SELECT f.code, f.message FROM pg_temp.failure(format('SELECT apikeys.import_key(''other'', %L)', :'third')) AS f;
 SELECT count(*) FROM apikeys.rotate_key(:key_id);
 SELECT previous_digest, previous_valid_until, rotations FROM apikeys.key WHERE key_id = :key_id;
+-- A key without a record of use keeps the latest text; end_grace ends that too.
+SELECT key AS fifth FROM apikeys.rotate_key(:key_id, grace => '1 day') \gset
+SELECT count(*) FROM apikeys.rotate_key(:key_id, grace => '1 day');
+SELECT code FROM apikeys.authenticate(:'fifth');
+SELECT alias, state FROM apikeys.end_grace(:key_id);
+SELECT code FROM apikeys.authenticate(:'fifth');
+SELECT previous_digest, previous_valid_until FROM apikeys.key WHERE key_id = :key_id;
 -- The prefix stays, or is the plan's where the imported one cannot be used; the rule becomes ours.
 SELECT key ~ '^live_eu_' AS prefix_stays FROM apikeys.rotate_key(pg_temp.id('full'));
 SELECT key ~ '^ak_' AS prefix_of_plan FROM apikeys.rotate_key(pg_temp.id('bar'), grace => '1 hour');
@@ -157,6 +164,8 @@ SELECT prefix, hint ~ '^ak_…[0-9A-Za-z]{4}$' AS hint, hash_rule FROM apikeys.k
 -- A lifetime counts from now, in seconds; without one the expiry stays.
 SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id, lifetime => '90 days');
 SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id);
+SELECT pg_temp.hours(expires_at) FROM apikeys.rotate_key(:key_id, expires_at => clock_timestamp() + '7 hours');
+SELECT expires_at FROM apikeys.rotate_key(:key_id, expires_at => 'infinity');
 SET TimeZone = 'Europe/Berlin';
 SELECT extract(epoch FROM apikeys_internal.seconds_after('2026-03-28 12:00', '2 days') - '2026-03-28 12:00') AS seconds, apikeys_internal.seconds_after('2026-03-28 12:00', '2 days') AS at;
 RESET TimeZone;
@@ -170,8 +179,49 @@ SELECT f.* FROM (VALUES
     (2, $$SELECT apikeys.rotate_key(NULL)$$),
     (3, $$SELECT apikeys.rotate_key(pg_temp.id('full'), grace => '-1 second')$$),
     (4, $$SELECT apikeys.rotate_key(pg_temp.id('full'), grace => NULL)$$),
-    (5, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '-1 day')$$)
+    (5, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '-1 day')$$),
+    (6, $$SELECT apikeys.rotate_key(pg_temp.id('full'), lifetime => '1 day', expires_at => 'infinity')$$),
+    (7, $$SELECT apikeys.rotate_key(pg_temp.id('full'), expires_at => '2020-01-01')$$),
+    (9, $$SELECT apikeys.end_grace(1)$$), (10, $$SELECT apikeys.end_grace(NULL)$$),
+    (8, $$SELECT apikeys.rotate_key(pg_temp.id('full'), expires_at => '-infinity')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+
+--
+-- Copies
+--
+SELECT account, alias, key ~ '^live_eu_[0-9A-Za-z]{36}$' AS shape, pg_temp.hours(expires_at), key_id <> pg_temp.id('full') AS other
+FROM apikeys.copy_key(pg_temp.id('full'), 'full too');
+SELECT to_jsonb(c) = to_jsonb(k) AS alike
+FROM (SELECT category, prefix, tier, limits::text, allowed_domains, allowed_ips, scopes, billing_type, metadata, expires_at FROM apikeys.key WHERE alias = 'full') AS k,
+     (SELECT category, prefix, tier, limits::text, allowed_domains, allowed_ips, scopes, billing_type, metadata, expires_at FROM apikeys.key WHERE alias = 'full too') AS c;
+SELECT products FROM apikeys.get_key(pg_temp.id('full too'));
+SELECT alias FROM apikeys.delete_key(pg_temp.id('full too'));
+SELECT alias, pg_temp.hours(expires_at) FROM apikeys.copy_key(pg_temp.id('own'), 'own too', '5 hours');
+SELECT tier, limits FROM apikeys.delete_key(pg_temp.id('own too'));
+-- Without tier and limits it has none, whatever the plan's default is.
+UPDATE apikeys.plan SET default_tier = 'bronze' WHERE name = 'default';
+SELECT alias FROM apikeys.copy_key(:key_id, 'free too');
+SELECT tier, limits, state FROM apikeys.delete_key(pg_temp.id('free too'));
+UPDATE apikeys.plan SET default_tier = NULL WHERE name = 'default';
+CREATE ROLE regress_copier IN ROLE apikeys_staff;
+SELECT state FROM apikeys.suspend_key(pg_temp.id('full'), 'leaked');
+SELECT pg_temp.id('full') AS full_id \gset
+SET ROLE regress_copier;
+SELECT f.code, f.hint FROM pg_temp.failure(format('SELECT apikeys.copy_key(%s)', :full_id)) AS f;
+SELECT key_id AS own_too FROM apikeys.copy_key(apikeys.find_key('acme', 'own'), 'own too') \gset
+SELECT tier, limits FROM apikeys.get_key(:own_too);
+RESET ROLE;
+SELECT alias FROM apikeys.delete_key(pg_temp.id('own too'));
+SELECT alias FROM apikeys.copy_key(:full_id, 'full too');
+SELECT state FROM apikeys.unsuspend_key(:full_id);
+SELECT state FROM apikeys.delete_key(pg_temp.id('full too'));
+DROP ROLE regress_copier;
+SELECT f.code, f.hint FROM (VALUES
+    (1, $$SELECT apikeys.copy_key(1)$$), (2, $$SELECT apikeys.copy_key(NULL)$$), (3, $$SELECT apikeys.copy_key(pg_temp.id('full'), 'own')$$),
+    (4, $$SELECT apikeys.copy_key(pg_temp.id('full'), lifetime => '0')$$),
+    (5, $$SET apikeys.debug_clock_offset = '60d'; SELECT apikeys.copy_key(pg_temp.id('full'))$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+RESET apikeys.debug_clock_offset;
 
 --
 -- Switching, suspending, deleting; each returns the row as it is now, delete_key as it was
@@ -233,7 +283,10 @@ SELECT state FROM apikeys.deactivate_key(apikeys.find_key('three', 'key-1'));
 SELECT alias FROM apikeys.create_key('three');
 SELECT f.* FROM pg_temp.failure($$SELECT apikeys.activate_key(apikeys.find_key('three', 'key-1'))$$) AS f;
 SELECT f.code FROM pg_temp.failure($$UPDATE apikeys.key SET active = true WHERE alias = 'key-1'$$) AS f;
+SELECT f.* FROM pg_temp.failure($$UPDATE apikeys.key SET expires_at = clock_timestamp() - interval '1 second' WHERE key_id = apikeys.find_key('three', 'key-2')$$) AS f;
+SET session_replication_role = replica;
 UPDATE apikeys.key SET expires_at = clock_timestamp() - interval '1 second' WHERE key_id = apikeys.find_key('three', 'key-2');
+RESET session_replication_role;
 SELECT state FROM apikeys.activate_key(apikeys.find_key('three', 'key-1'));
 SELECT f.code FROM pg_temp.failure($$UPDATE apikeys.key SET expires_at = NULL WHERE key_id = apikeys.find_key('three', 'key-2')$$) AS f;
 SELECT f.code FROM pg_temp.failure($$SELECT apikeys.rotate_key(apikeys.find_key('three', 'key-2'), lifetime => '1 day')$$) AS f;

@@ -418,6 +418,48 @@ SELECT active FROM apikeys.erase_account_data('leaver');
 SELECT count(*), count(ip) FROM apikeys.request_log WHERE account_id = :leaver;
 
 --
+-- Rotation: it is on record which text was used, and a second rotation within a grace keeps the text that is deployed
+--
+CREATE FUNCTION pg_temp.codes(VARIADIC texts text[]) RETURNS text LANGUAGE sql AS
+$$ SELECT string_agg(code, ' ' ORDER BY n) FROM unnest(texts) WITH ORDINALITY AS t (text, n), apikeys.authenticate(text) $$;
+SELECT add_account('turner', NULL) AS turner \gset
+SELECT key_id AS turned, key AS text_1 FROM apikeys.create_key('turner', 'turned') \gset
+SELECT code FROM apikeys.verify(:'text_1', '/1');
+SELECT key AS text_2 FROM apikeys.rotate_key(:turned, grace => '1 day') \gset
+SELECT code FROM apikeys.verify(:'text_1', '/1 again');
+-- Nobody has used the second text: the first stays good, for the new grace. A request that is denied is a use.
+SELECT key AS text_3 FROM apikeys.rotate_key(:turned, grace => '2 hours') \gset
+SELECT pg_temp.codes(:'text_1', :'text_2', :'text_3'), (SELECT previous_valid_until - rotated_at FROM apikeys.key WHERE key_id = :turned) AS grace;
+SELECT code FROM apikeys.verify(:'text_1', '/1 still');
+SELECT code FROM apikeys.verify(:'text_3', '/3', scopes => '{none}');
+SELECT key AS text_4 FROM apikeys.rotate_key(:turned, grace => '1 day') \gset
+SELECT pg_temp.codes(:'text_1', :'text_3', :'text_4');
+SELECT code FROM apikeys.verify(:'text_3', '/3 again');
+SELECT apikeys.flush();
+SELECT endpoint, previous FROM apikeys.log WHERE key_id = :turned ORDER BY at, request_id;
+SELECT subject, newest_text, previous_last_used_at = last_used_at AS previous FROM apikeys.usage_total WHERE subject = 'k' AND subject_id = :turned OR subject = 'a' AND subject_id = :turner ORDER BY subject;
+SELECT code FROM apikeys.verify(:'text_4', '/4');
+SELECT apikeys.flush();
+SELECT newest_text, previous_last_used_at < last_used_at AS previous FROM apikeys.usage_total WHERE subject_id = :turned AND subject = 'k';
+-- What is not certain counts as used: in a snapshot that may be too old, and where requests could not be written.
+SELECT key AS text_5 FROM apikeys.rotate_key(:turned, grace => '1 day') \gset
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT key AS text_6 FROM apikeys.rotate_key(:turned, grace => '1 day') \gset
+SELECT pg_temp.codes(:'text_4', :'text_5', :'text_6');
+ROLLBACK;
+-- After the grace the latest text is kept, used or not; without one, none.
+SELECT move('1 day');
+SELECT key AS text_6 FROM apikeys.rotate_key(:turned, grace => '1 day') \gset
+SELECT pg_temp.codes(:'text_4', :'text_5', :'text_6');
+SELECT key AS text_7 FROM apikeys.rotate_key(:turned) \gset
+SELECT pg_temp.codes(:'text_5', :'text_6', :'text_7');
+-- The end of a grace.
+SELECT key AS text_8 FROM apikeys.rotate_key(:turned, grace => '1 day') \gset
+SELECT alias FROM apikeys.end_grace(:turned);
+SELECT pg_temp.codes(:'text_7', :'text_8');
+SELECT alias FROM apikeys.end_grace(:turned);
+
+--
 -- The ledger: every request is in the log, and in the usage of its key and its account
 --
 SELECT * FROM apikeys.check_ledger();

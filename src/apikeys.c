@@ -37,6 +37,7 @@
  *	catalog			tables, columns and indexes by name; scans
  *	rows			inserts and updates
  *	bypass			triggers and rules that would be bypassed
+ *	refuse			errors that say which column they are about
  *	rulecache		plans, tiers, products and blocks by hand, cached
  *
  * request/: what decides about a request

@@ -39,14 +39,16 @@ typedef struct Event
 	float duration_ms; /* completions */
 	/* the table key: events of an extension that was dropped are discarded */
 	Oid relation;
-	int64 credits;	   /* completions */
-	uint8 address_len; /* 0: none */
-	uint8 address[16];
-	bool has_endpoint;
+	int32 rotations; /* requests: the key's texts before its present one */
 	uint16 endpoint_len;
 	uint16 category_len;
+	int64 credits;		/* completions */
 	uint16 product_len; /* 0: none was named */
 	uint16 rise_count;	/* rises */
+	uint8 address_len;	/* 0: none */
+	uint8 address[16];
+	bool has_endpoint;
+	bool previous; /* requests: they had the text before the present one */
 	/* endpoint, category, product; or the MeterRises, unaligned */
 	char texts[FLEXIBLE_ARRAY_MEMBER];
 } Event;

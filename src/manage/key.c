@@ -28,6 +28,7 @@
 #include "pure/nametext.h"
 #include "pure/pattern.h"
 #include "pure/secret.h"
+#include "tables/refuse.h"
 #include "types/digest.h"
 
 #define HASHED_MIN 4	   /* bytes of an imported key that its hash rule uses */
@@ -93,7 +94,8 @@ requireHashRule(text *name)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						name ? errmsg("unknown hash rule \"%s\"", text_to_cstring(name)) :
 							   errmsg("unknown hash rule NULL"),
-						errhint("The rules are %s.", listHashRules()), errhidestmt(true)));
+						errhint("The rules are %s.", listHashRules()),
+						RefusePlace("key", "hash_rule", NULL)));
 	return rule;
 }
 
@@ -140,7 +142,8 @@ apikeys_key_draw(PG_FUNCTION_ARGS)
 			 errmsg("invalid prefix \"%s\"", text_to_cstring(prefix)),
 			 errhint("A prefix is groups of lower-case letters and digits joined by _, a letter "
 					 "first, at most %d characters.",
-					 KEYTEXT_PREFIX_MAX)));
+					 KEYTEXT_PREFIX_MAX),
+			 RefusePlace("key", "prefix", NULL)));
 
 	SecretDraw(secret, sizeof(secret));
 	key_len = KeyTextCompose(key, VARDATA_ANY(prefix), prefix_len, locator, secret);
@@ -180,7 +183,7 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 			 errdetail("It must have at most %d bytes, at least %d of which its hash rule uses, no "
 					   "control or invisible characters, and no blanks at its ends.",
 					   KEYTEXT_PRESENTED_MAX, HASHED_MIN),
-			 errhidestmt(true)));
+			 RefusePlace("key", "key", NULL)));
 	if (KeyTextClassify(key_text, len, &prefix_len) == KEYTEXT_BAD_CHECKSUM)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -188,7 +191,7 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 				 errdetail(
 					 "It looks like a key of apikeys, whose last 6 characters are the checksum of "
 					 "the 30 before."),
-				 errhidestmt(true)));
+				 RefusePlace("key", "key", NULL)));
 
 	digest = palloc(sizeof(Digest));
 	SecretDigest(digest, hashed, hashed_len);

@@ -36,6 +36,7 @@
 #include "pure/keytext.h"
 #include "pure/nametext.h"
 #include "pure/pattern.h"
+#include "tables/refuse.h"
 
 #define TEXT_BYTES_MAX (64 * 1024)
 #define LIST_ELEMENTS_MAX 1000
@@ -115,17 +116,13 @@ PG_FUNCTION_INFO_V1(apikeys_text_check);
 PG_FUNCTION_INFO_V1(apikeys_text_check_row);
 PG_FUNCTION_INFO_V1(apikeys_text_rules);
 
-/* Adds to an error what it is about: a column, and its constraint. */
+/* Adds to an error what it is about. */
 static int
 errrule(const TextRule *rule)
 {
-	err_generic_string(PG_DIAG_SCHEMA_NAME, "apikeys");
-	err_generic_string(PG_DIAG_TABLE_NAME, rule->table);
-	err_generic_string(PG_DIAG_COLUMN_NAME, rule->column);
-	if (rule->constrained)
-		err_generic_string(PG_DIAG_CONSTRAINT_NAME,
-						   psprintf("%s_%s_check", rule->table, rule->column));
-	return errhidestmt(true);
+	return RefusePlace(rule->table, rule->column,
+					   rule->constrained ? psprintf("%s_%s_check", rule->table, rule->column) :
+										   NULL);
 }
 
 /* Returns the bytes of a value that may be compressed or stored elsewhere. */

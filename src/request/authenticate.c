@@ -24,6 +24,7 @@
 #include "request/limitstatus.h"
 #include "request/policy.h"
 #include "request/request.h"
+#include "tables/refuse.h"
 #include "types/verdict.h"
 
 PG_FUNCTION_INFO_V1(apikeys_key_authenticate);
@@ -173,7 +174,8 @@ explainNow(ReturnSetInfo *result, int64 key_id, const Request *request, Lookup *
 		return false;
 	if (!found)
 		ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND),
-						errmsg("key " INT64_FORMAT " does not exist", key_id)));
+						errmsg("key " INT64_FORMAT " does not exist", key_id),
+						RefusePlace("key", "key_id", NULL)));
 	initStringInfo(&block_detail);
 	block = BlockExplain(request->ip, &block_detail);
 	if (block == BLOCK_UNKNOWN)

@@ -47,6 +47,7 @@
 #include "engine/meter.h"
 #include "request/guard.h"
 #include "tables/catalog.h"
+#include "tables/refuse.h"
 
 #define LOCK_CLASS_TABLE 3
 #define LOCK_CLASS_KEY 4
@@ -229,7 +230,7 @@ apikeys_guard_delete(PG_FUNCTION_ARGS)
 						errmsg("key %lld has been used", (long long) key_id),
 						errhint("Deactivate it instead: SELECT apikeys.deactivate_key(%lld).",
 								(long long) key_id),
-						errhidestmt(true)));
+						RefusePlace("key", "key_id", NULL)));
 	return PointerGetDatum(trigger->tg_trigtuple);
 }
 

@@ -224,6 +224,8 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 	row->key_id = DatumGetInt64(keyColumn(lookup, KEY_KEY_ID, &isnull));
 	row->account_id = DatumGetInt64(keyColumn(lookup, KEY_ACCOUNT_ID, &isnull));
 	row->active = DatumGetBool(keyColumn(lookup, KEY_ACTIVE, &isnull));
+	row->previous = false;
+	row->rotations = DatumGetInt32(keyColumn(lookup, KEY_ROTATIONS, &isnull));
 	value = keyColumn(lookup, KEY_EXPIRES_AT, &isnull);
 	row->expires_at = isnull ? DT_NOEND : DatumGetTimestampTz(value);
 	row->category = DatumGetTextPP(keyColumn(lookup, KEY_CATEGORY, &isnull));
@@ -327,11 +329,14 @@ findDigest(Lookup *lookup, const Digest *digest, const HashRule *rule, bool reme
 						 remember ? HintSave(&key_hints, tagOf(digest), &tid) : HintNone(), row);
 
 	/* A rotated key text is good until its grace ends. */
-	return fetchIndexed(lookup, &CatalogKey, lookup->key, KEY_BY_PREVIOUS_DIGEST,
-						PointerGetDatum(digest), lookup->key_slot, NULL) &&
-		   DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) >
-			   ClockTimestamp(ClockWallNow()) &&
-		   acceptRow(lookup, KEY_PREVIOUS_HASH_RULE, rule, HintNone(), row);
+	if (!fetchIndexed(lookup, &CatalogKey, lookup->key, KEY_BY_PREVIOUS_DIGEST,
+					  PointerGetDatum(digest), lookup->key_slot, NULL) ||
+		DatumGetTimestampTz(keyColumn(lookup, KEY_PREVIOUS_VALID_UNTIL, &isnull)) <=
+			ClockTimestamp(ClockWallNow()) ||
+		!acceptRow(lookup, KEY_PREVIOUS_HASH_RULE, rule, HintNone(), row))
+		return false;
+	row->previous = true;
+	return true;
 }
 
 /* Finds an imported key by the part of its text that a rule hashes. */

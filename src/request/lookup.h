@@ -26,6 +26,8 @@ typedef struct KeyRow
 	bool active;
 	bool account_active;
 	bool suspended;
+	bool previous;			/* found by its former text, within the grace */
+	int32 rotations;		/* the texts before the present one */
 	TimestampTz expires_at; /* DT_NOEND: never */
 	text *account_name;
 	text *category;

@@ -126,6 +126,8 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
 	event->key_id = row->key_id;
 	event->account_id = row->account_id;
 	event->cost = request->cost;
+	event->rotations = row->rotations;
+	event->previous = row->previous;
 	if (request->ip)
 	{
 		PatternAddress address;

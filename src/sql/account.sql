@@ -26,11 +26,13 @@ LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = p
 AS $$
 BEGIN
     IF NOT coalesce(apikeys_internal.reaches(account_id, true), false) THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = format('account %s may be read, but not changed',
-                             apikeys_internal.quoted((SELECT a.name FROM apikeys.account AS a WHERE a.account_id = require_change.account_id))),
-            HINT = CASE WHEN apikeys.current_key_id() IS NULL THEN 'No row of member binds the role to it.'
-                        ELSE 'The key does not have the scope apikeys:manage.' END;
+        PERFORM apikeys_internal.refuse(
+            '42501', 'account.name',
+            format('account %s may be read, but not changed',
+                   apikeys_internal.quoted((SELECT a.name FROM apikeys.account AS a WHERE a.account_id = require_change.account_id))),
+            NULL,
+            CASE WHEN apikeys.current_key_id() IS NULL THEN 'No row of member binds the role to it.'
+                 ELSE 'The key does not have the scope apikeys:manage.' END);
     END IF;
 END
 $$;
@@ -67,7 +69,7 @@ BEGIN
             PERFORM apikeys_internal.audit('insert', 'plan', rules.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(rules)));
         END LOOP;
     ELSIF NOT EXISTS (SELECT FROM apikeys.plan AS p WHERE p.name = add_account.plan) THEN
-        RAISE no_data_found USING MESSAGE = format('plan "%s" does not exist', add_account.plan);
+        PERFORM apikeys_internal.refuse('P0002', 'account.plan', format('plan "%s" does not exist', add_account.plan));
     END IF;
     FOR made IN
         INSERT INTO apikeys.account (name, plan, display_name, contact, limits, metadata, created_at)
@@ -96,7 +98,8 @@ DECLARE
 BEGIN
     SELECT a.* INTO made FROM apikeys_internal.add_account(name, coalesce(plan, 'default'), display_name, contact, limits, metadata) AS a;
     IF NOT FOUND THEN
-        RAISE unique_violation USING MESSAGE = format('account "%s" exists already', name);
+        PERFORM apikeys_internal.refuse('23505', 'account.name',
+            format('account "%s" exists already', name), NULL, NULL, 'account_name_key');
     END IF;
     RETURN made;
 END
@@ -116,7 +119,8 @@ BEGIN
     SELECT a.* INTO found_account FROM apikeys.account AS a
     WHERE a.name = get_account.name AND apikeys_internal.reaches(a.account_id, false);
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('account %s does not exist', apikeys_internal.quoted(name));
+        PERFORM apikeys_internal.refuse('P0002', 'account.name',
+            format('account %s does not exist', apikeys_internal.quoted(name)));
     ELSIF changing THEN
         PERFORM apikeys_internal.require_change(found_account.account_id);
     END IF;

@@ -17,9 +17,9 @@ LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF limits OPERATOR(apikeys.->) limit_window IS NULL THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('there is no limit per window %s to adjust', apikeys_internal.quoted(limit_window)),
-            DETAIL = format('The limits in effect are: %s.', coalesce(nullif(limits::text, ''), 'none'));
+        PERFORM apikeys_internal.refuse('22023', 'adjustment.limit_window',
+            format('there is no limit per window %s to adjust', apikeys_internal.quoted(limit_window)),
+            format('The limits in effect are: %s.', coalesce(nullif(limits::text, ''), 'none')));
     END IF;
     RETURN (SELECT i.limit_window FROM apikeys.limits_items(('0/' || limit_window)::apikeys.limits) AS i);
 END
@@ -61,7 +61,7 @@ DECLARE
     counts_from bigint;
 BEGIN
     IF limits::text = '' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'there are no limits to reset';
+        PERFORM apikeys_internal.refuse('22023', 'adjustment.limit_window', 'there are no limits to reset');
     END IF;
     PERFORM apikeys_internal.try_flush();
     counts_from := apikeys_internal.units_used(subject, subject_id);
@@ -82,9 +82,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF coalesce(units, 0) = 0 OR abs(units::numeric) > 9007199254740991 THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'units must be a number other than 0, of 53 bits at most';
+        PERFORM apikeys_internal.refuse('22023', 'adjustment.units', 'units must be a number other than 0, of 53 bits at most');
     ELSIF NOT coalesce(isfinite(until) AND until > apikeys_internal.wall_clock(), false) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'until must be in the future';
+        PERFORM apikeys_internal.refuse('22023', 'adjustment.until', 'until must be in the future');
     END IF;
     RETURN apikeys_internal.add_adjustment(subject, subject_id, account_id, object_id, apikeys_internal.check_window(limits, limit_window), units, until,
                                   NULL, reason);

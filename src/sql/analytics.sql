@@ -31,7 +31,7 @@ COMMENT ON FUNCTION apikeys.account_keys(text) IS
 -- log's index on key_id finds the rows of one account.
 CREATE VIEW apikeys.log WITH (security_barrier) AS
 SELECT r.at, a.name AS account, r.key_id, k.alias, r.category, r.product, r.code, r.status, r.endpoint, r.duration_ms, r.cost, r.credits,
-       r.ip, r.request_id
+       r.ip, r.request_id, r.previous
 FROM apikeys.request_log AS r
 LEFT JOIN apikeys.key AS k ON k.key_id = r.key_id
 LEFT JOIN apikeys.account AS a ON a.account_id = k.account_id
@@ -54,11 +54,11 @@ DECLARE
     unit text;
 BEGIN
     IF NOT coalesce(since < until, false) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
+        PERFORM apikeys_internal.refuse('22023', 'since', 'since must be before until');
     ELSIF by IS NULL OR cardinality(by) > cardinality(choice) OR array_position(by, NULL) IS NOT NULL OR NOT by <@ choice THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('by must be a list of some of %s', array_to_string(choice, ', '));
+        PERFORM apikeys_internal.refuse('22023', 'by', format('by must be a list of some of %s', array_to_string(choice, ', ')));
     ELSIF time_zone IS NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
+        PERFORM apikeys_internal.refuse('22023', 'time_zone', 'a time zone must be named');
     END IF;
     PERFORM since AT TIME ZONE time_zone;
     IF step IS NULL THEN
@@ -69,8 +69,8 @@ BEGIN
                  ('year', '1 year')) AS s (unit, length)
     WHERE s.length::text = step::text;
     IF NOT FOUND THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'the steps of a report are 1 hour, 1 day, 7 days, 1 month, 3 months or 1 year';
+        PERFORM apikeys_internal.refuse('22023', 'step',
+            'the steps of a report are 1 hour, 1 day, 7 days, 1 month, 3 months or 1 year');
     END IF;
     RETURN unit;
 END

@@ -51,13 +51,15 @@ DECLARE
 BEGIN
     reason := apikeys_internal.checked('address_block.reason', reason);
     IF address IS NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'an address must be given';
+        PERFORM apikeys_internal.refuse('22023', 'address_block.network', 'an address must be given');
     ELSIF NOT apikeys_internal.has_text(reason) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a reason must be given';
+        PERFORM apikeys_internal.refuse('22023', 'address_block.reason',
+            'a reason must be given', NULL, NULL, 'address_block_reason_check');
     ELSIF duration <= '0' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a duration must be positive';
+        PERFORM apikeys_internal.refuse('22023', 'address_block.duration', 'a duration must be positive');
     ELSIF NOT isfinite(duration) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a duration must be finite', HINT = 'Leave it out to block without end.';
+        PERFORM apikeys_internal.refuse('22023', 'address_block.duration',
+            'a duration must be finite', NULL, 'Leave it out to block without end.');
     END IF;
     LOCK TABLE apikeys.address_block IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM apikeys.address_block AS b WHERE b.until <= present;
@@ -104,11 +106,12 @@ BEGIN
         WHERE b.network >> freed AND (b.until IS NULL OR b.until > apikeys_internal.wall_clock())
         ORDER BY masklen(b.network) DESC LIMIT 1;
         IF FOUND THEN
-            RAISE no_data_found USING
-                MESSAGE = format('address %s has no block of its own', abbrev(freed::inet)),
-                HINT = format('It is in %s, which is blocked by hand.', wider);
+            PERFORM apikeys_internal.refuse('P0002', 'address_block.network',
+                format('address %s has no block of its own', abbrev(freed::inet)), NULL,
+                format('It is in %s, which is blocked by hand.', wider));
         END IF;
-        RAISE no_data_found USING MESSAGE = format('address %s is not blocked', coalesce(abbrev(freed::inet), 'NULL'));
+        PERFORM apikeys_internal.refuse('P0002', 'address_block.network',
+            format('address %s is not blocked', coalesce(abbrev(freed::inet), 'NULL')));
     END IF;
 END
 $$;

@@ -1,4 +1,4 @@
--- Keys: creating, importing, rotating, activating, suspending and deleting them.
+-- Keys: creating, importing, activating, suspending and deleting them.
 --
 -- create_key and import_key pass a new row to add_key. add_key and the UPDATE trigger on table key call check_key (planrule.sql)
 -- for the rules of the plan. So every change of a row is checked, and a restored row, which was checked before, is not.
@@ -40,9 +40,11 @@ CREATE FUNCTION apikeys_internal.refuse_taken_alias(account_id bigint, alias tex
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RAISE unique_violation USING
-        MESSAGE = format('account "%s" has a key with the alias "%s" already',
-                         (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = refuse_taken_alias.account_id), alias);
+    PERFORM apikeys_internal.refuse(
+        '23505', 'key.alias',
+        format('account "%s" has a key with the alias "%s" already',
+               (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = refuse_taken_alias.account_id), alias),
+        NULL, NULL, 'key_account_id_alias_key');
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.refuse_taken_alias(bigint, text) IS
@@ -53,8 +55,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     NEW.expires_at := nullif(NEW.expires_at, 'infinity');
-    IF NOT isfinite(NEW.expires_at) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'an expiry must be finite', HINT = 'To refuse the key from now on, deactivate it.';
+    IF NEW.expires_at IS DISTINCT FROM OLD.expires_at AND NEW.expires_at <= apikeys_internal.wall_clock() THEN
+        PERFORM apikeys_internal.refuse_past_expiry();
     ELSIF NEW.alias <> OLD.alias AND EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias) THEN
         PERFORM apikeys_internal.refuse_taken_alias(NEW.account_id, NEW.alias);
     END IF;
@@ -128,6 +130,24 @@ COMMENT ON FUNCTION apikeys_internal.account_for_key(text) IS
 'Lock and return the account for a new key. If it does not exist, it is made on plan default, provided that '
 'apikeys.create_accounts is on and the session may change all accounts. Errors: P0002, 42501.';
 
+CREATE FUNCTION apikeys_internal.require_names(tier text, products text[]) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    missing text;
+BEGIN
+    IF tier IS NOT NULL AND NOT EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = require_names.tier) THEN
+        PERFORM apikeys_internal.refuse('P0002', 'key.tier', format('tier "%s" does not exist', tier));
+    END IF;
+    SELECT n.name INTO missing FROM unnest(products) AS n (name) WHERE NOT EXISTS (SELECT FROM apikeys.product AS p WHERE p.name = n.name) LIMIT 1;
+    IF FOUND THEN
+        PERFORM apikeys_internal.refuse('P0002', 'key.products', format('product %s does not exist', apikeys_internal.quoted(missing)));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.require_names(text, text[]) IS
+'Raise if there is no such tier (NULL: none is named) or product. Errors: P0002.';
+
 CREATE FUNCTION apikeys_internal.add_key(
     owner apikeys.account, rules apikeys.plan, digest apikeys.digest, hash_rule text, prefix text, hint text,
     alias text, category text, tier text, limits apikeys.limits, lifetime interval, expires_at timestamptz,
@@ -139,7 +159,6 @@ DECLARE
     present   timestamptz := apikeys_internal.wall_clock();
     new_alias text := coalesce(alias, apikeys_internal.free_alias(owner.account_id));
     new_id    bigint;
-    fault     text;
     made      apikeys.key;
 BEGIN
     PERFORM apikeys_internal.checked('key.alias', alias),
@@ -153,22 +172,12 @@ BEGIN
             apikeys_internal.checked('key.scopes', scopes),
             apikeys_internal.checked('key.billing_type', billing_type),
             apikeys_internal.checked('key.metadata', metadata);
-    fault := CASE
-        WHEN lifetime IS NOT NULL AND expires_at IS NOT NULL THEN 'a key has a lifetime or an expiry, not both'
-        WHEN expires_at <= present THEN 'the expiry of a new key must lie in the future'
-    END;
-    IF fault IS NOT NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = fault;
+    IF lifetime IS NOT NULL AND expires_at IS NOT NULL THEN
+        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', 'a key has a lifetime or an expiry, not both');
+    ELSIF expires_at <= present THEN
+        PERFORM apikeys_internal.refuse_past_expiry();
     END IF;
-    SELECT format('%s %s does not exist', wanted.kind, apikeys_internal.quoted(wanted.name)) INTO fault
-    FROM (SELECT 'tier', add_key.tier WHERE add_key.tier IS NOT NULL
-          UNION ALL SELECT 'product', p.name FROM unnest(add_key.products) AS p (name)) AS wanted (kind, name)
-    WHERE NOT EXISTS (SELECT FROM apikeys.tier AS t WHERE wanted.kind = 'tier' AND t.name = wanted.name)
-      AND NOT EXISTS (SELECT FROM apikeys.product AS p WHERE wanted.kind = 'product' AND p.name = wanted.name)
-    LIMIT 1;
-    IF FOUND THEN
-        RAISE no_data_found USING MESSAGE = fault;
-    END IF;
+    PERFORM apikeys_internal.require_names(tier, products);
 
     new_id := apikeys.shard_hash_of_account(owner.name)::bigint << 37 | nextval('apikeys.key_number_seq');
     INSERT INTO apikeys.key (
@@ -189,11 +198,13 @@ BEGIN
     RETURNING * INTO made;
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.digest OPERATOR(apikeys.=) add_key.digest) THEN
-            RAISE unique_violation USING MESSAGE = 'this key exists already';
+            PERFORM apikeys_internal.refuse('23505', 'key.digest', 'this key exists already', NULL, NULL, 'key_digest_key');
         ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.key_id = new_id) THEN
-            RAISE unique_violation USING
-                MESSAGE = format('the id of the new key, %s, is that of another key', new_id),
-                HINT = 'The sequence apikeys.key_number_seq is behind the keys: set it to a number that no key has had.';
+            PERFORM apikeys_internal.refuse(
+                '23505', 'key.key_id', format('the id of the new key, %s, is that of another key', new_id), NULL,
+                CASE WHEN apikeys_internal.acts_as_admin()
+                     THEN 'The sequence apikeys.key_number_seq is behind the keys: set it to a number that no key has had.' END,
+                'key_pkey');
         ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = new_alias) THEN
             PERFORM apikeys_internal.refuse_taken_alias(owner.account_id, new_alias);
         END IF;
@@ -227,16 +238,16 @@ DECLARE
     made  apikeys.key;
 BEGIN
     IF coalesce(tier, limits::text) IS NOT NULL AND NOT apikeys_internal.acts_as_admin() THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = 'only members of apikeys_admin may choose the tier or the limits of a key',
-            HINT = 'Leave them out: the plan of the account has a default.';
+        PERFORM apikeys_internal.refuse(
+            '42501', CASE WHEN tier IS NULL THEN 'key.limits' ELSE 'key.tier' END,
+            'only members of apikeys_admin may choose the tier or the limits of a key', NULL,
+            'Leave them out: the plan of the account has a default.');
     END IF;
     owner := apikeys_internal.account_for_key(account);
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
     IF rules.lifetimes IS NOT NULL AND isfinite(expires_at) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('plan "%s" offers lifetimes, not dates', rules.name),
-            HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
+        PERFORM apikeys_internal.refuse('22023', 'key.expires_at', format('plan "%s" offers lifetimes, not dates', rules.name), NULL,
+                                        format('It offers: %s.', array_to_string(rules.lifetimes, ', ')), 'lifetimes');
     END IF;
     SELECT d.* INTO drawn FROM apikeys_internal.draw_key(coalesce(apikeys_internal.checked('key.prefix', prefix), rules.key_prefix), owner.name) AS d;
     made := apikeys_internal.add_key(
@@ -256,7 +267,7 @@ An unknown account is made on plan default, unless apikeys.create_accounts is of
 'it may do. Texts and lists have bounds, see apikeys_internal.text_rules(); none may have a key text in it.
 Errors: P0002 unknown account, tier or product; 22023 bad argument, not allowed by the plan, or no product though '
 'the plan allows one key for each product; 23505 the alias is taken, or another key has the product; 53400 the plan '
-'allows no more keys; 42501 tier or limits given by a role that may not.';
+'allows no more keys; 42501 tier or limits given by a role that may not; 40001 try again.';
 
 CREATE FUNCTION apikeys.import_key(
     account text, key text DEFAULT NULL, digest apikeys.digest DEFAULT NULL, alias text DEFAULT NULL,
@@ -275,7 +286,7 @@ DECLARE
     ellipsis text := '...';
 BEGIN
     IF (key IS NULL) = (digest IS NULL) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'give either the text of the key or its digest';
+        PERFORM apikeys_internal.refuse('22023', 'key.key', 'give either the text of the key or its digest');
     END IF;
     PERFORM apikeys_internal.require_hash_rule(hash_rule), apikeys_internal.checked('key.hint', hint);
     -- A separate statement: in an expression, the planner would compute the character in every encoding.
@@ -283,11 +294,11 @@ BEGIN
         ellipsis := chr(8230);
     END IF;
     IF position(key IN hint) > 0 THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'the hint must not contain the key';
+        PERFORM apikeys_internal.refuse('22023', 'key.hint', 'the hint must not contain the key');
     END IF;
     digest := coalesce(digest, apikeys_internal.digest_of(key, hash_rule));
     IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.previous_digest OPERATOR(apikeys.=) import_key.digest) THEN
-        RAISE unique_violation USING MESSAGE = 'this key exists already';
+        PERFORM apikeys_internal.refuse('23505', 'key.digest', 'this key exists already', NULL, NULL, 'key_digest_key');
     END IF;
     owner := apikeys_internal.account_for_key(account);
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
@@ -310,54 +321,7 @@ A key text has at most 512 bytes, at least 4 that its hash rule uses, no blanks 
 Errors: those of create_key; 22023 neither or both of key and digest, bad key text, wrong checksum; 23505 the key '
 'exists already.';
 
--- Changing keys.
-
-CREATE FUNCTION apikeys.rotate_key(key_id bigint, grace interval DEFAULT '0', lifetime interval DEFAULT NULL)
-RETURNS apikeys.issued_key
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    present timestamptz := apikeys_internal.wall_clock();
-    former  apikeys.key;
-    owner   apikeys.account;
-    rules   apikeys.plan;
-    stem    text;
-    drawn   record;
-    made    apikeys.key;
-BEGIN
-    IF grace IS NULL OR grace < '0' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'the grace of a rotation must not be negative';
-    ELSIF NOT isfinite(grace) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'the grace of a rotation must be finite';
-    END IF;
-    PERFORM apikeys_internal.key_to_change(key_id);
-    SELECT k.* INTO STRICT former FROM apikeys.key AS k WHERE k.key_id = rotate_key.key_id FOR UPDATE;
-    IF lifetime IS NOT NULL THEN
-        PERFORM apikeys_internal.lock_account(former.account_id);    -- the plan must not change before the lifetime is checked
-    END IF;
-    SELECT a.* INTO STRICT owner FROM apikeys.account AS a WHERE a.account_id = former.account_id;
-    SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
-    stem := CASE WHEN apikeys_internal.prefix_is_valid(former.prefix) THEN former.prefix ELSE rules.key_prefix END;
-    SELECT d.* INTO drawn FROM apikeys_internal.draw_key(stem, owner.name) AS d;
-    UPDATE apikeys.key AS k
-    SET digest = drawn.digest, hash_rule = 'sha256', prefix = stem, hint = drawn.hint,
-        previous_digest = CASE WHEN grace > '0' THEN former.digest END,
-        previous_hash_rule = CASE WHEN grace > '0' THEN former.hash_rule END,
-        previous_valid_until = CASE WHEN grace > '0' THEN apikeys_internal.seconds_after(present, grace) END,
-        rotated_at = present, rotations = k.rotations + 1,
-        expires_at = CASE WHEN lifetime IS NULL THEN k.expires_at ELSE apikeys_internal.expiry_after(lifetime, rules) END
-    WHERE k.key_id = former.key_id
-    RETURNING * INTO made;
-    RETURN ROW(made.key_id, drawn.key, owner.name, made.alias, made.expires_at)::apikeys.issued_key;
-END
-$$;
-COMMENT ON FUNCTION apikeys.rotate_key(bigint, interval, interval) IS
-'Give a key a new text and return it; it is shown at no other time. The id, the settings and the usage stay. The '
-'former text stays valid for the grace (default none), counted in seconds; the text before that is no longer valid. '
-'With a lifetime, the key expires that long from now, otherwise when it did before.
-An inactive, suspended or expired key can be rotated and stays in that state.
-Errors: P0002 unknown key; 22023 negative grace, or a lifetime that the plan does not offer; 53400 an expired key '
-'gets a lifetime and the plan allows no more keys.';
+-- Switching keys.
 
 CREATE FUNCTION apikeys.activate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -390,7 +354,8 @@ AS $$
 BEGIN
     reason := apikeys_internal.checked('key.suspended_reason', reason);
     IF NOT apikeys_internal.has_text(reason) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a suspension must have a reason';
+        PERFORM apikeys_internal.refuse('22023', 'key.suspended_reason',
+            'a suspension must have a reason', NULL, NULL, 'key_suspended_reason_check');
     END IF;
     PERFORM apikeys_internal.key_to_change(key_id);
     UPDATE apikeys.key AS k SET suspended_at = coalesce(k.suspended_at, apikeys_internal.wall_clock()), suspended_reason = reason
@@ -422,9 +387,8 @@ BEGIN
     DELETE FROM apikeys.key AS k WHERE k.key_id = gone.key_id AND (k.suspended_at IS NULL OR apikeys_internal.acts_as_admin());
     IF NOT FOUND THEN
         PERFORM apikeys.get_key(key_id);    -- another transaction may have deleted it
-        RAISE insufficient_privilege USING
-            MESSAGE = format('key %s is suspended', key_id),
-            HINT = 'Only members of apikeys_admin may delete it.';
+        PERFORM apikeys_internal.refuse('42501', 'key.key_id',
+            format('key %s is suspended', key_id), NULL, 'Only members of apikeys_admin may delete it.');
     END IF;
     RETURN gone;
 END

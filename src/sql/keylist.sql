@@ -54,7 +54,7 @@ BEGIN
            l.last_used_at, NULL
     INTO listed FROM apikeys.key_list AS l WHERE l.key_id = get_key.key_id;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('key %s does not exist', coalesce(key_id::text, 'NULL'));
+        PERFORM apikeys_internal.refuse('P0002', 'key.key_id', format('key %s does not exist', coalesce(key_id::text, 'NULL')));
     END IF;
     RETURN listed;
 END
@@ -83,7 +83,7 @@ DECLARE
     found_id bigint := (SELECT k.key_id FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = find_key.alias);
 BEGIN
     IF found_id IS NULL THEN
-        RAISE no_data_found USING MESSAGE = format('account "%s" has no key with the alias %s', account, apikeys_internal.quoted(alias));
+        PERFORM apikeys_internal.refuse('P0002', 'key.alias', format('account "%s" has no key with the alias %s', account, apikeys_internal.quoted(alias)));
     END IF;
     RETURN found_id;
 END

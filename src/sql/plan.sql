@@ -7,7 +7,11 @@ RETURNS apikeys.tier
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    made apikeys.tier;
+    made     apikeys.tier;
+    relation text;
+    about    text;
+    broken   text;
+    cause    text;
 BEGIN
     INSERT INTO apikeys.tier (name, rank, limits, description)
     VALUES (apikeys_internal.checked('tier.name', create_tier.name), create_tier.rank, create_tier.limits,
@@ -15,6 +19,10 @@ BEGIN
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'tier', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
+EXCEPTION
+    WHEN integrity_constraint_violation THEN
+        GET STACKED DIAGNOSTICS relation = TABLE_NAME, about = COLUMN_NAME, broken = CONSTRAINT_NAME, cause = PG_EXCEPTION_DETAIL;
+        PERFORM apikeys_internal.refuse_violation(SQLSTATE, relation, about, broken, SQLERRM, cause);
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_tier(text, int, apikeys.limits, text) IS
@@ -25,7 +33,11 @@ CREATE FUNCTION apikeys.create_product(name text, description text DEFAULT NULL)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    made apikeys.product;
+    made     apikeys.product;
+    relation text;
+    about    text;
+    broken   text;
+    cause    text;
 BEGIN
     INSERT INTO apikeys.product (name, description)
     VALUES (apikeys_internal.checked('product.name', create_product.name),
@@ -33,6 +45,10 @@ BEGIN
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'product', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
+EXCEPTION
+    WHEN integrity_constraint_violation THEN
+        GET STACKED DIAGNOSTICS relation = TABLE_NAME, about = COLUMN_NAME, broken = CONSTRAINT_NAME, cause = PG_EXCEPTION_DETAIL;
+        PERFORM apikeys_internal.refuse_violation(SQLSTATE, relation, about, broken, SQLERRM, cause);
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_product(text, text) IS
@@ -49,7 +65,11 @@ RETURNS apikeys.plan
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    made apikeys.plan;
+    made     apikeys.plan;
+    relation text;
+    about    text;
+    broken   text;
+    cause    text;
 BEGIN
     INSERT INTO apikeys.plan (
         name, key_prefix, max_keys, max_lifetime, lifetimes, default_lifetime, allow_unexpiring, limits, default_tier,
@@ -64,6 +84,10 @@ BEGIN
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'plan', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
+EXCEPTION
+    WHEN integrity_constraint_violation THEN
+        GET STACKED DIAGNOSTICS relation = TABLE_NAME, about = COLUMN_NAME, broken = CONSTRAINT_NAME, cause = PG_EXCEPTION_DETAIL;
+        PERFORM apikeys_internal.refuse_violation(SQLSTATE, relation, about, broken, SQLERRM, cause);
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean,
@@ -81,11 +105,12 @@ DECLARE
     made  apikeys.member;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = add_member.role) THEN
-        RAISE no_data_found USING MESSAGE = format('role %s does not exist', apikeys_internal.quoted(role));
+        PERFORM apikeys_internal.refuse('P0002', 'member.role', format('role %s does not exist', apikeys_internal.quoted(role)));
     END IF;
     INSERT INTO apikeys.member (role, account_id) VALUES (add_member.role, owner.account_id) ON CONFLICT DO NOTHING RETURNING * INTO made;
     IF NOT FOUND THEN
-        RAISE unique_violation USING MESSAGE = format('role "%s" is bound to account "%s" already', role, account);
+        PERFORM apikeys_internal.refuse('23505', 'member.role',
+            format('role "%s" is bound to account "%s" already', role, account), NULL, NULL, 'member_pkey');
     END IF;
     PERFORM apikeys_internal.audit('insert', 'member', made.role, made.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
@@ -104,7 +129,8 @@ DECLARE
 BEGIN
     DELETE FROM apikeys.member AS m WHERE m.role = remove_member.role AND m.account_id = owner.account_id RETURNING * INTO gone;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('role %s is not bound to account "%s"', apikeys_internal.quoted(role), account);
+        PERFORM apikeys_internal.refuse('P0002', 'member.role',
+            format('role %s is not bound to account "%s"', apikeys_internal.quoted(role), account));
     END IF;
     RETURN gone;
 END
@@ -164,7 +190,8 @@ DECLARE
 BEGIN
     PERFORM apikeys_internal.key_to_change(key_id);
     IF NOT EXISTS (SELECT FROM apikeys.product AS p WHERE p.name = assign_product.product) THEN
-        RAISE no_data_found USING MESSAGE = format('product %s does not exist', apikeys_internal.quoted(product));
+        PERFORM apikeys_internal.refuse('P0002', 'key_product.product',
+            format('product %s does not exist', apikeys_internal.quoted(product)));
     END IF;
     INSERT INTO apikeys.key_product (key_id, product) VALUES (assign_product.key_id, assign_product.product)
     ON CONFLICT DO NOTHING RETURNING * INTO made;
@@ -190,19 +217,19 @@ BEGIN
     PERFORM apikeys_internal.lock_account(k.account_id) FROM apikeys.key AS k WHERE k.key_id = unassign_product.key_id;
     DELETE FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id AND kp.product = unassign_product.product;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('product %s is not assigned to the key', apikeys_internal.quoted(product));
+        PERFORM apikeys_internal.refuse('P0002', 'key_product.product',
+            format('product %s is not assigned to the key', apikeys_internal.quoted(product)));
     ELSIF NOT EXISTS (SELECT FROM apikeys.key_product AS kp WHERE kp.key_id = unassign_product.key_id) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('product "%s" is the only one of the key', product),
-            DETAIL = 'A key without products is good for all.',
-            HINT = 'Assign another one first, or deactivate the key.';
+        PERFORM apikeys_internal.refuse('22023', 'key_product.product',
+            format('product "%s" is the only one of the key', product), 'A key without products is good for all.',
+            'Assign another one first, deactivate the key, or make it good for all with update_key.');
     END IF;
     RETURN apikeys.get_key(key_id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.unassign_product(bigint, text) IS
-'Remove a product from a key, but not its last: a key without products is good for all. Errors: P0002 unknown key, '
-'or not assigned; 22023 it is the last.';
+'Remove a product from a key, but not its last: a key without products is good for all, and update_key alone makes it so. '
+'Errors: P0002 unknown key, or not assigned; 22023 it is the last.';
 
 -- From one plan to another.
 
@@ -218,7 +245,8 @@ DECLARE
 BEGIN
     SELECT p.* INTO rules FROM apikeys.plan AS p WHERE p.name = change_plan.plan;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('plan %s does not exist', apikeys_internal.quoted(plan));
+        PERFORM apikeys_internal.refuse('P0002', 'account.plan',
+            format('plan %s does not exist', apikeys_internal.quoted(plan)));
     END IF;
     IF dry_run IS NOT TRUE THEN
         PERFORM apikeys_internal.lock_account(owner.account_id);
@@ -234,11 +262,10 @@ BEGIN
                       FROM apikeys_internal.plan_breaches(owned, rules) AS b
                       ORDER BY b.alias NULLS FIRST, b.rule, b.fault);
     IF breaches <> '{}' THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('keys of account "%s" break rules of plan "%s"', account, plan),
-            DETAIL = concat_ws(E'\n', VARIADIC breaches[:20] || CASE WHEN cardinality(breaches) > 20
-                                                                     THEN format('and %s more', cardinality(breaches) - 20) END),
-            HINT = 'Change the keys first. With dry_run => true the list comes as rows.';
+        PERFORM apikeys_internal.refuse('22023', 'account.plan',
+            format('keys of account "%s" break rules of plan "%s"', account, plan),
+            concat_ws(E'\n', VARIADIC breaches[:20] || CASE WHEN cardinality(breaches) > 20 THEN format('and %s more', cardinality(breaches) - 20) END),
+            'Change the keys first. With dry_run => true the list comes as rows.');
     END IF;
     UPDATE apikeys.account AS a SET plan = rules.name WHERE a.account_id = owner.account_id;
 END

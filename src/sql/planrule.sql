@@ -19,7 +19,7 @@ CREATE FUNCTION apikeys_internal.plan_breaches(
     candidates apikeys.key[], rules apikeys.plan,
     judged text[] DEFAULT '{allow_unexpiring,max_lifetime,custom_limits_allowed,billing_types,max_keys,one_key_per_product}')
 RETURNS TABLE (
-    place int, rule text, key_id bigint, alias text, fault text, errcode text, message text, detail text, hint text)
+    place int, rule text, key_id bigint, alias text, fault text, about text, errcode text, message text, detail text, hint text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
@@ -27,36 +27,37 @@ DECLARE
     longest interval := coalesce(rules.max_lifetime, apikeys_internal.longest_lifetime(rules.lifetimes));
 BEGIN
     RETURN QUERY
-    SELECT r.place, r.rule, c.key_id, c.alias, r.fault, '22023', r.message, NULL, r.hint
+    SELECT r.place, r.rule, c.key_id, c.alias, r.fault, 'key.' || r.about, '22023', r.message, NULL, r.hint
     FROM unnest(candidates) AS c, LATERAL (VALUES
-        (1, 'allow_unexpiring',
+        (1, 'allow_unexpiring', 'expires_at',
          c.expires_at IS NULL AND (NOT rules.allow_unexpiring OR rules.max_lifetime IS NOT NULL),
          'it never expires',
          format('plan "%s" does not allow keys that never expire', rules.name),
          'Give the key a lifetime.'),
-        (2, 'max_lifetime',
+        (2, 'max_lifetime', 'expires_at',
          c.expires_at > apikeys_internal.seconds_after(present, longest),
          format('it expires later than in %s', longest),
          format('plan "%s" allows a lifetime of at most %s', rules.name, longest),
          NULL),
-        (3, 'custom_limits_allowed',
+        (3, 'custom_limits_allowed', 'limits',
          c.limits IS NOT NULL AND NOT rules.custom_limits_allowed,
          format('it has limits of its own: %s', c.limits),
          format('plan "%s" does not allow limits of a key''s own', rules.name),
          'Choose a tier.'),
-        (4, 'billing_types',
+        (4, 'billing_types', 'billing_type',
          c.billing_type <> ALL (rules.billing_types),
          format('its billing type is "%s"', c.billing_type),
          format('plan "%s" has no billing type "%s"', rules.name, c.billing_type),
          format('It has: %s.', array_to_string(rules.billing_types, ', ')))
-    ) AS r (place, rule, broken, fault, message, hint)
+    ) AS r (place, rule, about, broken, fault, message, hint)
     WHERE r.broken AND r.rule = ANY (judged);
 
     IF rules.max_keys IS NOT NULL AND 'max_keys' = ANY (judged) THEN
         RETURN QUERY
-        SELECT 5, 'max_keys', NULL::bigint, NULL, format('%s of %s keys', o.number + 1, rules.max_keys), '53400',
+        SELECT 5, 'max_keys', NULL::bigint, NULL, format('%s of %s keys', o.number + 1, rules.max_keys), 'plan.max_keys', '53400',
                format('account "%s" has %s of %s keys', a.name, o.number, rules.max_keys), NULL,
-               format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name)
+               CASE WHEN apikeys_internal.acts_as_admin() THEN format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name)
+                    ELSE 'Deactivate or delete one of them.' END
         FROM (SELECT f.key_id, f.account_id FROM unnest(candidates) AS f
               WHERE apikeys_internal.key_counts(f.active, f.expires_at, present) LIMIT 1) AS c
         JOIN apikeys.account AS a ON a.account_id = c.account_id,
@@ -70,7 +71,7 @@ BEGIN
 
     IF rules.one_key_per_product AND 'one_key_per_product' = ANY (judged) THEN
         RETURN QUERY
-        SELECT 6, 'one_key_per_product', c.key_id, c.alias, 'it has no product, so it is good for all', '22023',
+        SELECT 6, 'one_key_per_product', c.key_id, c.alias, 'it has no product, so it is good for all', 'key.products', '22023',
                format('key "%s" must have a product', c.alias),
                'Its plan allows one key for each product, and a key without products is good for all.',
                'Name products when you create the key, or assign one first; a key that is not needed can be deactivated.'
@@ -80,7 +81,7 @@ BEGIN
 
         RETURN QUERY
         SELECT 7, 'one_key_per_product', c.key_id, c.alias,
-               format('product "%s" is the key "%s"''s as well', p.product, k.alias), '23505',
+               format('product "%s" is the key "%s"''s as well', p.product, k.alias), 'key.products', '23505',
                format('account "%s" has a key for product "%s" already', a.name, p.product),
                format('It is the key "%s".', k.alias), NULL
         FROM unnest(candidates) AS c
@@ -96,7 +97,7 @@ $$;
 COMMENT ON FUNCTION apikeys_internal.plan_breaches(apikeys.key[], apikeys.plan, text[]) IS
 'What a plan does not allow about keys of one account, judged by the rules named (columns of table plan): a row for '
 'each breach, with what is wrong with the key (fault; key_id and alias are NULL where it is the number of keys) and '
-'the error for who makes or changes it. Place is the order in which the rules are checked.';
+'the error for who makes or changes it, about <table>.<column>. Place is the order in which the rules are checked.';
 
 CREATE FUNCTION apikeys_internal.check_plan(candidate apikeys.key, judged text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -110,17 +111,9 @@ BEGIN
     WHERE a.account_id = candidate.account_id;
     SELECT b.* INTO breach FROM apikeys_internal.plan_breaches(ARRAY[candidate], rules, judged) AS b
     ORDER BY b.place, b.fault LIMIT 1;
-    -- RAISE takes no NULL.
-    IF NOT FOUND THEN
-        RETURN;
-    ELSIF breach.detail IS NULL AND breach.hint IS NULL THEN
-        RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message;
-    ELSIF breach.detail IS NULL THEN
-        RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message, HINT = breach.hint;
-    ELSIF breach.hint IS NULL THEN
-        RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message, DETAIL = breach.detail;
+    IF FOUND THEN
+        PERFORM apikeys_internal.refuse(breach.errcode, breach.about, breach.message, breach.detail, breach.hint, breach.rule);
     END IF;
-    RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message, DETAIL = breach.detail, HINT = breach.hint;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_plan(apikeys.key, text[]) IS
@@ -248,20 +241,28 @@ COMMENT ON FUNCTION apikeys_internal.check_key(apikeys.key, apikeys.key) IS
 'changed is judged; or if who acts may not give it its scopes, or is a key that is good for less. Locks the account if there is anything '
 'to judge. Errors: 22023, 23505, 42501, 53400.';
 
+CREATE FUNCTION apikeys_internal.refuse_past_expiry() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys_internal.refuse('22023', 'key.expires_at', 'an expiry must lie in the future', NULL,
+                                    'To refuse the key from now on, deactivate it.');
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.refuse_past_expiry() IS 'Raise that an expiry is past. Errors: 22023.';
+
 CREATE FUNCTION apikeys_internal.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF lifetime <= '0' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a lifetime must be positive';
+        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', 'a lifetime must be positive');
     ELSIF NOT isfinite(lifetime) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'a lifetime must be finite',
-            HINT = 'A key with expires_at => ''infinity'' never expires.';
+        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', 'a lifetime must be finite', NULL,
+                                        'A key with expires_at => ''infinity'' never expires.');
     ELSIF NOT apikeys_internal.lifetime_is_offered(lifetime, rules.lifetimes) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('plan "%s" does not offer a lifetime of %s', rules.name, lifetime),
-            HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
+        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', format('plan "%s" does not offer a lifetime of %s', rules.name, lifetime),
+                                        NULL, format('It offers: %s.', array_to_string(rules.lifetimes, ', ')), 'lifetimes');
     END IF;
     RETURN apikeys_internal.seconds_after(apikeys_internal.wall_clock(), lifetime);
 END
@@ -269,3 +270,24 @@ $$;
 COMMENT ON FUNCTION apikeys_internal.expiry_after(interval, apikeys.plan) IS
 'When a key expires that gets this lifetime now; NULL: never. Errors: 22023 the lifetime is not positive, not '
 'finite, or not offered by the plan.';
+
+CREATE FUNCTION apikeys_internal.chosen_expiry(lifetime interval, expires_at timestamptz, rules apikeys.plan) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF lifetime IS NOT NULL AND expires_at IS NOT NULL THEN
+        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', 'a key has a lifetime or an expiry, not both');
+    ELSIF expires_at <= apikeys_internal.wall_clock() THEN
+        PERFORM apikeys_internal.refuse_past_expiry();
+    ELSIF rules.lifetimes IS NOT NULL AND isfinite(expires_at) THEN
+        PERFORM apikeys_internal.refuse('22023', 'key.expires_at', format('plan "%s" offers lifetimes, not dates', rules.name), NULL,
+                                        format('It offers: %s.', array_to_string(rules.lifetimes, ', ')), 'lifetimes');
+    ELSIF expires_at IS NULL THEN
+        RETURN apikeys_internal.expiry_after(lifetime, rules);
+    END IF;
+    RETURN nullif(expires_at, 'infinity');
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.chosen_expiry(interval, timestamptz, apikeys.plan) IS
+'When a key expires of which somebody chooses a lifetime or an expiry (infinity: never); NULL: never. Errors: 22023 both '
+'are given, the expiry is past, or the plan does not offer it.';

@@ -104,7 +104,10 @@ GRANT EXECUTE ON FUNCTION apikeys_internal.prefix_is_valid(text), apikeys_intern
 
 GRANT EXECUTE ON FUNCTION
     apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text),
-    apikeys.rotate_key(bigint, interval, interval),
+    apikeys.rotate_key(bigint, interval, interval, timestamptz),
+    apikeys.end_grace(bigint),
+    apikeys.copy_key(bigint, text, interval),
+    apikeys.update_key(bigint, jsonb),
     apikeys.activate_key(bigint),
     apikeys.deactivate_key(bigint),
     apikeys.delete_key(bigint),
@@ -118,6 +121,7 @@ TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
     apikeys.create_account(text, text, text, text, apikeys.limits, jsonb),
+    apikeys.update_account(text, jsonb),
     apikeys.activate_account(text),
     apikeys.deactivate_account(text),
     apikeys.suspend_key(bigint, text),

@@ -221,7 +221,8 @@ COMMENT ON COLUMN apikeys.key.rotations IS 'How many times it got a new text.';
 COMMENT ON COLUMN apikeys.key.active IS 'Whether the key may be used: false refuses it with the verdict inactive.';
 COMMENT ON COLUMN apikeys.key.suspended_reason IS 'Why the provider has suspended it; NULL: it is not suspended.';
 COMMENT ON COLUMN apikeys.key.suspended_at IS 'Since when it is suspended; NULL: it is not.';
-COMMENT ON COLUMN apikeys.key.expires_at IS 'From this time on the verdict is expired; NULL: never.';
+COMMENT ON COLUMN apikeys.key.expires_at IS
+'From this time on the verdict is expired; NULL: never. It cannot be set to a time that is past.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; limits, if set, take its place.';
 COMMENT ON COLUMN apikeys.key.limits IS 'Limits of its own; NULL: its tier''s.';
 COMMENT ON COLUMN apikeys.key.allowed_domains IS 'Domains it may be used from, exact or *.example.com; empty: any.';
@@ -501,7 +502,8 @@ CREATE TABLE apikeys.request_log (
     credits     bigint,
     category    text NOT NULL,
     product     text,
-    completed   boolean NOT NULL
+    completed   boolean NOT NULL,
+    previous    boolean NOT NULL DEFAULT false
 ) PARTITION BY RANGE (at);
 -- Each partition has it too. A publication with publish_via_partition_root sends changes as the root's, and a completion is an UPDATE.
 ALTER TABLE apikeys.request_log REPLICA IDENTITY FULL;
@@ -526,6 +528,8 @@ COMMENT ON COLUMN apikeys.request_log.credits IS
 'Credits billed for the request, as given to complete(). Limits do not count them.';
 COMMENT ON COLUMN apikeys.request_log.completed IS
 'Whether complete() was called for the request; only the first call is recorded.';
+COMMENT ON COLUMN apikeys.request_log.previous IS
+'Whether the request had the text that the key had before a rotation, within the grace.';
 COMMENT ON COLUMN apikeys.request_log.category IS 'The key''s category at the time of the request.';
 COMMENT ON COLUMN apikeys.request_log.product IS
 'The product that the request named, whether it is in table product or not (with hints in the place of key texts, '
@@ -568,6 +572,8 @@ CREATE TABLE apikeys.usage_total (
     first_used_at timestamptz NOT NULL,
     last_used_at  timestamptz NOT NULL,
     last_unit_at  timestamptz,
+    previous_last_used_at timestamptz,
+    newest_text   int,
     PRIMARY KEY (subject, subject_id)
 ) WITH (fillfactor = 45);
 COMMENT ON TABLE apikeys.usage_total IS
@@ -583,6 +589,10 @@ COMMENT ON COLUMN apikeys.usage_total.credits IS 'Credits billed for requests, a
 COMMENT ON COLUMN apikeys.usage_total.first_used_at IS 'Time of the first request, admitted or denied.';
 COMMENT ON COLUMN apikeys.usage_total.last_used_at IS 'Time of the last request, admitted or denied.';
 COMMENT ON COLUMN apikeys.usage_total.last_unit_at IS 'Time of the last request that used units: it was admitted and its cost was not 0. NULL: there was none.';
+COMMENT ON COLUMN apikeys.usage_total.previous_last_used_at IS
+'Of a key: time of the last request with the text that the key had before a rotation, within the grace. NULL: there was none.';
+COMMENT ON COLUMN apikeys.usage_total.newest_text IS
+'Of a key: which is the newest of its texts that a request had: after so many rotations. NULL: its first, or none.';
 
 -- A statement for each call, because each updates the extension's own row.
 DO $$

@@ -9,6 +9,32 @@ COMMENT ON FUNCTION apikeys_internal.checked(text, anyelement) IS
 'A value as it may be stored in <table>.<column>: the same, or, of a text for people, with the hints of keys in the '
 'place of their texts. Errors: 22023 it breaks the rule for the column.';
 
+CREATE FUNCTION apikeys_internal.refuse(
+    code text, place text, message text, detail text DEFAULT NULL, hint text DEFAULT NULL, constraint_name text DEFAULT NULL)
+RETURNS void
+LANGUAGE C PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_refuse';
+COMMENT ON FUNCTION apikeys_internal.refuse(text, text, text, text, text, text) IS
+'Raise an error about <table>.<column>, or about <argument>. The constraint is one of the table, or a rule of the plan (a column '
+'of table plan). What is NULL is left out. Errors: the SQLSTATE given.';
+
+CREATE FUNCTION apikeys_internal.refuse_violation(code text, relation text, about text, broken text, message text, cause text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF about = '' THEN
+        SELECT a.attname INTO about
+        FROM pg_constraint AS c JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[cardinality(c.conkey)]
+        WHERE c.conrelid = format('apikeys.%I', relation)::regclass AND c.conname = broken;
+    END IF;
+    PERFORM apikeys_internal.refuse(
+        code, format('%s.%s', relation, about), CASE code WHEN '23505' THEN format('there is a %s with this %s already', relation, about) ELSE message END,
+        nullif(cause, ''), NULL, nullif(broken, ''));
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.refuse_violation(text, text, text, text, text, text) IS
+'Raise again that a row violates a constraint, about its column, or the last that it has. The arguments are what an exception '
+'tells; cause is its detail. Errors: the SQLSTATE given.';
+
 CREATE FUNCTION apikeys_internal.text_rules(
     OUT relation text, OUT name text, OUT kind text, OUT most_bytes int, OUT most_elements int, OUT constrained boolean)
 RETURNS SETOF record

@@ -85,7 +85,8 @@ BEGIN
     PERFORM apikeys_internal.require_reach();
     SELECT l.* INTO listed FROM apikeys.upgrade_list AS l WHERE l.id = get_upgrade.id;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('upgrade request %s does not exist', coalesce(id::text, 'NULL'));
+        PERFORM apikeys_internal.refuse('P0002', 'upgrade_request.id',
+            format('upgrade request %s does not exist', coalesce(id::text, 'NULL')));
     END IF;
     RETURN listed;
 END
@@ -111,21 +112,22 @@ BEGIN
     SELECT t.* INTO wanted FROM apikeys.tier AS t WHERE t.name = check_upgrade.tier;
     effective := coalesce(present.limits, held.limits, '');
     IF tier IS NOT NULL AND wanted.name IS NULL THEN
-        RAISE no_data_found USING MESSAGE = format('tier "%s" does not exist', tier);
+        PERFORM apikeys_internal.refuse('P0002', 'upgrade_request.tier', format('tier "%s" does not exist', tier));
     ELSIF limits IS NOT NULL AND NOT rules.custom_limits_allowed THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('plan "%s" does not allow limits of a key''s own', rules.name),
-            HINT = 'Ask for a tier.';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.limits',
+            format('plan "%s" does not allow limits of a key''s own', rules.name), NULL, 'Ask for a tier.',
+            'custom_limits_allowed');
     ELSIF wanted.rank <= held.rank THEN
-        RAISE invalid_parameter_value USING MESSAGE = format('tier "%s" is not above the key''s tier "%s"', tier, held.name);
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.tier',
+            format('tier "%s" is not above the key''s tier "%s"', tier, held.name));
     ELSIF present.limits IS NULL AND tier IS NOT NULL AND held.name IS NOT NULL THEN
         RETURN;
     ELSIF effective::text = '' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'the key has no limits that could be higher';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.limits', 'the key has no limits that could be higher');
     ELSIF NOT apikeys_internal.limits_are_higher(effective, coalesce(limits, wanted.limits)) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('limits of %s are not above the key''s: %s', coalesce(limits, wanted.limits), effective),
-            HINT = 'No cap may be lower than before, at least one must be higher or gone, and a new window must leave room to use up the others.';
+        PERFORM apikeys_internal.refuse('22023', CASE WHEN limits IS NULL THEN 'upgrade_request.tier' ELSE 'upgrade_request.limits' END,
+            format('limits of %s are not above the key''s: %s', coalesce(limits, wanted.limits), effective), NULL,
+            'No cap may be lower than before, at least one must be higher or gone, and a new window must leave room to use up the others.');
     END IF;
 END
 $$;
@@ -154,24 +156,33 @@ RETURNS apikeys.upgrade_rule
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    made apikeys.upgrade_rule;
+    made     apikeys.upgrade_rule;
+    relation text;
+    about    text;
+    broken   text;
+    cause    text;
 BEGIN
     PERFORM apikeys_internal.checked('upgrade_rule.min_tier', min_tier);
     reason := apikeys_internal.checked('upgrade_rule.reason', reason);
     project_kind := apikeys_internal.checked('upgrade_rule.project_kind', project_kind);
     purpose := apikeys_internal.checked('upgrade_rule.purpose', purpose);
     IF NOT apikeys_internal.has_text(reason) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'an upgrade rule must have a reason';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_rule.reason',
+            'an upgrade rule must have a reason', NULL, NULL, 'upgrade_rule_reason_check');
     ELSIF num_nonnulls(min_tier, project_kind, purpose) = 0 THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'an upgrade rule must ask for a tier, a kind of project or a purpose',
-            DETAIL = 'Without any of them it would decline every request.';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_rule.min_tier',
+            'an upgrade rule must ask for a tier, a kind of project or a purpose',
+            'Without any of them it would decline every request.', NULL, 'upgrade_rule_criterion_check');
     END IF;
     INSERT INTO apikeys.upgrade_rule (min_tier, project_kind, purpose, reason)
     VALUES (create_upgrade_rule.min_tier, create_upgrade_rule.project_kind, create_upgrade_rule.purpose, create_upgrade_rule.reason)
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'upgrade_rule', made.id::text, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
+EXCEPTION
+    WHEN integrity_constraint_violation THEN
+        GET STACKED DIAGNOSTICS relation = TABLE_NAME, about = COLUMN_NAME, broken = CONSTRAINT_NAME, cause = PG_EXCEPTION_DETAIL;
+        PERFORM apikeys_internal.refuse_violation(SQLSTATE, relation, about, broken, SQLERRM, cause);
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_upgrade_rule(text, text, text, text) IS
@@ -200,11 +211,15 @@ BEGIN
     project_kind := apikeys_internal.checked('upgrade_request.project_kind', project_kind);
     purpose := apikeys_internal.checked('upgrade_request.purpose', purpose);
     IF (tier IS NULL) = (limits IS NULL) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'ask for either a tier or limits';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.tier', 'ask for either a tier or limits', NULL, NULL,
+                                        'upgrade_request_target_check');
     ELSIF NOT apikeys_internal.has_text(motivation) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'an upgrade request must have a motivation';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.motivation',
+            'an upgrade request must have a motivation', NULL, NULL, 'upgrade_request_motivation_check');
     ELSIF expected_requests < 0 OR expected_users < 0 THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'expected requests and users must not be negative';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.' || f.name, 'expected requests and users must not be negative', NULL, NULL,
+                                        format('upgrade_request_%s_check', f.name))
+        FROM (SELECT CASE WHEN expected_requests < 0 THEN 'expected_requests' ELSE 'expected_users' END) AS f (name);
     END IF;
     PERFORM FROM apikeys.key AS k WHERE k.key_id = request_upgrade.key_id FOR NO KEY UPDATE;
     PERFORM apikeys_internal.check_upgrade(key_id, tier, limits);
@@ -218,13 +233,15 @@ BEGIN
     RETURNING * INTO made;
     IF NOT FOUND THEN
         IF NOT EXISTS (SELECT FROM apikeys.upgrade_request AS r WHERE r.key_id = request_upgrade.key_id AND r.decided_at IS NULL) THEN
-            RAISE unique_violation USING
-                MESSAGE = 'the id of the new upgrade request is that of another one',
-                HINT = 'The sequence apikeys.upgrade_request_id_seq is behind: set it to a number that no request has had.';
+            PERFORM apikeys_internal.refuse('23505', 'upgrade_request.id',
+                'the id of the new upgrade request is that of another one', NULL,
+                CASE WHEN apikeys_internal.acts_as_admin()
+                     THEN 'The sequence apikeys.upgrade_request_id_seq is behind: set it to a number that no request has had.' END,
+                'upgrade_request_pkey');
         END IF;
-        RAISE unique_violation USING
-            MESSAGE = format('key "%s" of account "%s" has an open upgrade request already', asked.alias, asked.account),
-            HINT = 'Wait until it is decided, or withdraw it.';
+        PERFORM apikeys_internal.refuse('23505', 'upgrade_request.key_id',
+            format('key "%s" of account "%s" has an open upgrade request already', asked.alias, asked.account), NULL,
+            'Wait until it is decided, or withdraw it.', 'upgrade_request_open_key');
     END IF;
     PERFORM apikeys_internal.audit('insert', 'upgrade_request', made.id::text, k.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)))
     FROM apikeys.key AS k WHERE k.key_id = made.key_id;
@@ -256,11 +273,11 @@ BEGIN
     PERFORM FROM apikeys.key AS k WHERE k.key_id = listed.key_id FOR NO KEY UPDATE;
     SELECT r.* INTO locked FROM apikeys.upgrade_request AS r WHERE r.id = listed.id FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('upgrade request %s does not exist', id);
+        PERFORM apikeys_internal.refuse('P0002', 'upgrade_request.id', format('upgrade request %s does not exist', id));
     ELSIF locked.state <> ALL (states) THEN
-        RAISE object_not_in_prerequisite_state USING
-            MESSAGE = format('upgrade request %s is in state %s', id, locked.state),
-            HINT = format('It must be in state %s.', array_to_string(states, ' or '));
+        PERFORM apikeys_internal.refuse('55000', 'upgrade_request.state',
+            format('upgrade request %s is in state %s', id, locked.state), NULL,
+            format('It must be in state %s.', array_to_string(states, ' or ')));
     END IF;
     RETURN locked;
 END
@@ -289,7 +306,7 @@ BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'needs_information');
     answer := apikeys_internal.checked('upgrade_request.answer', answer);
     IF NOT apikeys_internal.has_text(answer) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'an answer must not be empty';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.answer', 'an answer must not be empty');
     END IF;
     UPDATE apikeys.upgrade_request AS r
     SET state = 'pending', answer = answer_upgrade.answer, due_at = apikeys_internal.working_days_after(apikeys_internal.wall_clock(), 2)
@@ -321,7 +338,7 @@ BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
     question := apikeys_internal.checked('upgrade_request.question', question);
     IF NOT apikeys_internal.has_text(question) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a question must not be empty';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.question', 'a question must not be empty');
     END IF;
     UPDATE apikeys.upgrade_request AS r SET state = 'needs_information', question = ask_upgrade.question, answer = NULL
     WHERE r.id = ask_upgrade.id;
@@ -355,7 +372,7 @@ BEGIN
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
     note := apikeys_internal.checked('upgrade_request.note', note);
     IF NOT apikeys_internal.has_text(note) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a declined upgrade request must have a note';
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.note', 'a declined upgrade request must have a note');
     END IF;
     RETURN apikeys_internal.close_upgrade(id, 'declined', SESSION_USER, note);
 END

@@ -74,20 +74,21 @@ DECLARE
     beginning timestamp;
 BEGIN
     IF NOT coalesce(isfinite(since) AND isfinite(until), false) THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a series needs a finite since and until';
+        PERFORM apikeys_internal.refuse('22023', CASE WHEN isfinite(since) THEN 'until' ELSE 'since' END,
+            'a series needs a finite since and until');
     ELSIF since >= until THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'since must be before until';
+        PERFORM apikeys_internal.refuse('22023', 'since', 'since must be before until');
     ELSIF months IS NULL OR least(months, days, seconds) < 0 OR num_nulls(nullif(months, 0), nullif(days, 0), nullif(seconds, 0)) <> 2 THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'a step must be positive, and have either months, or days, or hours, minutes and seconds';
+        PERFORM apikeys_internal.refuse('22023', 'step',
+            'a step must be positive, and have either months, or days, or hours, minutes and seconds');
     ELSIF seconds > 0 AND mod(86400, seconds) <> 0 THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'a step of hours, minutes and seconds must divide a day of 24 hours', HINT = 'Such as 6 hours or 15 minutes.';
+        PERFORM apikeys_internal.refuse('22023', 'step',
+            'a step of hours, minutes and seconds must divide a day of 24 hours', NULL, 'Such as 6 hours or 15 minutes.');
     ELSIF time_zone IS NULL THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a time zone must be named';
+        PERFORM apikeys_internal.refuse('22023', 'time_zone', 'a time zone must be named');
     ELSIF extract(epoch FROM until - since) > 100000 * extract(epoch FROM step) THEN
-        RAISE program_limit_exceeded USING
-            MESSAGE = 'a series has at most 100000 steps', HINT = 'Make the steps longer or the time shorter.';
+        PERFORM apikeys_internal.refuse('54000', 'step',
+            'a series has at most 100000 steps', NULL, 'Make the steps longer or the time shorter.');
     END IF;
     beginning := since AT TIME ZONE time_zone;
     beginning := CASE

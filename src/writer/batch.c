@@ -141,7 +141,7 @@ openQuarantine(void)
 
 /*
  * Runs a statement about the row of a request or completion, with the row's
- * columns as $1 to $14; its plan is kept.
+ * columns as $1 to $15; its plan is kept.
  */
 static void
 runRow(SPIPlanPtr *plan, const char *statement, const LogRow *row)
@@ -302,7 +302,8 @@ quarantine(Work *work, const Event *event, const char *reason)
 					" VALUES (%s, pg_catalog.jsonb_build_object("
 					"'at', $2, 'key_id', $1, 'account_id', $4, 'request_id', $3, 'code', $5,"
 					" 'status', $6, 'endpoint', $7, 'duration_ms', $8, 'ip', $9, 'cost', $10,"
-					" 'credits', $11, 'category', $12, 'product', $13, 'completed', $14))",
+					" 'credits', $11, 'category', $12, 'product', $13, 'completed', $14,"
+					" 'previous', $15))",
 					quote_literal_cstr(reason)),
 		   &row);
 	SPI_freeplan(plan);

@@ -39,7 +39,8 @@ const RowColumns LogRowColumns = {LOG_COLUMNS,
 								   {"credits", INT8OID},
 								   {"category", TEXTOID},
 								   {"product", TEXTOID},
-								   {"completed", BOOLOID}}};
+								   {"completed", BOOLOID},
+								   {"previous", BOOLOID}}};
 
 /* Returns when the request of an event was made; a completion's id tells. */
 TimestampTz
@@ -110,6 +111,7 @@ LogRowForm(LogRow *row, const Event *request, const Event *completion)
 		const char *product = category + request->category_len;
 
 		LogRowSet(row, LOG_CODE, CStringGetTextDatum(VerdictName(request->code)));
+		LogRowSet(row, LOG_PREVIOUS, BoolGetDatum(request->previous));
 		LogRowSet(row, LOG_COST, Int32GetDatum(request->cost));
 		LogRowSet(row, LOG_CATEGORY,
 				  PointerGetDatum(cstring_to_text_with_len(category, request->category_len)));

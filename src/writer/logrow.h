@@ -34,10 +34,11 @@ typedef enum LogColumn
 	LOG_CREDITS,
 	LOG_CATEGORY,
 	LOG_PRODUCT,
-	LOG_COMPLETED
+	LOG_COMPLETED,
+	LOG_PREVIOUS
 } LogColumn;
 
-#define LOG_COLUMNS (LOG_COMPLETED + 1)
+#define LOG_COLUMNS (LOG_PREVIOUS + 1)
 
 /* A row of request_log, in it or in quarantine. */
 typedef struct LogRow

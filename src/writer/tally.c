@@ -42,6 +42,9 @@ typedef struct Usage
 	TimestampTz first_at;
 	TimestampTz last_at;
 	TimestampTz last_unit_at; /* of a request with units; DT_NOBEGIN: there is none */
+	/* of keys, and only in totals: */
+	TimestampTz previous_at; /* of a request with a former text; the same */
+	int32 newest_text;		 /* of those used, by the texts before it */
 } Usage;
 
 /* Columns of usage_bucket, and those of usage_total. */
@@ -84,10 +87,12 @@ typedef enum TotalColumn
 	TOTAL_CREDITS,
 	TOTAL_FIRST_USED_AT,
 	TOTAL_LAST_USED_AT,
-	TOTAL_LAST_UNIT_AT
+	TOTAL_LAST_UNIT_AT,
+	TOTAL_PREVIOUS_LAST_USED_AT,
+	TOTAL_NEWEST_TEXT
 } TotalColumn;
 
-#define TOTAL_COLUMNS (TOTAL_LAST_UNIT_AT + 1)
+#define TOTAL_COLUMNS (TOTAL_NEWEST_TEXT + 1)
 
 static const RowColumns total_columns = {TOTAL_COLUMNS,
 										 .key_count = 2,
@@ -101,7 +106,9 @@ static const RowColumns total_columns = {TOTAL_COLUMNS,
 										  {"credits", INT8OID},
 										  {"first_used_at", TIMESTAMPTZOID},
 										  {"last_used_at", TIMESTAMPTZOID},
-										  {"last_unit_at", TIMESTAMPTZOID}}};
+										  {"last_unit_at", TIMESTAMPTZOID},
+										  {"previous_last_used_at", TIMESTAMPTZOID},
+										  {"newest_text", INT4OID}}};
 
 /* Adds two figures of usage, which are never negative. */
 static int64
@@ -155,7 +162,8 @@ findUsage(Tally *tally, MeterKind subject, int64 subject_id, TimestampTz bucket)
 					 .bucket = bucket,
 					 .first_at = DT_NOEND,
 					 .last_at = DT_NOBEGIN,
-					 .last_unit_at = DT_NOBEGIN};
+					 .last_unit_at = DT_NOBEGIN,
+					 .previous_at = DT_NOBEGIN};
 	return usage;
 }
 
@@ -171,6 +179,8 @@ addUsage(Usage *usage, const Usage *more)
 	usage->first_at = Min(usage->first_at, more->first_at);
 	usage->last_at = Max(usage->last_at, more->last_at);
 	usage->last_unit_at = Max(usage->last_unit_at, more->last_unit_at);
+	usage->previous_at = Max(usage->previous_at, more->previous_at);
+	usage->newest_text = Max(usage->newest_text, more->newest_text);
 }
 
 /*
@@ -195,15 +205,17 @@ addToSubjects(Tally *tally, int64 key_id, int64 account_id, TimestampTz at, Usag
 void
 TallyAddRequest(Tally *tally, const Event *request, const Event *completion, bool unlogged)
 {
+	TimestampTz at = ClockTimestamp(request->at * 1000);
 	Usage more = {.admitted = request->admitted,
 				  .denied = !request->admitted,
 				  .units = request->admitted ? request->cost : 0,
 				  .errors = request->admitted && completion && completion->status >= ERROR_STATUS,
 				  .credits = completion ? completion->credits : 0,
-				  .unlogged = unlogged};
+				  .unlogged = unlogged,
+				  .previous_at = request->previous ? at : DT_NOBEGIN,
+				  .newest_text = request->previous ? 0 : request->rotations};
 
-	addToSubjects(tally, request->key_id, request->account_id, ClockTimestamp(request->at * 1000),
-				  &more);
+	addToSubjects(tally, request->key_id, request->account_id, at, &more);
 }
 
 /*
@@ -215,7 +227,8 @@ TallyAddCompletion(Tally *tally, const Event *completion, TimestampTz at, int64 
 				   bool admitted)
 {
 	Usage more = {.errors = admitted && completion->status >= ERROR_STATUS,
-				  .credits = completion->credits};
+				  .credits = completion->credits,
+				  .previous_at = DT_NOBEGIN};
 
 	if (more.errors != 0 || more.credits != 0)
 		addToSubjects(tally, completion->key_id, account_id, at, &more);
@@ -256,6 +269,29 @@ writeBuckets(const Tally *buckets)
 	RowsClose(table);
 }
 
+/* Puts the later of a time and that of a column there; DT_NOBEGIN: none. */
+static void
+setLatest(Datum *values, bool *nulls, TotalColumn column, TimestampTz at)
+{
+	if (at == DT_NOBEGIN || (!nulls[column] && DatumGetTimestampTz(values[column]) >= at))
+		return;
+	values[column] = TimestampTzGetDatum(at);
+	nulls[column] = false;
+}
+
+/* Notes which texts of a key were used, in its row of usage_total. */
+static void
+setTexts(Datum *values, bool *nulls, const Usage *usage)
+{
+	setLatest(values, nulls, TOTAL_PREVIOUS_LAST_USED_AT, usage->previous_at);
+	if (usage->newest_text >
+		(nulls[TOTAL_NEWEST_TEXT] ? 0 : DatumGetInt32(values[TOTAL_NEWEST_TEXT])))
+	{
+		values[TOTAL_NEWEST_TEXT] = Int32GetDatum(usage->newest_text);
+		nulls[TOTAL_NEWEST_TEXT] = false;
+	}
+}
+
 /* Adds the same, summed by subject, to usage_total. */
 static void
 writeTotals(const Tally *buckets)
@@ -275,7 +311,9 @@ writeTotals(const Tally *buckets)
 									   Int64GetDatum(usage->subject_id),
 									   [TOTAL_FIRST_USED_AT] = TimestampTzGetDatum(usage->first_at),
 									   [TOTAL_LAST_USED_AT] = TimestampTzGetDatum(usage->last_at)};
-		bool nulls[TOTAL_COLUMNS] = {[TOTAL_LAST_UNIT_AT] = true};
+		bool nulls[TOTAL_COLUMNS] = {[TOTAL_LAST_UNIT_AT] = true,
+									 [TOTAL_PREVIOUS_LAST_USED_AT] = true,
+									 [TOTAL_NEWEST_TEXT] = true};
 		bool found = RowsFind(table, values);
 
 		if (found)
@@ -289,13 +327,9 @@ writeTotals(const Tally *buckets)
 			Min(DatumGetTimestampTz(values[TOTAL_FIRST_USED_AT]), usage->first_at));
 		values[TOTAL_LAST_USED_AT] = TimestampTzGetDatum(
 			Max(DatumGetTimestampTz(values[TOTAL_LAST_USED_AT]), usage->last_at));
-		if (usage->last_unit_at != DT_NOBEGIN &&
-			(nulls[TOTAL_LAST_UNIT_AT] ||
-			 DatumGetTimestampTz(values[TOTAL_LAST_UNIT_AT]) < usage->last_unit_at))
-		{
-			values[TOTAL_LAST_UNIT_AT] = TimestampTzGetDatum(usage->last_unit_at);
-			nulls[TOTAL_LAST_UNIT_AT] = false;
-		}
+		setLatest(values, nulls, TOTAL_LAST_UNIT_AT, usage->last_unit_at);
+		if (usage->subject == METER_KEY)
+			setTexts(values, nulls, usage);
 		(found ? RowsUpdate : RowsInsert)(table, values, nulls);
 	}
 	RowsClose(table);

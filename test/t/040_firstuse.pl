@@ -91,7 +91,9 @@ make_keys(50);
 is(value(q{SELECT string_agg(DISTINCT verify(n) || ', ' || drop_key(n), ' ') FROM generate_series(1, 50) AS n}), 'valid, in use', 'a key is used at once');
 my $k = make_keys(3);
 value(qq{
+    SET session_replication_role = replica;
     UPDATE apikeys.key SET expires_at = now() - interval '1 hour' WHERE key_id = $k;
+    RESET session_replication_role;
     SELECT apikeys.suspend_key($k - 1, 'why');
     UPDATE apikeys.key SET allowed_ips = ARRAY['192.0.2.0/24'::cidr] WHERE key_id = $k - 2});
 is(value("SELECT verify($k) || drop_key($k)"), 'expiredin use', 'an expired key is used');

@@ -61,6 +61,8 @@ INSERT INTO act VALUES
     ('usage_report', false, 'SELECT apikeys.usage_report(now() - interval ''1 day'', now(), only_account => ACCOUNT)'),
     ('log_report', false, 'SELECT apikeys.log_report(now() - interval ''1 day'', now(), only_key => KEY)'),
     ('create_key', true, 'SELECT apikeys.create_key(ACCOUNT)'), ('rotate_key', true, 'SELECT apikeys.rotate_key(KEY)'),
+    ('update_key', true, 'SELECT apikeys.update_key(KEY, ''{}'')'), ('copy_key', true, 'SELECT apikeys.copy_key(KEY)'), ('end_grace', true, 'SELECT apikeys.end_grace(KEY)'),
+    ('update_account', true, 'SELECT apikeys.update_account(ACCOUNT, ''{}'')'),
     ('activate_key', true, 'SELECT apikeys.activate_key(KEY)'), ('deactivate_key', true, 'SELECT apikeys.deactivate_key(KEY)'),
     ('delete_key', true, 'SELECT apikeys.delete_key(KEY)'), ('assign_product', true, 'SELECT apikeys.assign_product(KEY, ''routes'')'),
     ('unassign_product', true, 'SELECT apikeys.unassign_product(KEY, ''maps'')'),
