@@ -37,6 +37,7 @@ OBJS = \
 	src/request/hint.o \
 	src/request/lookup.o \
 	src/types/verdict.o \
+	src/types/response.o \
 	src/request/request.o \
 	src/request/policy.o \
 	src/request/guard.o \
@@ -77,6 +78,7 @@ SQL_PARTS = \
 	src/sql/guard.sql \
 	src/sql/rulecache.sql \
 	src/sql/verdict.sql \
+	src/sql/response.sql \
 	src/sql/audit.sql \
 	src/sql/account.sql \
 	src/sql/notice.sql \
@@ -127,6 +129,7 @@ REGRESS = \
 	analytics \
 	audit \
 	authenticate \
+	response \
 	verify \
 	block \
 	privileges \

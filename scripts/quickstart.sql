@@ -14,7 +14,7 @@ SELECT allowed, status, code, message FROM apikeys.verify(:'key', scopes => '{wr
 SELECT allowed, status, code, message FROM apikeys.verify('ak_' || repeat('0', 36));
 
 -- The quota runs out ...
-SELECT n, allowed, status, message, remaining, retry_after FROM apikeys.verify_many(array_fill(:'key'::text, '{3}'));
+SELECT n, allowed, status, message, remaining, retry_after_s FROM apikeys.verify_many(array_fill(:'key'::text, '{3}'));
 
 -- ... and comes back: a day later, by the clock that a superuser may move for tests.
 SET apikeys.debug_clock_offset = '25h';

@@ -15,7 +15,7 @@ CREATE FUNCTION id(alias text) RETURNS bigint LANGUAGE sql AS $$ SELECT apikeys.
 CREATE FUNCTION used(alias text) RETURNS text LANGUAGE sql AS
 $$ SELECT string_agg(format('%s %s %s/%s', left(l.subject, 1), l.limit_window, l.used, l.cap), ', ') FROM apikeys.key_limits(id(alias)) AS l $$;
 CREATE FUNCTION ask(alias text, cost int = 1) RETURNS text LANGUAGE sql AS
-$$ SELECT concat_ws(' ', v.code, v.limit_window, v.remaining || '/' || v.limit_cap, 'retry ' || floor(extract(epoch FROM v.retry_after) / 60)) FROM apikeys.verify('care of ' || alias, cost => cost) AS v $$;
+$$ SELECT concat_ws(' ', v.code, v.limit_window, v.remaining || '/' || v.limit_cap, 'retry ' || floor(v.retry_after_s / 60)) FROM apikeys.verify('care of ' || alias, cost => cost) AS v $$;
 SET timezone = 'UTC';
 SELECT set_clock('2033-03-05 10:01Z');
 
@@ -84,7 +84,8 @@ SELECT units FROM apikeys.grant_units(id('closed'), 'day', 2, '2033-03-07');
 SELECT units FROM apikeys.grant_units(id('huge'), 'day', 9007199254740991, '294000-01-01');
 SELECT units FROM apikeys.grant_units(id('huge'), 'total', 9007199254740991, '294000-01-01');
 SELECT used('closed'), ask('closed', 2), ask('closed'), used('huge');
-SELECT v.name, regexp_replace(v.value, ';t=.*', '') AS value FROM apikeys.verify('care of closed', cost => 0) AS r, apikeys.ratelimit_headers(r) AS v;
+SELECT h.name, regexp_replace(h.value, ';t=.*', '') AS value
+FROM apikeys.verify('care of closed', cost => 0) AS v, apikeys.http_response(v) AS r, jsonb_each_text(r.headers) AS h(name, value);
 
 -- When to come again: while the grant lasts, or when units are back without it.
 SELECT set_clock('2033-03-06 13:00:00Z');
@@ -98,14 +99,14 @@ SELECT units FROM apikeys.grant_units(id('rate'), 'minute', 3, '2033-03-06 13:03
 SELECT set_clock('2033-03-06 13:02:20Z');
 SELECT ask('rate', 3);
 -- The units of 13:02:00 are back in 40 s, before the grant ends.
-SELECT round(extract(epoch FROM v.retry_after) / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
+SELECT round(v.retry_after_s / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
 -- The units of 13:02:20 are back in 60 s and a bit, when the cap is still 6.
-SELECT round(extract(epoch FROM v.retry_after) / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 6) AS v;
+SELECT round(v.retry_after_s / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 6) AS v;
 -- Later, room for six would come after the end of the grant only, when there is none for six at all.
 SELECT set_clock('2033-03-06 13:03:02Z');
 SELECT ask('rate', 3);
-SELECT v.retry_after FROM apikeys.verify('care of rate', cost => 6) AS v;
-SELECT round(extract(epoch FROM v.retry_after) / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
+SELECT v.retry_after_s FROM apikeys.verify('care of rate', cost => 6) AS v;
+SELECT round(v.retry_after_s / 20) * 20 AS seconds FROM apikeys.verify('care of rate', cost => 3) AS v;
 -- A limit that lets the request pass now, but not when the other one does.
 UPDATE apikeys.key SET limits = '3/minute, 20/10 minutes' WHERE key_id = id('rate');
 SELECT limit_window FROM apikeys.reset_usage(id('rate'));
@@ -114,7 +115,7 @@ SELECT units FROM apikeys.grant_units(id('rate'), '600 seconds', 5, '2033-03-06 
 SELECT units FROM apikeys.grant_units(id('rate'), 'minute', 20, '2033-03-06 14:00:25Z');
 SELECT ask('rate', 18);
 SELECT set_clock('2033-03-06 14:00:26Z');
-SELECT v.limit_window, v.limit_cap, v.retry_after > '9 minutes' AS minutes FROM apikeys.verify('care of rate', cost => 3) AS v;
+SELECT v.limit_window, v.limit_cap, v.retry_after_s > 9 * 60 AS minutes FROM apikeys.verify('care of rate', cost => 3) AS v;
 SELECT * FROM apikeys.check_ledger();
 
 -- A grant ends for good: what another session's clock has made of the account's time goes for its keys, too.

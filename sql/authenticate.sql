@@ -74,8 +74,23 @@ SELECT code FROM ask('plain');
 ROLLBACK;
 SELECT code FROM ask('plain');
 
--- The body of the response.
-SELECT apikeys.error_body(apikeys.authenticate('unknown')), apikeys.error_body(apikeys.authenticate('plain'));
+-- What keys stand for: of those that authenticate refuses for themselves or the address, nothing. Domains and products are not asked.
+SET timezone = 'UTC';
+SELECT jsonb_pretty(apikeys.key_facts('plain'));
+SELECT k, f ->> 'key_id' AS key_id, f ->> 'account' AS account
+FROM unnest('{plain,suspended,inactive,expired,idle,office,web,maps,reader,grace,rotated,17|tail,unknown,NULL,""}'::text[]) AS t(k), apikeys.key_facts(k) AS f;
+SELECT ip, f ->> 'key_id' AS key_id FROM unnest('{10.1.2.3,::ffff:10.1.2.3,11.1.2.3,NULL}'::inet[]) AS t(ip), apikeys.key_facts('office', ip) AS f;
+BEGIN;
+UPDATE apikeys.key SET expires_at = '2999-12-31 23:00Z', tier = 'gold', billing_type = 'metered', metadata = '{"team": "maps"}' WHERE key_id = 18;
+INSERT INTO apikeys.key_product VALUES (18, 'routes');
+UPDATE apikeys.account SET metadata = '{"crm": 7}' WHERE account_id = 1;
+SELECT f - 'key_id' AS facts FROM apikeys.key_facts('maps') AS f;
+ROLLBACK;
+RESET timezone;
+SELECT code, key_id FROM ask('rotated');
+SET apikeys.debug_clock_offset = 3601;
+SELECT apikeys.key_facts('rotated');
+RESET apikeys.debug_clock_offset;
 
 -- Explained, check by check.
 SELECT * FROM apikeys.explain_key(11);

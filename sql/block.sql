@@ -30,10 +30,9 @@ SHOW apikeys.ip_block_duration;
 SELECT pg_temp.ask('no key', '192.0.2.1', 19), pg_temp.ask('good', '192.0.2.1');
 SELECT * FROM pg_temp.blocked;
 SELECT pg_temp.ask('no key', '192.0.2.1', 3);
-SELECT v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.request_id, v.limit_window, v.reset_after, v.retry_after > '14 minutes' AND v.retry_after <= '15 minutes' AS retry,
-       (SELECT array_agg(h.name) FROM apikeys.ratelimit_headers(v) AS h) AS headers
-FROM apikeys.verify('good', ip => '192.0.2.1') AS v;
-SELECT apikeys.error_body(v) FROM apikeys.verify('no key', ip => '192.0.2.1') AS v;
+SELECT v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.request_id, v.limit_subject, v.limit_window, v.reset_after_s, v.retry_after_s > 14 * 60 AND v.retry_after_s <= 15 * 60 AS retry,
+       ARRAY(SELECT jsonb_object_keys(h.headers)) AS headers, h.body
+FROM apikeys.verify('good', ip => '192.0.2.1') AS v, apikeys.http_response(v) AS h;
 SELECT status, code, message, key_id, account FROM apikeys.authenticate('good', ip => '192.0.2.1');
 SELECT n, code FROM apikeys.verify_many('{good,good,good,NULL}', ips => '{192.0.2.1,192.0.2.2,NULL,192.0.2.1/24}') ORDER BY n;
 SELECT apikeys.flush();
@@ -45,6 +44,9 @@ SELECT pg_temp.ask('suspended', '192.0.2.3', 30), pg_temp.ask('good', '192.0.2.3
 SELECT pg_temp.ask(NULL, '192.0.2.4', 10);
 SELECT code, count(*) FROM generate_series(1, 11) AS n, apikeys.authenticate('no key ' || n, ip => '192.0.2.4') GROUP BY 1 ORDER BY 1 DESC;
 SELECT pg_temp.ask('good', '192.0.2.4');
+-- So does key_facts.
+SELECT count(apikeys.key_facts('no key ' || n, '192.0.2.14')) FROM generate_series(1, 20) AS n;
+SELECT pg_temp.ask('good', '192.0.2.14'), apikeys.key_facts('good', '192.0.2.14'), apikeys.key_facts('good', '192.0.2.2') ->> 'alias' AS alias;
 
 -- ::ffff:a.b.c.d is a.b.c.d; a /64 of IPv6 counts as one.
 SELECT pg_temp.ask('no key', '::ffff:192.0.2.5', 10), pg_temp.ask('no key', '192.0.2.5', 10), pg_temp.ask('good', '192.0.2.5'), pg_temp.ask('good', '::ffff:192.0.2.5');
@@ -120,10 +122,10 @@ SELECT network, automatic FROM apikeys.unblock_address('203.0.113.0/24') ORDER B
 SELECT network, reason FROM apikeys.unblock_address('198.51.100.0/24') ORDER BY 1;
 SELECT pg_temp.ask('good', '203.0.113.10'), pg_temp.ask('good', '198.51.100.1');
 
--- retry_after is the time to the end of the last block; NULL: there is none.
+-- retry_after_s is the time to the end of the last block; NULL: there is none.
 SELECT (apikeys.block_address('198.51.100.0/24', 'a day', '1 day')).network AS day, (apikeys.block_address('198.51.100.1', 'an hour', '1 hour')).network AS hour,
        (apikeys.block_address('198.51.100.2', 'for good')).network AS good;
-SELECT a.ip, v.code, round(extract(epoch FROM v.retry_after) / 60) AS minutes, c.retry_after IS NOT DISTINCT FROM v.retry_after OR abs(extract(epoch FROM c.retry_after - v.retry_after)) < 60 AS alike
+SELECT a.ip, v.code, round(v.retry_after_s / 60) AS minutes, c.retry_after_s IS NOT DISTINCT FROM v.retry_after_s OR abs(c.retry_after_s - v.retry_after_s) < 60 AS alike
 FROM unnest('{198.51.100.1,198.51.100.2,198.51.100.3}'::inet[]) AS a(ip), apikeys.verify('good', ip => a.ip) AS v, apikeys.authenticate('good', ip => a.ip) AS c;
 SELECT count(*) FROM apikeys.unblock_address('198.51.100.0/24');
 

@@ -22,9 +22,9 @@ EXCEPTION
 END
 $$;
 -- Asks several times; shows what does not depend on the moment.
-CREATE FUNCTION ask(key text, cost int = 1, times int = 1, OUT status smallint, OUT code text, OUT message text, OUT limit_window text,
-    OUT limit_cap bigint, OUT remaining bigint, OUT resets boolean, OUT retry boolean) RETURNS SETOF record LANGUAGE sql AS
-$$ SELECT v.status, v.code, v.message, v.limit_window, v.limit_cap, v.remaining, v.reset_after > '0', v.retry_after > '0'
+CREATE FUNCTION ask(key text, cost int = 1, times int = 1, OUT status smallint, OUT code text, OUT message text, OUT subject text,
+    OUT limit_window text, OUT limit_cap bigint, OUT remaining bigint, OUT resets boolean, OUT retry boolean) RETURNS SETOF record LANGUAGE sql AS
+$$ SELECT v.status, v.code, v.message, v.limit_subject, v.limit_window, v.limit_cap, v.remaining, v.reset_after_s > 0, v.retry_after_s > 0
    FROM generate_series(1, $3) AS n, apikeys.verify($1, cost => $2 + 0 * n) AS v $$;
 
 -- Microseconds: the request's time, and how far this session's clock was moved.
@@ -49,8 +49,8 @@ UPDATE apikeys.key SET allowed_domains = '{example.com}' WHERE alias = 'web';
 INSERT INTO apikeys.key_product SELECT key_id, 'maps' FROM apikeys.key WHERE alias = 'maps';
 UPDATE apikeys.key SET scopes = '{read}' WHERE alias = 'reader';
 SELECT move('1 hour');
-SELECT v.allowed, v.status, v.code, v.message, v.account, v.request_id IS NOT NULL AS recorded, v.limit_window, v.limit_cap,
-       v.remaining, v.reset_after, v.retry_after
+SELECT v.allowed, v.status, v.code, v.message, v.account, v.request_id IS NOT NULL AS recorded, v.limit_subject, v.limit_window, v.limit_cap,
+       v.remaining, v.reset_after_s, v.retry_after_s
 FROM unnest('{plain,unknown,NULL,suspended,inactive,idle,expired,office,web,maps,reader}'::text[]) AS k,
      apikeys.verify(k, scopes => CASE k WHEN 'reader' THEN '{write}'::text[] END) AS v;
 SELECT code FROM unnest(ARRAY['', 'ak_' || repeat('A', 36), repeat('x', 512), repeat('x', 513)]) AS k, apikeys.verify(k);
@@ -98,30 +98,30 @@ SELECT k, v.* FROM unnest('{one,two,one,two,one,three}'::text[]) WITH ORDINALITY
 SELECT move('2 hours');
 SELECT k, v.* FROM unnest('{one,one,two,three,three}'::text[]) WITH ORDINALITY AS u(k, n), ask(k) AS v ORDER BY n;
 
--- reset_after: a unit is given back when its 128th part of the window is past, and not before.
+-- reset_after_s: a unit is given back when its 128th part of the window is past, and not before.
 SELECT count(add_key(w, ('2/' || w)::apikeys.limits)) FROM unnest('{1 minutes,3 hours,8 days,300 days}'::text[]) AS w;
-SELECT w, v.reset_after > w::interval AND v.reset_after <= w::interval + w::interval / 128 AS within
-FROM unnest('{1 minutes,3 hours,8 days,300 days}'::text[]) AS w, apikeys.verify(w) AS v;
+SELECT w, v.reset_after_s > s.seconds AND v.reset_after_s <= s.seconds * 129 / 128 AS within
+FROM unnest('{1 minutes,3 hours,8 days,300 days}'::text[]) AS w, extract(epoch FROM w::interval) AS s(seconds), apikeys.verify(w) AS v;
 
 --
--- retry_after
+-- retry_after_s
 --
 -- Moves the clock to just before the promised end of a denial and calls until it ends. The end must be the same in all
 -- answers and be kept to the microsecond; a window of an even number of seconds has no finer one.
 CREATE FUNCTION keeps_promise(key text, cost int = 1, lead interval = '5 ms') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     v apikeys.verdict := apikeys.verify(key, cost => cost);
-    promised bigint := at_us(v.request_id) + us(v.retry_after);
+    promised bigint := at_us(v.request_id) + us(make_interval(secs => v.retry_after_s));
 BEGIN
     IF v.allowed OR promised IS NULL THEN
         RETURN 'no promise: ' || v.message;
     END IF;
-    PERFORM move(v.retry_after - lead);
+    PERFORM move(make_interval(secs => v.retry_after_s) - lead);
     LOOP
         v := apikeys.verify(key, cost => cost);
         EXIT WHEN v.allowed;
-        IF at_us(v.request_id) >= promised OR at_us(v.request_id) + us(v.retry_after) <> promised THEN
-            RETURN format('denied at %s for %s after promise of %s', at_us(v.request_id), v.retry_after, promised);
+        IF at_us(v.request_id) >= promised OR at_us(v.request_id) + us(make_interval(secs => v.retry_after_s)) <> promised THEN
+            RETURN format('denied at %s for %s after promise of %s', at_us(v.request_id), v.retry_after_s, promised);
         END IF;
     END LOOP;
     RETURN CASE WHEN at_us(v.request_id) < promised THEN format('admitted %s us early', promised - at_us(v.request_id)) ELSE 'kept' END;
@@ -140,12 +140,12 @@ SELECT message, remaining, retry FROM ask('retry', 4);   -- more than the minute
 SELECT add_account('retry', '2/10 minutes') AS account \gset
 SELECT add_key('both', '2/20 minutes', :account);
 SELECT code FROM ask('both', times => 2);
-SELECT v.message, v.retry_after > '19 minutes' AS of_key FROM apikeys.verify('both') AS v;
+SELECT v.message, v.retry_after_s > 19 * 60 AS of_key FROM apikeys.verify('both') AS v;
 SELECT keeps_promise('both');
 SELECT add_account('retry later', '2/20 minutes') AS account \gset
 SELECT add_key('both later', '2/10 minutes', :account);
 SELECT code FROM ask('both later', times => 2);
-SELECT v.message, v.retry_after > '19 minutes' AS of_account FROM apikeys.verify('both later') AS v;
+SELECT v.message, v.retry_after_s > 19 * 60 AS of_account FROM apikeys.verify('both later') AS v;
 SELECT keeps_promise('both later');
 -- Never: a total, or more than a cap, whatever else fails too.
 SELECT add_key('never', '1/minute, 2/total');
@@ -190,18 +190,33 @@ SELECT f.code, f.message FROM (VALUES
     (3, $$SELECT * FROM apikeys.verify_many('{many}', costs => '{}')$$),
     (4, $$SELECT * FROM apikeys.verify_many(NULL, '{/a}')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
--- The verdict on each kind of key is that of verify.
-CREATE TEMP TABLE asked AS SELECT row_number() OVER () AS n, k AS key, ip, origin, product, scopes
-FROM unnest('{plain,unknown,NULL,suspended,inactive,idle,expired,office,web,maps,reader}'::text[]) AS k,
-     (VALUES (NULL::inet, NULL, NULL, NULL), ('10.1.2.3', 'https://example.com/a', 'maps', 'read'), ('198.18.0.1', 'https://example.org', 'routes', 'read write'),
-             ('10.1.2.3', 'example.com', 'maps', ' read  read '), ('10.1.2.3', 'example.com', 'maps', '')) AS a(ip, origin, product, scopes);
-SELECT a.key, string_agg(m.code, ' ' ORDER BY a.n) AS codes, bool_and((m.allowed, m.status, m.code, m.message, m.key_id, m.account, m.retry_after)
-    IS NOT DISTINCT FROM (v.allowed, v.status, v.code, v.message, v.key_id, v.account, v.retry_after)) AS alike
-FROM (SELECT array_agg(key ORDER BY n) AS keys, array_agg(ip ORDER BY n) AS ips, array_agg(origin ORDER BY n) AS origins, array_agg(product ORDER BY n) AS products,
-             array_agg(scopes ORDER BY n) AS scopes FROM asked) AS s,
-     apikeys.verify_many(s.keys, ips => s.ips, origins => s.origins, products => s.products, scopes => s.scopes) AS m
-JOIN asked AS a USING (n), apikeys.verify(a.key, NULL, a.ip, a.origin, a.product, array_remove(string_to_array(a.scopes, ' '), '')) AS v
+-- The verdict on each kind of key, for each kind of argument, is that of verify, but for the moment. Each request has an address of its own: none
+-- fails so often that it is blocked.
+SELECT add_key('tail'), add_key('long'), add_key('grace'), add_key('late');
+UPDATE apikeys.key SET hash_rule = CASE alias WHEN 'tail' THEN 'sha256_after_bar' ELSE 'sha256_after_underscore' END WHERE alias IN ('tail', 'long');
+UPDATE apikeys.key SET previous_digest = sha256(convert_to('before ' || alias, 'UTF8'))::apikeys.digest, previous_hash_rule = 'sha256',
+    previous_valid_until = CASE alias WHEN 'grace' THEN timestamptz '2999-12-31' ELSE '2001-02-03' END WHERE alias IN ('grace', 'late');
+SELECT network FROM apikeys.block_address('192.0.2.0/24', 'scans', '1 hour');
+CREATE TEMP TABLE asked AS
+SELECT row_number() OVER () AS n, k AS key, a.place, a.endpoint, a.network + row_number() OVER () AS ip, a.origin, a.product, a.scopes, a.cost
+FROM unnest(ARRAY['plain', 'unknown', NULL, '', 'ak_' || repeat('A', 36), repeat('x', 513), 'suspended', 'inactive', 'idle', 'expired', 'office', 'web', 'maps',
+        'reader', '17|tail', 'tail', 'x_long', 'grace', 'before grace', 'late', 'before late', 'day', 'total', 'minute', 'of hour', 'of total', 'none']) AS k,
+     (VALUES (1, NULL, NULL::inet, NULL, NULL, NULL, NULL::bigint),
+             (2, 'GET /a?b', '10.1.0.0', 'https://example.com/a', 'maps', 'read', 1),
+             (3, '', '198.18.0.0', 'https://example.org', 'routes', 'read write', 5),
+             (4, 'GET /:id', '2001:db8::', 'example.com', 'maps', NULL, 2147483647),
+             (5, NULL, '::ffff:10.1.0.0', 'example.com', 'maps', ' ', 0),
+             (6, NULL, '192.0.2.0', 'example.com', 'maps', 'read', 1)) AS a(place, endpoint, network, origin, product, scopes, cost);
+CREATE FUNCTION pg_temp.lasting(v anyelement) RETURNS jsonb LANGUAGE sql AS $$
+    SELECT to_jsonb(v) - '{n,request_id,reset_after_s,retry_after_s}'::text[]
+        || jsonb_build_object('recorded', v.request_id IS NOT NULL, 'resets', v.reset_after_s IS NOT NULL, 'retry', round(v.retry_after_s / 60)) $$;
+SELECT left(a.key, 20) AS key, string_agg(m.code, ' ' ORDER BY a.place) AS codes, bool_and(pg_temp.lasting(m) = pg_temp.lasting(v)) AS alike
+FROM (SELECT array_agg(key ORDER BY n) AS keys, array_agg(endpoint ORDER BY n) AS endpoints, array_agg(ip ORDER BY n) AS ips, array_agg(origin ORDER BY n) AS origins,
+             array_agg(product ORDER BY n) AS products, array_agg(scopes ORDER BY n) AS scopes, array_agg(cost ORDER BY n) AS costs FROM asked) AS s,
+     apikeys.verify_many(s.keys, s.endpoints, s.ips, s.origins, s.products, s.scopes, s.costs) AS m
+JOIN asked AS a USING (n), apikeys.verify(a.key, a.endpoint, a.ip, a.origin, a.product, array_remove(string_to_array(a.scopes, ' '), ''), a.cost) AS v
 GROUP BY a.key ORDER BY min(a.n);
+SELECT network FROM apikeys.unblock_address('192.0.2.0/24');
 -- Many scopes are found as few are; NULL is one that no key has.
 UPDATE apikeys.key SET scopes = ARRAY(SELECT 's' || n FROM generate_series(1, 900) AS n) WHERE alias = 'reader';
 SELECT s.what, v.code FROM (VALUES
@@ -243,10 +258,12 @@ SELECT f.code, f.message, f.detail FROM (VALUES
     (9, $$SELECT apikeys.complete_many('{%1$s}', '{200}', '{}')$$),
     (10, $$SELECT apikeys.complete_many('{%1$s}', '{200}', credits => '{1,2}')$$),
     (11, $$SELECT apikeys.complete_many(NULL, '{200}')$$),
-    (12, $$SELECT apikeys.complete_many(array_fill('%1$s'::uuid, '{10001}'), array_fill(200, '{10001}'))$$)
+    (12, $$SELECT apikeys.complete_many(array_fill('%1$s'::uuid, '{10001}'), array_fill(200, '{10001}'))$$),
+    (13, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,200}', '{1,-0.5}')$$),
+    (14, $$SELECT apikeys.complete_many('{%1$s,%1$s}', '{200,200}', '{1,1e39}')$$)
 ) AS t(n, statement), pg_temp.failure(format(statement, :'never')) AS f ORDER BY n;
 SELECT apikeys.flush();
-SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, product, completed FROM apikeys.request_log WHERE endpoint IS NOT NULL ORDER BY endpoint;
+SELECT endpoint, code, status, duration_ms, credits, cost, ip, category, product, completed FROM apikeys.request_log WHERE endpoint ~ '^/' ORDER BY endpoint;
 -- The product is the one that was named, be there such a one or not, cut at a character.
 SELECT code FROM apikeys.verify('maps', '/product', product => 'routes'), apikeys.flush();
 SELECT code FROM apikeys.verify('plain', '/product' || repeat('x', 2050), product => 'x' || repeat(U&'\00E4', 130)), apikeys.flush();
@@ -261,7 +278,10 @@ SELECT f.code, f.message FROM (VALUES
     (4, $$SELECT apikeys.complete(%L, 200, -1)$$),
     (5, $$SELECT apikeys.complete(%L, 200, 'NaN')$$),
     (6, $$SELECT apikeys.complete(%L, 200, 1, -1)$$),
-    (7, $$SELECT apikeys.complete(%L, 200, 1, 9223372036854775807)$$)
+    (7, $$SELECT apikeys.complete(%L, 200, 1, 9223372036854775807)$$),
+    (8, $$SELECT apikeys.complete(%L, 200, '-Infinity')$$),
+    (9, $$SELECT apikeys.complete(%L, 200, 1e308)$$),
+    (10, $$SELECT apikeys.complete(%L, 200, 1000000000001)$$)
 ) AS t(n, statement), pg_temp.failure(format(statement, :'never')) AS f ORDER BY n;
 SELECT u.admitted, u.errors, u.credits FROM apikeys.usage_total AS u JOIN apikeys.key AS k ON k.key_id = u.subject_id
 WHERE u.subject = 'k' AND k.alias = 'plain';
@@ -336,7 +356,7 @@ SELECT message, remaining FROM ask('changing');
 SELECT add_key('grown', '2/hour');
 SELECT code FROM ask('grown');
 SELECT set_limits('grown', '1/2 hours');
-SELECT v.message, v.retry_after > '119 minutes' AND v.retry_after <= '2 hours'::interval * 129 / 128 + '5 minutes' AS in_time FROM apikeys.verify('grown') AS v;
+SELECT v.message, v.retry_after_s > 119 * 60 AND v.retry_after_s <= 2 * 3600 * 129 / 128.0 + 5 * 60 AS in_time FROM apikeys.verify('grown') AS v;
 SELECT keeps_promise('grown');
 -- Nor when the session that needs the new window has a clock that is behind: units used later come back later.
 SELECT add_key('behind', '5/10 minutes');

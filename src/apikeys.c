@@ -19,6 +19,7 @@
  *	limits			caps by window
  *	digest			SHA-256 of a key text
  *	verdict			the answer to a request
+ *	response		the HTTP response to it
  *
  * engine/: shared memory, never SPI or catalogs
  *	meter			counters of keys and accounts: admit, read, retire

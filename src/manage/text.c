@@ -201,13 +201,11 @@ checkScope(const TextRule *rule, const char *scope, int len)
 {
 	checkSize(rule, rule->called, len, rule->most);
 	refuseKeyText(rule, scope, len);
-	for (int i = 0; i < len; i++)
-		if (scope[i] <= ' ' || scope[i] > '~' || scope[i] == '"' || scope[i] == '\\')
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%s must have printable ASCII characters, without blanks, \" and \\",
-							rule->called),
-					 errrule(rule)));
+	if (!NameTextIsScope(scope, len))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must have printable ASCII characters, without blanks, \" and \\",
+							   rule->called),
+						errrule(rule)));
 }
 
 /* Checks an element of a list of texts, and returns its bytes. */

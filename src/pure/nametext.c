@@ -102,3 +102,13 @@ NameTextCheck(const char *text, size_t len, bool utf8, uint32 *character)
 	}
 	return blank ? NAMETEXT_BLANK : NAMETEXT_FINE;
 }
+
+/* Tells whether a text is a scope-token (RFC 6749, 3.3). */
+bool
+NameTextIsScope(const char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] > '~' || text[i] == '"' || text[i] == '\\')
+			return false;
+	return len > 0;
+}

@@ -15,5 +15,6 @@ typedef enum NameTextFault
 } NameTextFault;
 
 extern NameTextFault NameTextCheck(const char *text, size_t len, bool utf8, uint32 *character);
+extern bool NameTextIsScope(const char *text, size_t len);
 
 #endif

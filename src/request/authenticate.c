@@ -1,12 +1,12 @@
 /*
  * authenticate.c
- *	  The checks of a request, with nothing metered: authenticate and
- *	  explain_key.
+ *	  The checks of a request, with nothing metered: authenticate, key_facts
+ *	  and explain_key.
  *
  * They write to no table, so they work on a standby and without shared memory.
- * authenticate leaves the limits out.  Where there is shared memory it counts
- * failures as verify does, so that nobody can guess keys by it.  Both wait for
- * locks on tables as verify does, up to a deadline.
+ * authenticate and key_facts leave the limits out.  Where there is shared
+ * memory they count failures as verify does, so that nobody can guess keys by
+ * them.  All wait for locks on tables as verify does, up to a deadline.
  */
 #include "postgres.h"
 
@@ -27,7 +27,23 @@
 #include "types/verdict.h"
 
 PG_FUNCTION_INFO_V1(apikeys_key_authenticate);
+PG_FUNCTION_INFO_V1(apikeys_key_recognize);
 PG_FUNCTION_INFO_V1(apikeys_key_explain);
+
+static int64
+waitUntil(void)
+{
+	return ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
+}
+
+static void
+refuseLocked(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("tables of apikeys are locked by other sessions"),
+			 errdetail("They could not be read within apikeys.queue_timeout."), errhidestmt(true)));
+}
 
 /*
  * Makes all checks but the meters.  The look-up stays open: the verdict and the
@@ -41,7 +57,7 @@ Authenticate(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, Verdict *verd
 	RequestRead(fcinfo, &request);
 	if (!PG_ARGISNULL(REQUEST_KEY))
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
-	PolicyDecide(lookup, &request, row, verdict, ClockNow() + QueueTimeout * NS_PER_MILLISECOND);
+	PolicyDecide(lookup, &request, row, verdict, waitUntil());
 }
 
 /* Returns the verdict of all checks but the meters; SQL: authenticate. */
@@ -57,6 +73,37 @@ apikeys_key_authenticate(PG_FUNCTION_ARGS)
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;
+}
+
+/*
+ * Returns the id of the key that a text belongs to, if it is good for requests
+ * from an address, else NULL; SQL: recognize_key.  Domain, product and scopes
+ * are not asked: it is no request, and names none.
+ */
+Datum
+apikeys_key_recognize(PG_FUNCTION_ARGS)
+{
+	Request request = {0};
+	Verdict verdict;
+	Lookup lookup = {0};
+	KeyRow row;
+
+	request.key = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	request.ip = PG_ARGISNULL(1) ? NULL : PG_GETARG_INET_PP(1);
+	PolicyDecide(&lookup, &request, &row, &verdict, waitUntil());
+	LookupEnd(&lookup);
+	switch (verdict.code)
+	{
+		case VERDICT_VALID:
+		case VERDICT_DOMAIN_NOT_ALLOWED: /* the checks before have passed */
+		case VERDICT_PRODUCT_NOT_ALLOWED:
+			PG_RETURN_INT64(verdict.key_id);
+		case VERDICT_OVERLOADED:
+			refuseLocked();
+			/* FALLTHROUGH */
+		default:
+			PG_RETURN_NULL();
+	}
 }
 
 /* Writes one check with its outcome; detail may be NULL. */
@@ -156,7 +203,7 @@ Datum
 apikeys_key_explain(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	int64 deadline = ClockNow() + QueueTimeout * NS_PER_MILLISECOND;
+	int64 deadline = waitUntil();
 	long nap_ms = 1;
 	Request request;
 	Lookup lookup = {0};
@@ -171,9 +218,6 @@ apikeys_key_explain(PG_FUNCTION_ARGS)
 		LookupEnd(&lookup);
 	} while (!done && WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline));
 	if (!done)
-		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-						errmsg("tables of apikeys are locked by other sessions"),
-						errdetail("They could not be read within apikeys.queue_timeout."),
-						errhidestmt(true)));
+		refuseLocked();
 	return (Datum) 0;
 }

@@ -28,6 +28,8 @@
 
 /* of one request: their sums stay far from overflow */
 #define CREDITS_MAX INT64CONST(1000000000)
+/* of one request, 31 years */
+#define DURATION_MAX_MS 1e12
 /* how much later than now a request may seem to be made */
 #define CLOCKS_APART_US INT64CONST(60000000)
 
@@ -88,6 +90,25 @@ keyIsUsed(int64 key_id, int64 deadline)
 }
 
 /*
+ * Returns a duration as the log has it; raises 22023.  Clients bind it with
+ * double precision, which the log has no use for.
+ */
+static float4
+durationOf(float8 milliseconds)
+{
+	if (!isfinite(milliseconds))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("duration_ms must be a finite number")));
+	if (milliseconds < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("duration_ms must not be negative")));
+	if (milliseconds > DURATION_MAX_MS)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("duration_ms must not be greater than %.0f", DURATION_MAX_MS)));
+	return (float4) milliseconds;
+}
+
+/*
  * Starts the event of a completion with what the caller says of the end of the
  * request, or raises 22023.
  */
@@ -105,16 +126,12 @@ makeEvent(Event *event, NullableDatum status, NullableDatum duration_ms, Nullabl
 						errmsg("status must be an HTTP status, from 100 to 599")));
 	event->status = DatumGetInt32(status.value);
 	event->has_duration = !duration_ms.isnull;
-	event->duration_ms = event->has_duration ? DatumGetFloat4(duration_ms.value) : 0;
+	event->duration_ms = event->has_duration ? durationOf(DatumGetFloat8(duration_ms.value)) : 0;
 	event->has_credits = !credits.isnull;
 	event->credits = event->has_credits ? DatumGetInt64(credits.value) : 0;
-	if (!isfinite(event->duration_ms))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("duration_ms must be a finite number")));
-	if (event->duration_ms < 0 || event->credits < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("%s must not be negative",
-							   event->credits < 0 ? "credits" : "duration_ms")));
+	if (event->credits < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("credits must not be negative")));
 	if (event->credits > CREDITS_MAX)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("credits must not be greater than %lld", (long long) CREDITS_MAX)));
@@ -218,7 +235,7 @@ apikeys_request_complete_many(PG_FUNCTION_ARGS)
 	CallBegin(&call);
 	RequestArrayRead(fcinfo, 0, UUIDOID, NULL, &ids);
 	RequestArrayRead(fcinfo, 1, INT4OID, &ids, &statuses);
-	RequestArrayRead(fcinfo, 2, FLOAT4OID, &ids, &durations);
+	RequestArrayRead(fcinfo, 2, FLOAT8OID, &ids, &durations);
 	RequestArrayRead(fcinfo, 3, INT8OID, &ids, &credits);
 	events = palloc(ids.count * COMPLETION_SIZE);
 	for (int i = 0; i < ids.count; i++)

@@ -288,6 +288,7 @@ decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 	PolicyCase policy_case = {lookup, row, request};
 	const PolicyCheck *check = PolicyChecks;
 	BlockAnswer block = BlockApplies(request->ip, &verdict->retry_after);
+	bool presented = request->key != NULL && VARSIZE_ANY_EXHDR(request->key) > 0;
 	bool found;
 
 	lookup->late = (block == BLOCK_UNKNOWN);
@@ -295,14 +296,16 @@ decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 		verdict->code = VERDICT_IP_BLOCKED;
 	if (block != BLOCK_NONE)
 		return false;
-	found = request->key != NULL &&
+	found = presented &&
 			LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row);
 	if (lookup->late)
 		return false;
 	if (!found)
 	{
-		verdict->code = BlockCountFailure(request->ip, &verdict->retry_after) ? VERDICT_INVALID :
-																				VERDICT_IP_BLOCKED;
+		if (!BlockCountFailure(request->ip, &verdict->retry_after))
+			verdict->code = VERDICT_IP_BLOCKED;
+		else
+			verdict->code = presented ? VERDICT_INVALID : VERDICT_MISSING;
 		return false;
 	}
 	while (check->name && check->passes(&policy_case))

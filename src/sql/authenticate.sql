@@ -11,6 +11,33 @@ COMMENT ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], b
 'not an error. If others lock tables for longer than apikeys.queue_timeout, the verdict is overloaded. Errors: '
 '22023 negative cost.';
 
+CREATE FUNCTION apikeys_internal.recognize_key(key text, ip inet) RETURNS bigint
+LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_key_recognize';
+COMMENT ON FUNCTION apikeys_internal.recognize_key(text, inet) IS
+'The id of the key that a text belongs to; NULL where key_facts returns NULL.';
+
+CREATE FUNCTION apikeys.key_facts(key text, ip inet = NULL) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    recognized bigint := apikeys_internal.recognize_key(key_facts.key, key_facts.ip);
+BEGIN
+    RETURN (SELECT jsonb_build_object(
+                'key_id', k.key_id, 'alias', k.alias, 'category', k.category, 'tier', k.tier,
+                'products', ARRAY(SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = k.key_id ORDER BY kp.product COLLATE "C"),
+                'scopes', k.scopes, 'billing_type', k.billing_type, 'expires_at', k.expires_at, 'metadata', k.metadata,
+                'account', a.name, 'account_metadata', a.metadata)
+            FROM apikeys.key AS k JOIN apikeys.account AS a ON a.account_id = k.account_id WHERE k.key_id = recognized);
+END
+$$;
+COMMENT ON FUNCTION apikeys.key_facts(text, inet) IS
+'What a key stands for, as an object: key_id, alias, category, tier, products, scopes, billing_type, expires_at, '
+'metadata, account, account_metadata. Empty products: it is good for all; null expires_at: it never expires. NULL for a '
+'text that is no key, a key that is suspended, inactive, expired or not allowed for the address, and a blocked address. '
+'Lists of domains and products are not asked. Nothing is metered or recorded, and it works on a standby. As with '
+'authenticate, a text that is no key counts as a failure of the address: pass the client''s. Errors: 55P03 tables were '
+'locked by others for longer than apikeys.queue_timeout.';
+
 CREATE FUNCTION apikeys_internal.explain_checks(
     key_id bigint, endpoint text, ip inet, origin text, product text, scopes text[], cost bigint,
     OUT check_name text, OUT passed boolean, OUT code text, OUT detail text

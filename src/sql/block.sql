@@ -29,7 +29,7 @@ COMMENT ON COLUMN apikeys.address_block_list.blocked_by IS
 'The session''s user who blocked it by hand; NULL: it is automatic.';
 COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends; NULL: never.';
 COMMENT ON COLUMN apikeys.address_block_list.failures IS
-'The number of verdicts invalid that led to it; NULL: it was made by hand.';
+'The number of verdicts invalid and missing that led to it; NULL: it was made by hand.';
 
 CREATE FUNCTION apikeys_internal.record_block(network cidr, failures bigint, until timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

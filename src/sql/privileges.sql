@@ -64,10 +64,8 @@ TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_adm
 GRANT EXECUTE ON FUNCTION
     apikeys.verify(text, text, inet, text, text, text[], bigint),
     apikeys.verify_many(text[], text[], inet[], text[], text[], text[], bigint[]),
-    apikeys.complete(uuid, int, real, bigint),
-    apikeys.complete_many(uuid[], int[], real[], bigint[]),
-    apikeys.error_body(apikeys.verdict),
-    apikeys.ratelimit_headers(apikeys.verdict)
+    apikeys.complete(uuid, int, double precision, bigint),
+    apikeys.complete_many(uuid[], int[], double precision[], bigint[])
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION
     apikeys.begin_as(text, text, inet, text, text, text[], bigint, boolean),
@@ -79,7 +77,11 @@ GRANT EXECUTE ON FUNCTION apikeys.begin_for(text, text) TO apikeys_portal;
 -- The policies of an application's own tables ask these.
 GRANT EXECUTE ON FUNCTION apikeys.current_account(), apikeys.current_account_id(), apikeys.current_key_id(), apikeys.has_scope(text)
 TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
-GRANT EXECUTE ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], bigint) TO apikeys_verifier, apikeys_admin;
+GRANT EXECUTE ON FUNCTION
+    apikeys.authenticate(text, text, inet, text, text, text[], bigint),
+    apikeys.key_facts(text, inet)
+TO apikeys_verifier, apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys.http_response(apikeys.verdict, text[], text) TO apikeys_verifier, apikeys_portal, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION

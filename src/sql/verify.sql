@@ -28,22 +28,23 @@ COMMENT ON FUNCTION apikeys.verify_many(text[], text[], inet[], text[], text[], 
 'decided. Errors: those of verify; 22023 arrays of different length; 54000 too long.';
 
 CREATE FUNCTION apikeys.complete(
-    request_id uuid, status int, duration_ms real = NULL, credits bigint = NULL
+    request_id uuid, status int, duration_ms double precision = NULL, credits bigint = NULL
 ) RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_request_complete';
-COMMENT ON FUNCTION apikeys.complete(uuid, int, real, bigint) IS
+COMMENT ON FUNCTION apikeys.complete(uuid, int, double precision, bigint) IS
 'Record how an admitted request ended: HTTP status, milliseconds to the first byte, credits to bill. Only the first '
 'call for a request counts. True: the call is queued; it takes effect if the request is recorded by then and was '
 'not completed before. Only the form of the id is checked, so an id that was never given changes nothing. With '
 'apikeys.log_requests = off the request may not be recorded; then each call takes effect whose id is not in the log '
 'and names a key that was used. False: verify cannot have given this id, or the call cannot be recorded now. '
-'Errors: 22023 a status outside 100 to 599, negative numbers, or credits above 10^9.';
+'Errors: 22023 a status outside 100 to 599, negative numbers, credits above 10^9, or a duration that is not finite '
+'or above 10^12.';
 
 CREATE FUNCTION apikeys.complete_many(
-    request_ids uuid[], statuses int[], durations_ms real[] = NULL, credits bigint[] = NULL
+    request_ids uuid[], statuses int[], durations_ms double precision[] = NULL, credits bigint[] = NULL
 ) RETURNS bigint
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_request_complete_many';
-COMMENT ON FUNCTION apikeys.complete_many(uuid[], int[], real[], bigint[]) IS
+COMMENT ON FUNCTION apikeys.complete_many(uuid[], int[], double precision[], bigint[]) IS
 'Record how many requests ended. Each element takes effect as with complete(), and all are queued together: if one is '
 'refused with an error, or if there is no room for all in time, none is queued. Returns the number of calls that were '
 'queued: those whose id verify can have given; 0: none can be recorded now. Arrays but the first two may be NULL; all '

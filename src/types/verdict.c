@@ -8,12 +8,10 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #include "pure/clock.h"
@@ -33,6 +31,7 @@ static const struct
 	const char *message; /* NULL: it tells the limit */
 } codes[VERDICT_CODES] = {
 	[VERDICT_VALID] = {"valid", 200, "OK"},
+	[VERDICT_MISSING] = {"missing", 401, "Invalid API Key"},
 	[VERDICT_INVALID] = {"invalid", 401, "Invalid API Key"},
 	[VERDICT_SUSPENDED] = {"suspended", 401, "Suspended API Key"},
 	[VERDICT_INACTIVE] = {"inactive", 401, "Inactive API Key"},
@@ -50,28 +49,25 @@ static const struct
 									"This API Key lacks a scope that the request needs"},
 	[VERDICT_OVERLOADED] = {"overloaded", 503, "API Keys cannot be checked now"}};
 
-/* The columns of apikeys.verdict. */
-typedef enum VerdictColumn
-{
-	COLUMN_ALLOWED,
-	COLUMN_STATUS,
-	COLUMN_CODE,
-	COLUMN_MESSAGE,
-	COLUMN_KEY_ID,
-	COLUMN_ACCOUNT,
-	COLUMN_REQUEST_ID,
-	COLUMN_LIMIT_WINDOW,
-	COLUMN_LIMIT_CAP,
-	COLUMN_REMAINING,
-	COLUMN_RESET_AFTER,
-	COLUMN_RETRY_AFTER
-} VerdictColumn;
-
 /* Returns the code as the SQL type has it. */
 const char *
 VerdictName(VerdictCode code)
 {
 	return codes[code].name;
+}
+
+/* Finds the code that the SQL type has under a name; false: there is none. */
+bool
+VerdictFind(const text *name, VerdictCode *code)
+{
+	for (int i = 0; i < VERDICT_CODES; i++)
+		if (strlen(codes[i].name) == VARSIZE_ANY_EXHDR(name) &&
+			memcmp(codes[i].name, VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) == 0)
+		{
+			*code = i;
+			return true;
+		}
+	return false;
 }
 
 /* Returns the HTTP status of a code. */
@@ -123,6 +119,19 @@ VerdictOfLimit(bool of_account, uint32 window)
 	return !of_account && quotaName(window) ? VERDICT_QUOTA_EXCEEDED : VERDICT_RATE_LIMITED;
 }
 
+/*
+ * Writes a window as one word, such as 10-minutes; out has
+ * LIMIT_WINDOW_NAME_MAX bytes.
+ */
+void
+VerdictWindowWord(uint32 window, char *out)
+{
+	LimitWindowFormat(window, out);
+	for (char *c = out; *c; c++)
+		if (*c == ' ')
+			*c = '-';
+}
+
 /* Returns a constant as a text value, which is made once in a process. */
 static Datum
 constantText(text **made, const char *constant)
@@ -151,10 +160,7 @@ messageText(const Verdict *verdict)
 				 quotaName(verdict->limit.window));
 	else
 	{
-		LimitWindowFormat(verdict->limit.window, window);
-		for (char *c = window; *c; c++)
-			if (*c == ' ')
-				*c = '-';
+		VerdictWindowWord(verdict->limit.window, window);
 		snprintf(message, sizeof(message), "exceeded the %s%s rate limit %s",
 				 verdict->limit.window == LIMIT_WINDOW_TOTAL ? "" : "per-", window,
 				 verdict->of_account ? "on your subscription" : "of this key");
@@ -163,20 +169,16 @@ messageText(const Verdict *verdict)
 }
 
 /*
- * Returns an interval of as many nanoseconds, rounded up to microseconds:
- * waiting so long is enough.
+ * Returns as many nanoseconds in seconds, rounded up to microseconds: waiting
+ * so long is enough.
  */
 static Datum
-formInterval(int64 nanoseconds, bool *isnull)
+formSeconds(int64 nanoseconds, bool *isnull)
 {
-	Interval *interval;
-
 	*isnull = (nanoseconds == VERDICT_NEVER);
 	if (*isnull)
 		return (Datum) 0;
-	interval = palloc0(sizeof(Interval));
-	interval->time = (nanoseconds + 999) / 1000;
-	return IntervalPGetDatum(interval);
+	return Float8GetDatum((double) ((nanoseconds + 999) / 1000) / 1e6);
 }
 
 /* Gives the verdict's columns; both arrays have VERDICT_COLUMNS places. */
@@ -184,37 +186,43 @@ void
 VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls)
 {
 	static text *names[VERDICT_CODES];
+	static text *subjects[2];
 	char window[LIMIT_WINDOW_NAME_MAX];
 
 	memset(nulls, true, VERDICT_COLUMNS * sizeof(bool));
 	memset(values, 0, VERDICT_COLUMNS * sizeof(Datum));
-	nulls[COLUMN_ALLOWED] = nulls[COLUMN_STATUS] = nulls[COLUMN_CODE] = nulls[COLUMN_MESSAGE] =
-		false;
-	values[COLUMN_ALLOWED] = BoolGetDatum(verdict->code == VERDICT_VALID);
-	values[COLUMN_STATUS] = Int16GetDatum(VerdictStatus(verdict->code));
-	values[COLUMN_CODE] = constantText(&names[verdict->code], VerdictName(verdict->code));
-	values[COLUMN_MESSAGE] = messageText(verdict);
+	nulls[VERDICT_COLUMN_ALLOWED] = nulls[VERDICT_COLUMN_STATUS] = nulls[VERDICT_COLUMN_CODE] =
+		nulls[VERDICT_COLUMN_MESSAGE] = false;
+	values[VERDICT_COLUMN_ALLOWED] = BoolGetDatum(verdict->code == VERDICT_VALID);
+	values[VERDICT_COLUMN_STATUS] = Int16GetDatum(VerdictStatus(verdict->code));
+	values[VERDICT_COLUMN_CODE] = constantText(&names[verdict->code], VerdictName(verdict->code));
+	values[VERDICT_COLUMN_MESSAGE] = messageText(verdict);
 	if (verdict->key_id)
 	{
-		nulls[COLUMN_KEY_ID] = nulls[COLUMN_ACCOUNT] = false;
-		values[COLUMN_KEY_ID] = Int64GetDatum(verdict->key_id);
-		values[COLUMN_ACCOUNT] = PointerGetDatum(verdict->account);
+		nulls[VERDICT_COLUMN_KEY_ID] = nulls[VERDICT_COLUMN_ACCOUNT] = false;
+		values[VERDICT_COLUMN_KEY_ID] = Int64GetDatum(verdict->key_id);
+		values[VERDICT_COLUMN_ACCOUNT] = PointerGetDatum(verdict->account);
 	}
 	if (verdict->recorded)
 	{
-		nulls[COLUMN_REQUEST_ID] = false;
-		values[COLUMN_REQUEST_ID] = UUIDPGetDatum(&verdict->request_id);
+		nulls[VERDICT_COLUMN_REQUEST_ID] = false;
+		values[VERDICT_COLUMN_REQUEST_ID] = UUIDPGetDatum(&verdict->request_id);
 	}
 	if (verdict->limited)
 	{
-		nulls[COLUMN_LIMIT_WINDOW] = nulls[COLUMN_LIMIT_CAP] = nulls[COLUMN_REMAINING] = false;
-		values[COLUMN_LIMIT_WINDOW] = PointerGetDatum(
+		nulls[VERDICT_COLUMN_LIMIT_SUBJECT] = nulls[VERDICT_COLUMN_LIMIT_WINDOW] =
+			nulls[VERDICT_COLUMN_LIMIT_CAP] = nulls[VERDICT_COLUMN_REMAINING] = false;
+		values[VERDICT_COLUMN_LIMIT_SUBJECT] =
+			constantText(&subjects[verdict->of_account], verdict->of_account ? "account" : "key");
+		values[VERDICT_COLUMN_LIMIT_WINDOW] = PointerGetDatum(
 			cstring_to_text_with_len(window, LimitWindowFormat(verdict->limit.window, window)));
-		values[COLUMN_LIMIT_CAP] = Int64GetDatum(verdict->limit.cap);
-		values[COLUMN_REMAINING] = Int64GetDatum(verdict->remaining);
-		values[COLUMN_RESET_AFTER] = formInterval(verdict->reset_after, &nulls[COLUMN_RESET_AFTER]);
+		values[VERDICT_COLUMN_LIMIT_CAP] = Int64GetDatum(verdict->limit.cap);
+		values[VERDICT_COLUMN_REMAINING] = Int64GetDatum(verdict->remaining);
+		values[VERDICT_COLUMN_RESET_AFTER_S] =
+			formSeconds(verdict->reset_after, &nulls[VERDICT_COLUMN_RESET_AFTER_S]);
 	}
-	values[COLUMN_RETRY_AFTER] = formInterval(verdict->retry_after, &nulls[COLUMN_RETRY_AFTER]);
+	values[VERDICT_COLUMN_RETRY_AFTER_S] =
+		formSeconds(verdict->retry_after, &nulls[VERDICT_COLUMN_RETRY_AFTER_S]);
 }
 
 /*

@@ -16,6 +16,7 @@
 typedef enum VerdictCode
 {
 	VERDICT_VALID,
+	VERDICT_MISSING, /* no key was presented */
 	VERDICT_INVALID,
 	VERDICT_SUSPENDED,
 	VERDICT_INACTIVE,
@@ -32,7 +33,25 @@ typedef enum VerdictCode
 
 #define VERDICT_CODES (VERDICT_OVERLOADED + 1)
 
-#define VERDICT_COLUMNS 12 /* of apikeys.verdict */
+/* The columns of apikeys.verdict. */
+typedef enum VerdictColumn
+{
+	VERDICT_COLUMN_ALLOWED,
+	VERDICT_COLUMN_STATUS,
+	VERDICT_COLUMN_CODE,
+	VERDICT_COLUMN_MESSAGE,
+	VERDICT_COLUMN_KEY_ID,
+	VERDICT_COLUMN_ACCOUNT,
+	VERDICT_COLUMN_REQUEST_ID,
+	VERDICT_COLUMN_LIMIT_SUBJECT,
+	VERDICT_COLUMN_LIMIT_WINDOW,
+	VERDICT_COLUMN_LIMIT_CAP,
+	VERDICT_COLUMN_REMAINING,
+	VERDICT_COLUMN_RESET_AFTER_S,
+	VERDICT_COLUMN_RETRY_AFTER_S
+} VerdictColumn;
+
+#define VERDICT_COLUMNS (VERDICT_COLUMN_RETRY_AFTER_S + 1)
 
 #define VERDICT_NEVER INT64CONST(-1)
 
@@ -62,7 +81,9 @@ typedef struct Verdict
 extern int QuotaStatus; /* setting apikeys.quota_status */
 
 extern const char *VerdictName(VerdictCode code);
+extern bool VerdictFind(const text *name, VerdictCode *code);
 extern VerdictCode VerdictOfLimit(bool of_account, uint32 window);
+extern void VerdictWindowWord(uint32 window, char *out);
 extern int VerdictStatus(VerdictCode code);
 extern void VerdictSetOverloaded(Verdict *verdict);
 extern void VerdictColumns(const Verdict *verdict, Datum *values, bool *nulls);

@@ -88,7 +88,7 @@ sub both_texts
     is($session->query_safe($rotation) . ', ' . $session->query_safe($rotation), "$codes, $codes", $what);
     return;
 }
-both_texts('valid invalid', 'before the rotation');
+both_texts('valid missing', 'before the rotation');
 my $text = $node->safe_psql('postgres', q{SELECT r.key FROM apikeys.key AS k CROSS JOIN apikeys.rotate_key(k.key_id, grace => '1 hour') AS r WHERE k.alias = 'rotated'});
 $session->query_safe("SET test.text = '$text'");
 both_texts('valid valid', 'in the grace');

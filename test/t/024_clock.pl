@@ -42,7 +42,7 @@ sub wall_clock_ok
 }
 
 # Of an account of its own, whose clock is moved in the end.
-my $denied = q{SELECT code, ceil(extract(epoch FROM retry_after)) FROM apikeys.verify('alone')};
+my $denied = q{SELECT code, ceil(retry_after_s) FROM apikeys.verify('alone')};
 
 # A denial whose promise is that of the one before, or shorter by what has passed.
 sub still_denied
@@ -88,7 +88,7 @@ $wait = (split /\|/, value($denied))[1];
 is(verdict_code($node, 'key-2'), 'valid', 'back: a key has not expired yet');
 is(verdict_code($node, 'key-17'), 'valid', 'back: a first use is recorded');
 ledger_ok($node, 'back');
-is(value("SET apikeys.debug_clock_offset = $wait; " . $denied =~ s/, ceil.*\)\)//r), 'valid', 'back: when the time has passed, the unit is there');
+is(value("SET apikeys.debug_clock_offset = $wait; " . $denied =~ s/, ceil\(\w+\)//r), 'valid', 'back: when the time has passed, the unit is there');
 
 # To and fro under load: exactly the cap is admitted.
 value(q{UPDATE apikeys.key SET limits = '600/hour' WHERE alias = 'key-3'; UPDATE apikeys.key SET limits = '1/hour' WHERE alias = 'key-4'});
@@ -117,7 +117,7 @@ is(value("SELECT count(*) FROM apikeys.request_log WHERE at NOT BETWEEN to_times
 value(q{UPDATE apikeys.key SET limits = '2/2 hours' WHERE alias = 'key-5'; SELECT apikeys.verify('key-5'); SELECT apikeys.flush()});
 set_wall_clock(-3600);
 under_clock(sub { $node->restart });
-is(value(q{SELECT code, retry_after > '2 hours' FROM apikeys.verify('key-5')}), 'rate_limited|t', 'started an hour ago: a unit comes back later');
+is(value(q{SELECT code, retry_after_s > 7200 FROM apikeys.verify('key-5')}), 'rate_limited|t', 'started an hour ago: a unit comes back later');
 ledger_ok($node, 'started an hour ago');
 set_wall_clock(3 * 3600);
 under_clock(sub { $node->restart });

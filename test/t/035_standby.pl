@@ -29,6 +29,7 @@ ask($standby);
 is(value(q{SELECT code FROM apikeys.authenticate('key-1')}), 'valid', 'standby: a key is authenticated');
 is(value(q{SELECT code FROM apikeys.authenticate('key-2')}), 'suspended', 'standby: with what has been replayed');
 is(value(q{SELECT code FROM apikeys.authenticate('no key')}), 'invalid', 'standby: a bad key is not');
+is(value(q{SELECT apikeys.key_facts('key-1') ->> 'alias'}), 'key-1', 'standby: what a key stands for');
 foreach my $call (q{verify('key-1')}, q{verify_many('{key-1}')}, q{complete('00000000-0000-7000-8000-000000000000', 200)}, 'flush()', 'maintain()')
 {
     my (undef, undef, $err) = $standby->psql('postgres', "\\set VERBOSITY verbose\nSELECT apikeys.$call");

@@ -31,7 +31,9 @@ sub masked
         s/\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b/UUID/g;
         s/\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?\+\d\d\b/TIME/g;
         s/\b\d\d+:\d\d:\d\d(\.\d+)?\b/INTERVAL/g;
+        s/\b\d{4,}\.\d+\b/SECONDS/g;
         s/\bt=\d+/t=SECONDS/g;
+        s/("Retry-After": ")\d+/$1SECONDS/g;
         s/([ -])\1+/$1/g;
         s/ +$//mg;
         s/\n+\z/\n/;

@@ -92,7 +92,7 @@ bench($bound, q{SELECT apikeys.import_key('alice', :k, alias => 'bound')});
 is($node->safe_psql('postgres', q{SELECT count(*) FROM apikeys.key WHERE alias IN ('literal', 'bound')}), '2', 'both were imported');
 
 # Every function that takes a key: with literals and bind values, and with errors beside it.
-foreach my $use ('verify(%s)', 'authenticate(%s)', 'verify_many(ARRAY[%1$s, %1$s])', 'shard_hash(%s::text)')
+foreach my $use ('verify(%s)', 'authenticate(%s)', 'key_facts(%s)', 'verify_many(ARRAY[%1$s, %1$s])', 'shard_hash(%s::text)')
 {
     my $statement = "SELECT * FROM apikeys.$use AS u";
     $node->safe_psql('postgres', sprintf $statement, "'$_'") foreach $current, $literal, values %keys;

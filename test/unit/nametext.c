@@ -93,6 +93,21 @@ testBytes(void)
 	CHECK(NameTextCheck("\xe2\x80\x8b", 2, true, &character) == NAMETEXT_FINE);
 }
 
+/* Scope-tokens. */
+static void
+testScopes(void)
+{
+	CHECK(NameTextIsScope("read:all", 8));
+	CHECK(NameTextIsScope("!#[]~", 5));
+	CHECK(!NameTextIsScope("", 0));
+	CHECK(!NameTextIsScope("a b", 3));
+	CHECK(!NameTextIsScope("a\"", 2));
+	CHECK(!NameTextIsScope("a\\b", 3));
+	CHECK(!NameTextIsScope("a\n", 2));
+	CHECK(!NameTextIsScope("a\x7f", 2));
+	CHECK(!NameTextIsScope("\xc3\xa4", 2));
+}
+
 int
 main(void)
 {
@@ -100,5 +115,6 @@ main(void)
 	RUN(testBlanks);
 	RUN(testInvisible);
 	RUN(testBytes);
+	RUN(testScopes);
 	return UnitReport();
 }
