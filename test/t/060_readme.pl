@@ -140,8 +140,10 @@ my $functions = $node->safe_psql('readme_md', q{
             replace(format_type(p.prorettype, NULL), 'apikeys.', '')),
         string_agg(r.role, ', ' ORDER BY r.i))
     FROM pg_proc AS p
-    JOIN unnest(ARRAY['verifier', 'manager', 'staff', 'admin', 'auditor']) WITH ORDINALITY AS r (role, i)
+    -- What managers may call, a portal may.
+    JOIN unnest(ARRAY['verifier', 'manager', 'portal', 'staff', 'admin', 'auditor']) WITH ORDINALITY AS r (role, i)
         ON has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')
+       AND (r.role <> 'portal' OR NOT has_function_privilege('apikeys_manager', p.oid, 'EXECUTE'))
     WHERE p.pronamespace = 'apikeys'::regnamespace
       AND NOT EXISTS (SELECT FROM pg_type AS t WHERE p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend))
       AND NOT EXISTS (SELECT FROM pg_operator AS o WHERE o.oprcode = p.oid AND o.oprname <> '->')
