@@ -14,7 +14,7 @@ COMMENT ON FUNCTION apikeys.begin_as(text, text, inet, text, text, text[], bigin
 'has_scope() say so, and nothing but the key''s account is within reach, whatever the role. A key changes its account only with the scope '
 'apikeys:manage. Call it in a statement of its own, first in the transaction: what else the same statement reads may have been decided '
 'before. It ends with the transaction, or if a ROLLBACK TO or an exception block undoes it; a second begin is refused until the '
-'transaction ends. Outside a transaction block there is a warning: it ends with its statement. Errors: those of verify or authenticate; '
+'transaction ends. Outside a transaction block there is a warning: it ends with its statement. Errors: those of verify; '
 '55000 the transaction acts for somebody already; 42501 within a security-restricted operation.';
 
 CREATE FUNCTION apikeys_internal.require_open() RETURNS void
@@ -35,7 +35,7 @@ BEGIN
     PERFORM apikeys_internal.require_open();
     SELECT a.* INTO owner FROM apikeys.account AS a WHERE a.name = begin_for.account;
     IF NOT FOUND THEN
-        RAISE no_data_found USING MESSAGE = format('account %s does not exist', apikeys_internal.quoted(account));
+        PERFORM apikeys_internal.refuse('P0002', 'account.name', format('account %s does not exist', apikeys_internal.quoted(account)));
     END IF;
     PERFORM apikeys_internal.begin_account(owner.account_id, owner.name, nullif(apikeys_internal.checked('audit_log.actor', actor), ''));
     RETURN owner.name;
@@ -56,8 +56,8 @@ AS $$
 BEGIN
     PERFORM apikeys_internal.require_reach();
     IF apikeys.current_key_id() IS NULL THEN
-        RAISE object_not_in_prerequisite_state USING
-            MESSAGE = 'the transaction acts for no key', HINT = 'Call begin_as first, in the same transaction.';
+        PERFORM apikeys_internal.refuse(
+            '55000', 'key.key_id', 'the transaction acts for no key', NULL, 'Call begin_as first, in the same transaction.');
     END IF;
     RETURN apikeys.current_key_id();
 END
@@ -91,5 +91,5 @@ BEGIN ATOMIC
     FROM apikeys.usage_series(apikeys_internal.my_key_id(), since, until, step, time_zone) AS u;
 END;
 COMMENT ON FUNCTION apikeys.my_usage(timestamptz, timestamptz, interval, text) IS
-'Usage over time of the key that the transaction acts for (begin_as); arguments, columns and errors as in usage_series. Errors: 55000 it '
-'acts for none.';
+'Usage over time of the key that the transaction acts for (begin_as); arguments and columns as in usage_series. Errors: 55000 it acts for '
+'none; 22023, 54000 as usage_series.';

@@ -153,9 +153,9 @@ BEGIN
     END IF;
     -- A key cannot change its own products at all: what they were is not known any more.
     IF key_id = apikeys.current_key_id() OR NOT apikeys_internal.products_are_within(key_id, apikeys.current_key_id()) THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = 'the key that the transaction acts for may not give these products',
-            DETAIL = 'A key may give others no products that it is not good for itself, and cannot change its own.';
+        PERFORM apikeys_internal.refuse(
+            '42501', 'key.products', 'the key that the transaction acts for may not give these products',
+            'A key may give others no products that it is not good for itself, and cannot change its own.');
     END IF;
 END
 $$;
@@ -206,7 +206,7 @@ $$;
 COMMENT ON FUNCTION apikeys.assign_product(bigint, text) IS
 'Assign a product to a key. A key without products was good for all; from now on it is good for this one only. Does '
 'nothing if it is assigned already. Errors: P0002 unknown key or product; 23505 the plan allows one key for each '
-'product, and another key of the account has it.';
+'product, and another key of the account has it; 42501 the transaction acts for a key that is not good for it.';
 
 CREATE FUNCTION apikeys.unassign_product(key_id bigint, product text) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

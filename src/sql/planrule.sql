@@ -131,17 +131,13 @@ BEGIN
         WHERE starts_with(s.scope, 'apikeys:') AND s.scope <> ALL (coalesce(former, '{}'))
     LOOP
         IF reserved <> 'apikeys:manage' THEN
-            RAISE invalid_parameter_value USING
-                MESSAGE = format('scope "%s" does not exist', reserved),
-                DETAIL = 'Scopes that begin with apikeys: are reserved.', HINT = 'There is apikeys:manage.',
-                SCHEMA = 'apikeys', TABLE = 'key', COLUMN = 'scopes';
+            PERFORM apikeys_internal.refuse('22023', 'key.scopes', format('scope "%s" does not exist', reserved),
+                                            'Scopes that begin with apikeys: are reserved.', 'There is apikeys:manage.');
         ELSIF apikeys.current_key_id() IS NOT NULL
               OR NOT (apikeys_internal.reaches_all(true)
                       OR (SELECT p.manage_keys FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan
                           WHERE a.account_id = candidate.account_id)) THEN
-            RAISE insufficient_privilege USING
-                MESSAGE = format('scope "%s" is given by the provider alone', reserved),
-                SCHEMA = 'apikeys', TABLE = 'key', COLUMN = 'scopes';
+            PERFORM apikeys_internal.refuse('42501', 'key.scopes', format('scope "%s" is given by the provider alone', reserved));
         END IF;
     END LOOP;
 END
@@ -166,23 +162,25 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     maker  apikeys.key;
-    excess text;
+    breach record;
 BEGIN
     SELECT k.* INTO STRICT maker FROM apikeys.key AS k WHERE k.key_id = apikeys.current_key_id();
-    SELECT r.excess INTO excess
+    SELECT r.place, r.excess INTO breach
     FROM (VALUES
-        (candidate.scopes <@ maker.scopes, 'it has scopes that the key does not have'),
-        (candidate.key_id = maker.key_id OR NOT EXISTS (SELECT FROM unnest(candidate.scopes) AS s (scope) WHERE starts_with(s.scope, 'apikeys:')),
-         'it may manage keys'),
-        (maker.expires_at IS NULL OR candidate.expires_at <= maker.expires_at, 'it expires later than the key'),
-        (maker.allowed_domains = '{}' OR (candidate.allowed_domains <> '{}' AND candidate.allowed_domains <@ maker.allowed_domains),
-         'it is allowed for domains that the key is not allowed for'),
-        (maker.allowed_ips = '{}' OR (candidate.allowed_ips <> '{}' AND NOT EXISTS (
+        ('key.scopes', candidate.scopes <@ maker.scopes, 'It has scopes that the key does not have.'),
+        ('key.scopes', candidate.key_id = maker.key_id
+                       OR NOT EXISTS (SELECT FROM unnest(candidate.scopes) AS s (scope) WHERE starts_with(s.scope, 'apikeys:')),
+         'It may manage keys.'),
+        ('key.expires_at', maker.expires_at IS NULL OR candidate.expires_at <= maker.expires_at, 'It expires later than the key.'),
+        ('key.allowed_domains',
+         maker.allowed_domains = '{}' OR (candidate.allowed_domains <> '{}' AND candidate.allowed_domains <@ maker.allowed_domains),
+         'It is allowed for domains that the key is not allowed for.'),
+        ('key.allowed_ips', maker.allowed_ips = '{}' OR (candidate.allowed_ips <> '{}' AND NOT EXISTS (
             SELECT FROM unnest(candidate.allowed_ips) AS c (network)
             WHERE NOT EXISTS (SELECT FROM unnest(maker.allowed_ips) AS m (network) WHERE c.network <<= m.network))),
-         'it is allowed for addresses that the key is not allowed for'),
-        (apikeys_internal.products_are_within(candidate.key_id, maker.key_id), 'it is good for products that the key is not good for')
-    ) AS r (within, excess)
+         'It is allowed for addresses that the key is not allowed for.'),
+        ('key.products', apikeys_internal.products_are_within(candidate.key_id, maker.key_id), 'It is good for products that the key is not good for.')
+    ) AS r (place, within, excess)
     WHERE NOT coalesce(r.within, false)
     LIMIT 1;
     -- What only takes away from a key may be done to any.
@@ -193,10 +191,8 @@ BEGIN
                   OR coalesce(candidate.expires_at, 'infinity') > coalesce(former.expires_at, 'infinity')
                   OR candidate.allowed_domains <> former.allowed_domains
                   OR candidate.allowed_ips <> former.allowed_ips) THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = format('key "%s" would be good for more than the key that the transaction acts for', candidate.alias),
-            DETAIL = format('%s%s.', upper(left(excess, 1)), substr(excess, 2)),
-            SCHEMA = 'apikeys', TABLE = 'key';
+        PERFORM apikeys_internal.refuse(
+            '42501', breach.place, format('key "%s" would be good for more than the key that the transaction acts for', candidate.alias), breach.excess);
     END IF;
 END
 $$;

@@ -87,7 +87,8 @@ my @calls = (
     # owners; the clerk is bound to accounts 1 to 3
     (map { ([ clerk => $_ ], [ boss => $_ ]) }
         q{SELECT apikeys.create_key('account 3', products => '{tiles}')}, q{SELECT apikeys.create_key('account 3', 'named', products => '{routes}')},
-        q{SELECT apikeys.rotate_key(2002)}, q{SELECT apikeys.deactivate_key(2002)}, q{SELECT apikeys.deactivate_key(2002); SELECT apikeys.activate_key(2002)},
+        q{SELECT apikeys.rotate_key(2002)}, q{SELECT apikeys.copy_key(apikeys.find_key('account 3', 'alias 2002'))}, q{SELECT apikeys.end_grace(2002)},
+        q{SELECT apikeys.update_key(2002, '{"alias": "new", "metadata": {"a": 1}}')}, q{SELECT apikeys.deactivate_key(2002)}, q{SELECT apikeys.deactivate_key(2002); SELECT apikeys.activate_key(2002)},
         q{SELECT apikeys.delete_key((apikeys.create_key('account 3', products => '{tiles}')).key_id)}, q{SELECT apikeys.get_key(2002)}, q{SELECT apikeys.find_key('account 3', 'alias 2002')},
         q{SELECT apikeys.explain_key(2002)}, q{SELECT * FROM apikeys.key_limits(2002)}, q{SELECT * FROM apikeys.account_limits('account 3')},
         q{SELECT * FROM apikeys.account_keys('account 3')}, q{SELECT apikeys.assign_product(2002, 'routes'); SELECT apikeys.assign_product(2002, 'tiles'); SELECT apikeys.unassign_product(2002, 'tiles')},
@@ -104,7 +105,7 @@ my @calls = (
         q{SELECT * FROM apikeys.key_product WHERE key_id = 2002}, q{SELECT * FROM apikeys.account WHERE name = 'account 3'}),
     # the provider
     map { [ boss => $_ ] }
-        q{SELECT apikeys.create_account('new', plan => 'many')}, q{SELECT apikeys.deactivate_account('account 3'); SELECT apikeys.activate_account('account 3')},
+        q{SELECT apikeys.create_account('new', plan => 'many')}, q{SELECT apikeys.update_account('account 3', '{"contact": "ann@example.com"}')}, q{SELECT apikeys.deactivate_account('account 3'); SELECT apikeys.activate_account('account 3')},
         q{SELECT apikeys.suspend_key(2002, 'unpaid'); SELECT apikeys.unsuspend_key(2002)}, q{SELECT apikeys.import_key('account 3', 'a text of my own', products => '{tiles}')},
         q{SELECT apikeys.change_plan('account 3', 'other', true)}, q{SELECT apikeys.change_plan('account 3', 'other')}, q{SELECT apikeys.add_member('clerk', 'account 9'); SELECT apikeys.remove_member('clerk', 'account 9')},
         q{SELECT apikeys.ask_upgrade(2002, 'why'); SELECT apikeys.answer_upgrade(2002, 'so'); SELECT apikeys.approve_upgrade(2002)}, q{SELECT apikeys.decline_upgrade(2003, 'no')},

@@ -42,7 +42,7 @@ my %besides = (
 my %apart = (
     create_key => qr/ (display_name|contact|plan|hint|digest)$/, import_key => qr/ (display_name|contact|plan|key_id)$|^22023 category/,
     copy_key => qr/ (prefix|category|tier|hint|allowed_domains|allowed_ips|scopes|metadata|digest)$|^P0002 products/,
-    rotate_key => qr/ prefix$/);
+    rotate_key => qr/ prefix$/, my_key => qr/^P0002/, my_limits => qr/^P0002/, my_usage => qr/^P0002/);
 # Who may read an account but not change it, by no form; and the setting apikeys.actor.
 my $not_of_forms = qr/^42501 name$|^22023 actor$/;
 
@@ -90,7 +90,7 @@ my %comment;
 foreach my $row (split /\x1e/, $node->safe_psql('postgres', q{
     SELECT concat_ws(E'\x1f', concat(p.pronamespace::regnamespace, '.', p.proname), l.lanname, concat(p.prosrc, pg_get_function_sqlbody(p.oid)),
         obj_description(p.oid, 'pg_proc'),
-        EXISTS (SELECT FROM unnest(ARRAY['verifier', 'manager', 'staff', 'admin', 'auditor']) AS r (role) WHERE has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')))
+        EXISTS (SELECT FROM unnest(ARRAY['verifier', 'manager', 'portal', 'staff', 'admin', 'auditor']) AS r (role) WHERE has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')))
     FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
     WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)}, extra_params => [ '-R', "\x1e" ]))
 {
