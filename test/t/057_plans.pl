@@ -87,7 +87,7 @@ my @calls = (
     # owners; the clerk is bound to accounts 1 to 3
     (map { ([ clerk => $_ ], [ boss => $_ ]) }
         q{SELECT apikeys.create_key('account 3', products => '{tiles}')}, q{SELECT apikeys.create_key('account 3', 'named', products => '{routes}')},
-        q{SELECT apikeys.rotate_key(2002)}, q{SELECT apikeys.copy_key(apikeys.find_key('account 3', 'alias 2002'))}, q{SELECT apikeys.end_grace(2002)},
+        q{SELECT apikeys.rotate_key(2002)}, q{SELECT apikeys.deactivate_key(2002); SELECT apikeys.copy_key(2002)}, q{SELECT apikeys.end_grace(2002)},
         q{SELECT apikeys.update_key(2002, '{"alias": "new", "metadata": {"a": 1}}')}, q{SELECT apikeys.deactivate_key(2002)}, q{SELECT apikeys.deactivate_key(2002); SELECT apikeys.activate_key(2002)},
         q{SELECT apikeys.delete_key((apikeys.create_key('account 3', products => '{tiles}')).key_id)}, q{SELECT apikeys.get_key(2002)}, q{SELECT apikeys.find_key('account 3', 'alias 2002')},
         q{SELECT apikeys.explain_key(2002)}, q{SELECT * FROM apikeys.key_limits(2002)}, q{SELECT * FROM apikeys.account_limits('account 3')},
