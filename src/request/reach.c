@@ -202,9 +202,9 @@ ReachAccount(int64 account_id, Access access)
 }
 
 /*
- * Tells whether a login reaches accounts without an identity, or may SET ROLE to
- * a role that does: by a row of member, by a role of the extension, as one whom
- * row-level security does not hold, or as the owner of the tables.
+ * Tells whether a login reaches accounts without an identity, or may SET ROLE
+ * to a role that does: by a row of member, by a role of the extension, as one
+ * whom row-level security does not hold, or as the owner of the tables.
  */
 static bool
 loginReaches(Oid login)
