@@ -6,10 +6,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib $FindBin::RealBin;
-use IO::Select;
-use IO::Socket::UNIX;
 use IPC::Run;
-use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -39,7 +36,7 @@ sub output_of
     return $out;
 }
 
-# Starts a program, or a function in a process of its own, that makes a socket in a folder; returns the folder.
+# Starts a program that makes a socket in a folder; returns the folder.
 sub start_socket
 {
     my ($name, $start) = @_;
@@ -63,49 +60,14 @@ sub pgbouncer
     });
 }
 
-# Between a client and a server: passes on what both send, but withholds the answers while the client is within a transaction.
-# A client that waits for one before it has sent COMMIT waits forever.
-sub pass_on
-{
-    my ($client, $upstream) = @_;
-    my $server = IO::Socket::UNIX->new(Peer => "$upstream") or return;
-    my ($sockets, $withheld, $open) = (IO::Select->new($client, $server), '', 0);
-    while (my @ready = $sockets->can_read)
-    {
-        foreach my $from (@ready)
-        {
-            sysread $from, my $bytes, 65536 or return;
-            if ($from == $client)
-            {
-                $open += (() = $bytes =~ /\bBEGIN\b/g) - (() = $bytes =~ /\bCOMMIT\b/g);
-                syswrite $server, $bytes;
-            }
-            else
-            {
-                $withheld .= $bytes;
-            }
-            next if $open || $withheld eq '';
-            syswrite $client, $withheld;
-            $withheld = '';
-        }
-    }
-    return;
-}
-
+# In front of a server, lets a request take only one round trip (withhold.py).
 sub withholding
 {
     my ($upstream) = @_;
     return start_socket('withholding', sub {
         my ($socket) = @_;
-        my $listener = IO::Socket::UNIX->new(Local => "$socket/.s.PGSQL.5432", Listen => 5) or die "no socket: $!";
-        my $pid = fork // die 'no fork';
-        return $pid if $pid;
-        close $_ foreach *STDIN, *STDOUT, *STDERR;    # the test ends without it
-        while (my $client = $listener->accept)
-        {
-            pass_on($client, "$upstream/.s.PGSQL.5432");
-        }
-        POSIX::_exit(0);
+        return IPC::Run::start([ '/usr/bin/python3', "$FindBin::RealBin/withhold.py", map { "$_/.s.PGSQL.5432" } $socket, $upstream ],
+            '<', \undef, '>', \my $out, '2>', \my $err);
     });
 }
 
@@ -151,6 +113,32 @@ is(output_of('psql', '-XAtq', '-d', 'host=' . pgbouncer('session') . ' port=5432
         "BEGIN; SELECT account FROM apikeys.begin_as('$acme', metered => false); SELECT count(*) FROM shop.orders; COMMIT"),
     "acme\n2\n", 'pgBouncer in session mode');
 
+# What the page says of parallel scans.
+my $plans = value(<<"SQL");
+CREATE TABLE shop.wrapped (account text);
+CREATE TABLE shop.plain (account text);
+INSERT INTO shop.wrapped SELECT 'acme' FROM generate_series(1, 20000);
+INSERT INTO shop.plain SELECT account FROM shop.wrapped;
+ANALYZE shop.wrapped, shop.plain;
+ALTER TABLE shop.wrapped ENABLE ROW LEVEL SECURITY;
+ALTER TABLE shop.plain ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON shop.wrapped USING (account = (SELECT apikeys.current_account()));
+CREATE POLICY own ON shop.plain USING (account = apikeys.current_account());
+GRANT SELECT ON shop.wrapped, shop.plain TO shop_api;
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+SET SESSION AUTHORIZATION shop_api;
+BEGIN;
+SELECT account FROM apikeys.begin_as('$acme', metered => false);
+SELECT count(*) FROM shop.wrapped;
+EXPLAIN (COSTS OFF) SELECT count(*) FROM shop.wrapped;
+EXPLAIN (COSTS OFF) SELECT count(*) FROM shop.plain;
+COMMIT;
+SQL
+like($plans, qr/^acme\n20000\n.*Parallel Seq Scan on wrapped/s, 'a wrapped call lets a table be scanned in parallel');
+like($plans, qr/(?<!Parallel )Seq Scan on plain/, 'an unwrapped one does not');
+
 # PostgREST
 foreach my $line (split /\n/, output_of('/usr/bin/python3', "$FindBin::RealBin/postgrest.py", $page, $node->connstr('postgres') . ' user=authenticator',
         $acme, $scopeless, $terraform, $rival_id) // '')
@@ -165,9 +153,6 @@ done_testing();
 END
 {
     my $status = $?;
-    foreach my $process (@started)
-    {
-        ref $process ? $process->kill_kill : kill KILL => $process;
-    }
+    $_->kill_kill foreach @started;
     $? = $status;
 }
