@@ -23,7 +23,8 @@ typedef enum RequestArgument
 	REQUEST_ORIGIN,
 	REQUEST_PRODUCT,
 	REQUEST_SCOPES,
-	REQUEST_COST
+	REQUEST_COST,
+	REQUEST_ARGUMENTS /* how many */
 } RequestArgument;
 
 #define REQUEST_SCOPES_MAX 1000 /* that a request may ask for */
