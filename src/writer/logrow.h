@@ -19,6 +19,7 @@ typedef enum LogAddress
 	LOG_ADDRESS_NONE
 } LogAddress;
 
+/* The first three are the key of a row. */
 typedef enum LogColumn
 {
 	LOG_KEY_ID,
@@ -34,10 +35,9 @@ typedef enum LogColumn
 	LOG_CREDITS,
 	LOG_CATEGORY,
 	LOG_PRODUCT,
-	LOG_COMPLETED
+	LOG_COMPLETED,
+	LOG_COLUMNS /* how many */
 } LogColumn;
-
-#define LOG_COLUMNS (LOG_COMPLETED + 1)
 
 /* A row of request_log, in it or in quarantine. */
 typedef struct LogRow
