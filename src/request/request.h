@@ -24,7 +24,8 @@ typedef enum RequestArgument
 	REQUEST_PRODUCT,
 	REQUEST_SCOPES,
 	REQUEST_COST,
-	REQUEST_METERED /* of begin_as alone */
+	REQUEST_ARGUMENTS, /* how many */
+	REQUEST_METERED = REQUEST_ARGUMENTS /* of begin_as alone */
 } RequestArgument;
 
 #define REQUEST_SCOPES_MAX 1000 /* that a request may ask for */

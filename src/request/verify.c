@@ -185,7 +185,7 @@ putVerdicts(ReturnSetInfo *result, const Verdict *verdicts, int count)
 /* The arguments of many requests, by RequestArgument. */
 typedef struct ManyRequests
 {
-	RequestArray arguments[REQUEST_COST + 1];
+	RequestArray arguments[REQUEST_ARGUMENTS];
 } ManyRequests;
 
 /* Reads the arguments of verify_many; returns how many requests they make. */
@@ -197,6 +197,7 @@ readMany(FunctionCallInfo fcinfo, ManyRequests *many)
 		[REQUEST_ORIGIN] = TEXTOID, [REQUEST_PRODUCT] = TEXTOID,  [REQUEST_SCOPES] = TEXTOID,
 		[REQUEST_COST] = INT8OID};
 
+	StaticAssertStmt(lengthof(types) == REQUEST_ARGUMENTS, "each argument has a type");
 	for (int i = 0; i < lengthof(types); i++)
 		RequestArrayRead(fcinfo, i, types[i], i == 0 ? NULL : &many->arguments[0],
 						 &many->arguments[i]);

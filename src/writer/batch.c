@@ -71,6 +71,9 @@ typedef struct Work
 	bool quarantine_used;
 } Work;
 
+/* What a completion changes in the row of its request. */
+static const LogColumn changed[] = {LOG_STATUS, LOG_DURATION_MS, LOG_CREDITS, LOG_COMPLETED};
+
 /* Returns the event after another, or the first; NULL: there are no more. */
 const Event *
 BatchNext(const Batch *batch, const Event *event)
@@ -141,7 +144,8 @@ openQuarantine(void)
 
 /*
  * Runs a statement about the row of a request or completion, with the row's
- * columns as $1 to $15; its plan is kept.
+ * columns as $1, $2 and so on.  Its plan is kept: later, the statement may be
+ * NULL.
  */
 static void
 runRow(SPIPlanPtr *plan, const char *statement, const LogRow *row)
@@ -164,6 +168,34 @@ runRow(SPIPlanPtr *plan, const char *statement, const LogRow *row)
 	SPI_execute_plan(*plan, (Datum *) row->values, nulls, false, 0);
 }
 
+/* Adds a column to the arguments of jsonb_build_object, for runRow. */
+static void
+addColumn(StringInfo arguments, LogColumn column)
+{
+	appendStringInfo(arguments, "%s'%s', $%d", arguments->len > 0 ? ", " : "",
+					 LogRowColumns.columns[column].name, column + 1);
+}
+
+/* Returns the statement that completes a request in quarantine. */
+static const char *
+completionStatement(void)
+{
+	StringInfoData arguments;
+
+	initStringInfo(&arguments);
+	for (int i = 0; i < lengthof(changed); i++)
+		addColumn(&arguments, changed[i]);
+	return psprintf(
+		"UPDATE apikeys.quarantine AS q"
+		" SET event = q.event OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object(%s)"
+		" WHERE (q.event OPERATOR(pg_catalog.->>)"
+		" 'request_id') OPERATOR(pg_catalog.=) $3::pg_catalog.text"
+		" AND (q.event OPERATOR(pg_catalog.->) 'completed') OPERATOR(pg_catalog.=) 'false'"
+		" RETURNING (q.event OPERATOR(pg_catalog.->>) 'account_id')::pg_catalog.int8,"
+		" (q.event OPERATOR(pg_catalog.->>) 'code') OPERATOR(pg_catalog.=) 'valid'",
+		arguments.data);
+}
+
 /*
  * Completes a request that is in quarantine, unless it was completed before;
  * false: neither the request nor a completion of it is in quarantine.
@@ -182,16 +214,7 @@ completeQuarantined(Work *work, const LogRow *row, const Event *completion)
 	if (SPI_processed == 0)
 		return false;
 	openQuarantine();
-	runRow(&update_plan,
-		   "UPDATE apikeys.quarantine AS q"
-		   " SET event = q.event OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object("
-		   "'status', $6, 'duration_ms', $8, 'credits', $11, 'completed', $14)"
-		   " WHERE (q.event OPERATOR(pg_catalog.->>)"
-		   " 'request_id') OPERATOR(pg_catalog.=) $3::pg_catalog.text"
-		   " AND (q.event OPERATOR(pg_catalog.->) 'completed') OPERATOR(pg_catalog.=) 'false'"
-		   " RETURNING (q.event OPERATOR(pg_catalog.->>) 'account_id')::pg_catalog.int8,"
-		   " (q.event OPERATOR(pg_catalog.->>) 'code') OPERATOR(pg_catalog.=) 'valid'",
-		   row);
+	runRow(&update_plan, update_plan ? NULL : completionStatement(), row);
 	if (SPI_processed > 0)
 		TallyAddCompletion(
 			&work->tally, completion, LogRowTime(completion),
@@ -251,7 +274,6 @@ countUnlogged(Work *work, const Event *completion)
 static void
 completeEarlier(Work *work, const Event *completion)
 {
-	static const LogColumn changed[] = {LOG_STATUS, LOG_DURATION_MS, LOG_CREDITS, LOG_COMPLETED};
 	LogRow row;
 	LogRow logged;
 	RowTable *table;
@@ -281,6 +303,7 @@ quarantine(Work *work, const Event *event, const char *reason)
 {
 	SPIPlanPtr plan = NULL;
 	bool is_request = (event->kind == EVENT_REQUEST);
+	StringInfoData arguments;
 	LogRow row;
 	LogRow logged;
 
@@ -297,14 +320,13 @@ quarantine(Work *work, const Event *event, const char *reason)
 	}
 	else
 		countUnlogged(work, event);
+	initStringInfo(&arguments);
+	for (LogColumn column = 0; column < LOG_COLUMNS; column++)
+		addColumn(&arguments, column);
 	runRow(&plan,
 		   psprintf("INSERT INTO apikeys.quarantine (reason, event)"
-					" VALUES (%s, pg_catalog.jsonb_build_object("
-					"'at', $2, 'key_id', $1, 'account_id', $4, 'request_id', $3, 'code', $5,"
-					" 'status', $6, 'endpoint', $7, 'duration_ms', $8, 'ip', $9, 'cost', $10,"
-					" 'credits', $11, 'category', $12, 'product', $13, 'completed', $14,"
-					" 'previous', $15))",
-					quote_literal_cstr(reason)),
+					" VALUES (%s, pg_catalog.jsonb_build_object(%s))",
+					quote_literal_cstr(reason), arguments.data),
 		   &row);
 	SPI_freeplan(plan);
 }

@@ -19,6 +19,7 @@ typedef enum LogAddress
 	LOG_ADDRESS_NONE
 } LogAddress;
 
+/* The first three are the key of a row. */
 typedef enum LogColumn
 {
 	LOG_KEY_ID,
@@ -35,10 +36,9 @@ typedef enum LogColumn
 	LOG_CATEGORY,
 	LOG_PRODUCT,
 	LOG_COMPLETED,
-	LOG_PREVIOUS
+	LOG_PREVIOUS,
+	LOG_COLUMNS /* how many */
 } LogColumn;
-
-#define LOG_COLUMNS (LOG_PREVIOUS + 1)
 
 /* A row of request_log, in it or in quarantine. */
 typedef struct LogRow

@@ -137,12 +137,6 @@ $holder->query_safe('COMMIT');
 $holder->quit;
 
 # Every table that the writer writes: requests go on until the queue is full, then they are overloaded; all is written in the end.
-value(q{CREATE FUNCTION fill() RETURNS int LANGUAGE plpgsql SET apikeys.queue_timeout = '200ms' AS $$
-    DECLARE n int := 0;
-    BEGIN
-        WHILE (apikeys.verify('key-1', repeat('x', 1000))).allowed LOOP n := n + 1; END LOOP;
-        RETURN n;
-    END $$});
 my $partition = value(q{SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'apikeys.request_log'::regclass AND pg_get_expr(c.relpartbound, c.oid) LIKE '%FROM (''' || to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD') || '%'});
 foreach my $table ('request_log', $partition, 'usage_bucket', 'usage_total')

@@ -11,7 +11,8 @@ use Server;
 
 our @EXPORT = qw(engine_node engine_install load_start load_finish ledger_ok verdict_code writer_pid);
 
-# Keys whose texts are their aliases: key-1 to key-15 are used, key-16 to key-20 not yet, one is used and suspended.
+# Keys whose texts are their aliases: key-1 to key-15 are used, key-16 to key-20 not yet, one is used and suspended. fill() fills a queue
+# that nobody empties, and returns how many requests were admitted: in the end there is no room for the smallest event, a completion.
 my $keys = <<'EOF';
 CREATE EXTENSION apikeys;
 INSERT INTO apikeys.plan (name) VALUES ('default');
@@ -22,6 +23,21 @@ $$ INSERT INTO apikeys.key (key_id, account_id, digest, prefix, hint, alias)
    FROM apikeys.account WHERE name = 'caller' RETURNING key_id $$;
 SELECT add_key('key-' || n) FROM generate_series(1, 20) AS n;
 SELECT apikeys.suspend_key(add_key('suspended'), 'test');
+CREATE FUNCTION fill() RETURNS int LANGUAGE plpgsql SET apikeys.queue_timeout = '200ms' AS $$
+DECLARE
+    n int := 0;
+    v apikeys.verdict;
+    admitted uuid;
+BEGIN
+    LOOP
+        v := apikeys.verify('key-1', repeat('x', 100));
+        EXIT WHEN NOT v.allowed;
+        n := n + 1;
+        admitted := v.request_id;
+    END LOOP;
+    WHILE apikeys.complete(admitted, 200) LOOP END LOOP;
+    RETURN n;
+END $$;
 EOF
 
 # Makes the extension and its keys in a database.
