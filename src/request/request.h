@@ -24,7 +24,7 @@ typedef enum RequestArgument
 	REQUEST_PRODUCT,
 	REQUEST_SCOPES,
 	REQUEST_COST,
-	REQUEST_ARGUMENTS, /* how many */
+	REQUEST_ARGUMENTS,					/* how many */
 	REQUEST_METERED = REQUEST_ARGUMENTS /* of begin_as alone */
 } RequestArgument;
 
