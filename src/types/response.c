@@ -158,18 +158,19 @@ putRateLimit(JsonbParseState **state, const Answer *answer)
 
 /*
  * Puts Retry-After if waiting helps, not earlier than RateLimit says that there
- * are more units.
+ * are more units.  Its text must live as long as the state, which points to it.
  */
 static void
 putRetryAfter(JsonbParseState **state, const Answer *answer)
 {
 	int64 seconds = wholeSeconds(answer, VERDICT_COLUMN_RETRY_AFTER_S);
-	char field[32];
+	char *field;
 
 	if (answer->allowed || seconds < 0)
 		return;
 	seconds = Max(seconds, wholeSeconds(answer, VERDICT_COLUMN_RESET_AFTER_S));
-	putMember(state, "Retry-After", field, snprintf(field, sizeof(field), INT64_FORMAT, seconds));
+	field = psprintf(INT64_FORMAT, seconds);
+	putMember(state, "Retry-After", field, strlen(field));
 }
 
 /* Appends the realm as a quoted string; raises 22023. */

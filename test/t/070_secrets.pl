@@ -211,9 +211,9 @@ my $activity = $node->safe_psql('postgres', "SELECT query $sleepers");
 $node->safe_psql('postgres', "SELECT pg_cancel_backend(pid) $sleepers");
 $sleeper->finish;
 
-# For the hunt to find something: a key that somebody stores, a published one.
+# For the hunt to find something: a key that somebody stores, a published one. Many times: the border of a page of WAL may cut one in two.
 my $stored = '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';
-$node->safe_psql('postgres', "CREATE TABLE diary AS SELECT text '$stored' AS key");
+$node->safe_psql('postgres', "CREATE TABLE diary AS SELECT text '$stored' AS key FROM generate_series(1, 100)");
 
 # Down to the disk: dump, statistics, checkpoint, stop, crash.
 my $dump = $node->basedir . '/dump.sql';
