@@ -1,15 +1,15 @@
--- What scripts/soak calls: keys with all kinds of limits, a clock that all sessions share, requests, changes of limits, and the rules
--- that the oracle judges by (test/tools/oracle.c).
+-- For scripts/soak: keys with all kinds of limits, a clock that all sessions share, requests, changes, and the rules that the oracle judges
+-- by (test/tools/oracle.c).
 --
--- psql variables: scale, so many keys of each group, and 15 times as many of the first.
+-- psql variables: scale, the number of keys of each group (the first has 15 times as many); stretch, how often the clock is moved by hours.
 \set QUIET on
 CREATE EXTENSION apikeys;
 CREATE SCHEMA soak;
 SET search_path = soak, pg_catalog;
 
--- Engine time is moved by a setting of each session. It is moved only while no session is in a call, so that at each instant all have
--- the same time, and it never goes back. After the server was started again, nobody calls it before begin_run: a new server trusts the
--- wall clock, which may be behind.
+-- Engine time is moved by a setting of each session. It is moved only while no session is in a call, so that all sessions always have the
+-- same time, and it never goes back. A server that was started anew trusts the wall clock, which may be behind: so nobody makes calls before
+-- begin_run.
 CREATE TABLE clock (ahead float8 NOT NULL, started timestamptz NOT NULL, stretch float8 NOT NULL) WITH (fillfactor = 10);
 
 -- Begins a call, or a part of one; false: the server is not ready. The lock is held until the transaction ends.
@@ -25,12 +25,6 @@ BEGIN
     SELECT * INTO now FROM soak.clock;
     PERFORM set_config('apikeys.debug_clock_offset', now.ahead::text, false);
     RETURN now.started = pg_postmaster_start_time();
-END $$;
-
-CREATE PROCEDURE begin_run() LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock(7);
-    UPDATE soak.clock SET ahead = ahead + 2, started = pg_postmaster_start_time();
 END $$;
 
 -- Mostly a moment passes, sometimes hours.
@@ -54,8 +48,29 @@ BEGIN
     RETURN ('x' || substr(digits, 1, 12))::bit(48)::bigint * 1000 + (('x' || substr(digits, 14, 3))::bit(12)::int >> 2) - 946684800000000;
 END $$;
 
--- Groups of keys. Those of the first part keep their limits; `changed` names where those of the others come from. A key's text is k and its
--- number; numbers of a group are adjacent.
+-- Runs of the server, from after a start or a crash to before the next, in engine time, and how many meters were evicted by its end.
+CREATE TABLE run (run_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, begun bigint NOT NULL, ended bigint, evictions bigint);
+
+CREATE PROCEDURE begin_run() LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(7);
+    UPDATE soak.clock SET ahead = ahead + 2, started = pg_postmaster_start_time() WHERE started <> pg_postmaster_start_time();
+    COMMIT;
+    PERFORM soak.enter();
+    INSERT INTO soak.run (begun) VALUES (soak.engine_now());
+END $$;
+
+CREATE PROCEDURE end_run() LANGUAGE plpgsql AS $$
+DECLARE
+    now bigint;
+BEGIN
+    PERFORM soak.enter();
+    now := soak.engine_now();
+    UPDATE soak.run SET ended = now, evictions = s.evictions FROM apikeys.stats() AS s WHERE run_id = (SELECT max(run_id) FROM soak.run);
+END $$;
+
+-- Groups of keys. `changed` says what is changed while calls are made: the limits of their keys, accounts, plan or tier, or what resets and
+-- grants make of them; NULL: nothing. The text of a key is k and its number; the numbers of a group are adjacent.
 CREATE TABLE key_group (
     group_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text, keys int, key_limits apikeys.limits, account_limits apikeys.limits,
     keys_per_account int, changed text
@@ -97,7 +112,7 @@ SELECT 1000000000, account_id, sha256(convert_to('clock', 'UTF8'))::apikeys.dige
 FROM apikeys.account WHERE name = 'clock';
 CREATE TABLE size AS SELECT count(*)::int AS keys FROM member;
 
--- Where subjects have their limits from.
+-- What keys and accounts have their limits from: themselves, a plan, a tier.
 CREATE TABLE source (source_id int GENERATED ALWAYS AS IDENTITY (START 0 MINVALUE 0) PRIMARY KEY, kind text, name text, changed boolean, UNIQUE (kind, name));
 INSERT INTO source (kind, name, changed)
 SELECT text 'key', key_id::text, changed IS NOT DISTINCT FROM 'key' FROM apikeys.key LEFT JOIN member ON number = key_id LEFT JOIN key_group USING (group_id)
@@ -116,8 +131,8 @@ SELECT 'a', a.account_id, s.source_id, 0
 FROM apikeys.account AS a
     JOIN source AS s ON s.kind = CASE WHEN a.limits IS NULL THEN 'plan' ELSE 'account' END AND s.name = CASE WHEN a.limits IS NULL THEN a.plan ELSE a.account_id::text END;
 
--- What was changed: begun is engine time before it, ended engine time when it had been committed and all calls from before were over; NULL:
--- it failed, or nobody knows, because the server crashed.
+-- What was changed. begun: engine time before the change. ended: engine time when it had been committed and all calls that began earlier were
+-- over; NULL: it failed, or the server crashed, and it may have been made or not.
 CREATE TABLE change (change_id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, source_id int, limits apikeys.limits, begun bigint, ended bigint);
 CREATE TABLE adjusted (change_id int, subject "char", subject_id bigint, limit_window text, units bigint, until timestamptz, counts_from bigint);
 INSERT INTO change (source_id, limits, begun, ended)
@@ -164,7 +179,7 @@ BEGIN
         SELECT * FROM apikeys.grant_account_units(account, limit_window, units, until) WHERE r.n = 3) AS a;
 END $$;
 
--- Changes something in three transactions: notes it, does it, notes that it is done. Of a source, only one change goes on at a time.
+-- Changes something in three transactions: notes it, makes it, notes its end. One change of a source at a time.
 CREATE PROCEDURE change_something() LANGUAGE plpgsql AS $$
 DECLARE
     chosen int;
@@ -194,7 +209,7 @@ BEGIN
     PERFORM pg_advisory_unlock(8, coalesce(chosen, -1));
 END $$;
 
--- Many requests: on some hot keys that all sessions like just now, on keys one after the other, or on keys at random.
+-- Makes requests: on a few keys, the same for all sessions until the clock is moved; on keys one after the other; or on keys at random.
 CREATE FUNCTION batch(calls int, many boolean, OUT request_id uuid, OUT code text) RETURNS SETOF record LANGUAGE plpgsql ROWS 100 AS $$
 DECLARE
     total int := (SELECT s.keys FROM soak.size AS s);
@@ -227,7 +242,7 @@ CREATE FUNCTION limits_text(apikeys.limits) RETURNS text LANGUAGE sql AS $$
 CREATE FUNCTION seconds_of(limit_window text) RETURNS bigint LANGUAGE sql AS $$
     SELECT coalesce(extract(epoch FROM window_length)::bigint, 0) FROM apikeys.limits_items(('1/' || $1)::apikeys.limits) $$;
 CREATE FUNCTION microseconds_of(timestamptz) RETURNS bigint LANGUAGE sql AS $$ SELECT (extract(epoch FROM $1) * 1000000)::bigint - 946684800000000 $$;
--- Limits end with the next change that is known to have ended.
+-- Limits may be in force until the next change that has certainly been made.
 CREATE VIEW rules AS
     SELECT 0 AS place, format('N %s %s', group_id, name) AS line FROM key_group
     UNION ALL
@@ -241,11 +256,14 @@ CREATE VIEW rules AS
     SELECT change_id, format('%s %s %s %s %s %s %s', CASE WHEN a.until IS NULL THEN 'A' ELSE 'G' END, a.subject, a.subject_id, seconds_of(a.limit_window),
                   c.begun, coalesce(c.ended, 9e18::bigint),
                   CASE WHEN a.until IS NULL THEN a.counts_from::text ELSE a.units || ' ' || microseconds_of(a.until) END)
-    FROM adjusted AS a JOIN change AS c USING (change_id);
+    FROM adjusted AS a JOIN change AS c USING (change_id)
+    UNION ALL
+    SELECT 0, format('R %s %s', begun, ended) FROM run WHERE evictions = 0;
 CREATE VIEW rows AS
     SELECT at, key_id, account_id, request_id, cost, CASE code WHEN 'valid' THEN 1 WHEN 'rate_limited' THEN 2 WHEN 'quota_exceeded' THEN 2 ELSE 0 END AS outcome
     FROM apikeys.request_log WHERE key_id <> 1000000000;
 
 INSERT INTO clock VALUES (0, pg_postmaster_start_time(), :stretch);
 CREATE INDEX ON change (source_id, change_id);
+CALL begin_run();
 ANALYZE;

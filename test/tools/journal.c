@@ -2,22 +2,23 @@
  * journal.c
  *	  Compares the log with what clients were told.
  *
- * What a client was told before a crash may be lost, as far as it was told so
- * without synchronous_usage; nothing else may.  The queue keeps the order of a
- * client's requests, and a crash loses a suffix of what was queued and written:
- * so what a client has lost is the last that it was told before the crash.
- * What is in the log and was not told belongs to calls that were cut short.
+ * A crash may lose requests that were answered without synchronous_usage, and
+ * nothing else may be lost.  The queue keeps the order of a client's requests,
+ * and a crash loses the end of what was queued and written.  So the lost ones
+ * are the last of those that the client was told of before the crash.  Requests
+ * in the log that no client was told of belong to calls that were interrupted.
  *
- * A journal has the id and the code of each request, and marks, "= ...":
- *	b number	a call for so many requests follows
- *	s on|off	synchronous_usage, from here on
- *	x crash|stop	the connection was lost
+ * A journal has a line for each request, its id and its code, and marks:
+ *	= b number		a call for so many requests follows
+ *	= s on|off		synchronous_usage, from here on
+ *	= x crash|stop	the connection was lost in a crash, or in an orderly stop
+ *	= done			the client has ended
  */
 #include "c.h"
 
 #include "oracle.h"
 
-/* What a client was told since its connection was lost before. */
+/* Requests that a client was told of over one connection. */
 typedef struct Told
 {
 	bool *lost;
@@ -27,13 +28,13 @@ typedef struct Told
 
 typedef struct Sums
 {
-	uint64 told;	   /* requests */
-	uint64 lost;	   /* in crashes, as they may be */
-	uint64 lost_worst; /* by one client in one crash */
+	uint64 told;	   /* requests that clients were told of */
+	uint64 lost;	   /* in crashes, where that is allowed */
+	uint64 lost_worst; /* of one client in one crash */
 	uint64 missing;	   /* lost otherwise */
-	uint64 unknown;	   /* of calls that were cut short */
-	uint64 unrecorded; /* answers without a record: overloaded */
-	uint64 found;
+	uint64 unknown;	   /* in calls that were interrupted: perhaps made */
+	uint64 unrecorded; /* answered without an id: overloaded */
+	uint64 found;	   /* told of, and in the log */
 } Sums;
 
 static uint8 (*ids)[16];
@@ -44,7 +45,7 @@ compareIds(const void *a, const void *b)
 	return memcmp(a, b, 16);
 }
 
-/* Sorts the ids of the log; returns how many are there again. */
+/* Sorts the ids of the log; returns how many of them are repeated. */
 static uint64
 collectIds(void)
 {
@@ -61,7 +62,7 @@ collectIds(void)
 	return again;
 }
 
-/* Reads an id; false: there is none. */
+/* Reads the id at the start of a line; false: there is none. */
 static bool
 readId(const char *line, uint8 *id)
 {
@@ -83,7 +84,7 @@ readId(const char *line, uint8 *id)
 	return digits == 32;
 }
 
-/* Counts what a client has lost of what it was told. */
+/* Counts the requests of a connection that are lost, when it has ended. */
 static void
 countLosses(Told *told, bool crash, Sums *sums)
 {

@@ -2,17 +2,18 @@
  * judge.c
  *	  Judges the rows of each key, or of each account, by its limits.
  *
- * The rows of a subject lie in the order of time, with sums of the units that
- * were admitted before each.  So the units in a window are a difference of two
- * sums, and the smallest window that holds too many is found by bisection.
- * Rows of one instant have seen each other, or not: the sums at the end of the
- * instant are taken for all of them, since the last one has seen those.
+ * The rows of a subject are sorted by time, and with each goes the sum of the
+ * units that were admitted before it.  The units in a window are the difference
+ * of two sums, and the smallest window that holds too many is found by
+ * bisection.  The log does not tell the order of rows of one instant: all are
+ * judged by the sum at the end of the instant, which is what the last of them
+ * has to obey.
  */
 #include "c.h"
 
 #include "oracle.h"
 
-/* The rows of a subject; the arrays are kept for the next one. */
+/* The rows of a subject; the arrays are used again for the next one. */
 typedef struct Trace
 {
 	const Subject *subject;
@@ -27,14 +28,16 @@ typedef struct Trace
 typedef struct Standing
 {
 	int64 window;	  /* microseconds; 0: total */
-	int64 units;	  /* so far, of all time */
-	int64 cap_high;	  /* with all that may be granted */
-	int64 cap_low;	  /* with what certainly is */
-	int64 reset_high; /* units that may not count */
-	int64 reset_low;  /* and those that do not */
+	int64 units;	  /* admitted so far */
+	int64 cap_high;	  /* with all grants that may be in force */
+	int64 cap_low;	  /* with those that certainly are */
+	int64 reset_high; /* the first units that perhaps do not count any more */
+	int64 reset_low;  /* those that certainly do not */
 } Standing;
 
-static int sorted_by; /* compareRows: 0 the key, 1 the account */
+#define ROUNDING 3 /* microseconds: of times in the log and in the tables */
+
+static int sorted_by; /* for compareRows: 0 key, 1 account */
 
 static int
 compareRows(const void *a, const void *b)
@@ -87,7 +90,7 @@ lastWithAtMost(const Trace *trace, int64 units)
 	return low;
 }
 
-/* Applies resets and grants at an instant. */
+/* Applies the subject's resets and grants for a window, as of an instant. */
 static void
 adjust(const Subject *subject, int64 seconds, int64 at, Standing *standing)
 {
@@ -118,10 +121,11 @@ adjust(const Subject *subject, int64 seconds, int64 at, Standing *standing)
 }
 
 /*
- * Tells whether a window that ends with an admitted row holds too much.  The
- * log has whole microseconds, and the 128th part of a window of an odd number
- * of seconds has not: there, two requests that are W and some nanoseconds apart
- * can seem to be W apart.
+ * Tells whether the window that ends with an admitted row holds more than the
+ * cap.  The log has whole microseconds.  So two requests that are W and some
+ * nanoseconds apart can seem to be W apart; but only if the 128th part of the
+ * window is not a whole number of microseconds, as in windows of an odd number
+ * of seconds.
  */
 static bool
 isOver(const Trace *trace, const Row *row, const Standing *standing)
@@ -138,7 +142,7 @@ isOver(const Trace *trace, const Row *row, const Standing *standing)
 	return used > standing->cap_high;
 }
 
-/* By how much a stored step may be wrong about the units of such a window. */
+/* Returns the length of the longest stored step in such a window. */
 static int64
 stepOf(int64 window)
 {
@@ -147,41 +151,68 @@ stepOf(int64 window)
 	return window > 47 * 3600 * SECOND ? 3600 * SECOND : 300 * SECOND;
 }
 
+/* Returns the run that an instant lies in, NULL if in none. */
+const Run *
+JudgeRunOf(int64 at)
+{
+	for (size_t i = 0; i < run_count; i++)
+		if (runs[i].from <= at && at <= runs[i].until)
+			return &runs[i];
+	return NULL;
+}
+
+/*
+ * Tells whether a load excuses that units come back late: their times were
+ * read from stored steps.  Units used since a run began were not, unless
+ * another window was added to the limits.
+ */
+static bool
+isExcused(const Trace *trace, const Row *row, int64 window, int64 used_at, int64 last_at)
+{
+	const Run *run = JudgeRunOf(row->at);
+
+	if (run != NULL && used_at >= run->from && sources[trace->subject->source].count == 1)
+		return false;
+	return row->at - last_at <= window + window / 128 + ROUNDING;
+}
+
 /* Judges a denial by one limit; notes the result if none is better so far. */
 static void
 judgeDenial(const Trace *trace, Row *row, const Standing *standing)
 {
-	int64 room = standing->cap_low - Max(row->cost, 1); /* more than that was not admissible */
-	int64 bound = standing->window / 128 + SECOND + 1;
-	int64 last = 0;
-	int64 longer = 0;
+	/* with more units than these, the request did not fit in */
+	int64 room = standing->cap_low - Max(row->cost, 1);
+	int64 bound = standing->window / 128 + SECOND;
+	int64 late = 0; /* since when there was room */
 	Blame blame = BLAME_NONE;
 
 	if (standing->units - standing->reset_low <= room)
 		return;
 	if (standing->window > 0 && room >= 0)
 	{
-		longer = row->at - standing->window -
-				 trace->at[lastWithAtMost(trace, standing->units - room - 1)];
-		last = row->at - trace->at[lastWithAtMost(trace, standing->units - 1)];
+		int64 used_at = trace->at[lastWithAtMost(trace, standing->units - room - 1)];
+		int64 last_at = trace->at[lastWithAtMost(trace, standing->units - 1)];
+
+		late = row->at - standing->window - used_at;
+		if (late > 0)
+			blame = BLAME_LATE;
+		if (late > bound + ROUNDING)
+			blame = (late <= bound + stepOf(standing->window) &&
+					 isExcused(trace, row, standing->window, used_at, last_at)) ?
+						BLAME_STEP :
+						BLAME_UNJUST;
 	}
-	if (longer > bound)
-		blame = (last <= standing->window + bound && longer <= bound + stepOf(standing->window)) ?
-					BLAME_STEP :
-					BLAME_UNJUST;
-	else if (longer > 0)
-		blame = BLAME_LATE;
-	longer = blame == BLAME_NONE ? 0 : Max(longer - standing->window / 128, 0);
-	if (blame < row->blame || (blame == row->blame && longer < row->excess))
+	late = Max(late - standing->window / 128, 0);
+	if (blame < row->blame || (blame == row->blame && late < row->excess))
 	{
 		row->blame = blame;
-		row->excess = longer;
+		row->excess = late;
 	}
 }
 
 /*
- * Judges a row by the limits of one version.  What is left of over is what all
- * versions that may hold agree on.
+ * Judges a row by the limits of one version.  Returns whether it is over one of
+ * them; of a denial, notes what is wrong in the row.
  */
 static bool
 judgeByVersion(const Trace *trace, Row *row, int64 units, const Version *version)
@@ -205,12 +236,15 @@ judgeByVersion(const Trace *trace, Row *row, int64 units, const Version *version
 	return over;
 }
 
-/* Judges all rows of a subject. */
+/*
+ * Judges all rows of a subject.  A row is over if it is so by each version that
+ * may have been in force.
+ */
 static void
 judgeTrace(const Trace *trace)
 {
 	const Source *source = &sources[trace->subject->source];
-	size_t past = 0; /* versions that are */
+	size_t past = 0; /* versions that were in force earlier */
 	size_t end = 0;	 /* of the rows of this instant */
 
 	for (size_t i = 0; i < trace->count; i++)
@@ -229,8 +263,6 @@ judgeTrace(const Trace *trace)
 			continue;
 		for (size_t j = past; j < source->count && source->versions[j].from <= row->at; j++)
 		{
-			if (source->versions[j].until < row->at)
-				continue;
 			over &= judgeByVersion(trace, row, trace->before[end], &source->versions[j]);
 			judged = true;
 		}

@@ -2,35 +2,39 @@
  * oracle.c
  *	  Judges the request log of scripts/soak: oracle RULES JOURNAL... <ROWS
  *
- * It knows nothing of rings, meters or stored steps.  It sees the rows of the
- * log, which limits, resets and grants were in force when, and what the clients
- * were told; and it looks at trailing windows, both ends included.
+ * It knows nothing of rings, meters or stored steps.  It reads the rows of the
+ * log, and which limits, resets and grants were in force when; and it looks at
+ * trailing windows, both ends included.
  *
- *	over	an admitted request in whose window there is more than the cap
- *	late	a request denied by a limit although each window had room for it;
- *			but so much longer a window, at most W/128 + 1 s, had not
- *	step	the same, by more: the limit's subject has used units within the
- *			window, and a load knows their times only as far as the stored step
- *			(5 minutes, 1 hour, 1 day) tells them
- *	unjust	a request denied without any such reason
+ *	over	an admitted request whose window holds more than the cap
+ *	late	a request denied by a limit although its window had room: a window
+ *			longer by at most W/128 + 1 s had none
+ *	step	the same, but longer than that, by one stored step at most (5
+ *			minutes, an hour, a day): a meter that was loaded knows the times of
+ *			units no better.  This is no excuse for units used since the start
+ *			of a run (below), nor if the last use is older than W + W/128
+ *	unjust	any other request denied by a limit
  *
- * A change of limits takes effect between two instants: between them the old
- * ones may hold as well as the new ones, and a request is judged by those that
- * are better for the engine.
+ * A change of limits takes effect between two known instants.  A request
+ * between them is at fault only if it is so by the old limits and by the new
+ * ones; the same holds for grants and resets.
  *
  * ROWS is binary output of COPY: at, key_id, account_id, request_id, cost, and
- * what became of the request (enum Outcome).  RULES has lines of numbers (times
- * in microseconds since 2000), as scripts/soak.sql writes them:
- *	S k|a id source group						who is subject to which limits
- *	V source from until cap/seconds ...			limits; total: 0 seconds
- *	A k|a id seconds from until count			a reset: so many do not count
+ * what became of the request (enum Outcome).  RULES has lines of numbers, times
+ * in microseconds since 2000; scripts/soak.sql writes them:
+ *	N group name								a group of keys
+ *	S k|a id source group						a key or an account, and where
+ *												its limits come from
+ *	V source from until cap/seconds ...			limits; of total: 0 seconds
+ *	A k|a id seconds from until count			a reset: the first count units
+ *												do not count any more
  *	G k|a id seconds from until units expiry	a grant
- *	N group name								the name of a group of subjects
- * JOURNAL is the output of a client: the id and the code of each request, and
- * lines with a mark (readMark).
+ *	R from until								a run: in it no meter was
+ *												evicted, and no server started
+ * JOURNAL is what a client was told: see journal.c.
  *
- * Prints a table, figures as name=value, and the first faults of each kind on
- * standard error.
+ * Prints a table, then figures as name=value; on standard error, the first
+ * faults of each kind.
  */
 #include "c.h"
 
@@ -46,6 +50,8 @@ Subject *subjects;
 size_t subject_count;
 Source *sources;
 size_t source_count;
+Run *runs;
+size_t run_count;
 char group_names[GROUPS_MAX][64];
 
 void
@@ -55,7 +61,10 @@ fail(const char *what, const char *detail)
 	exit(2);
 }
 
-/* Makes room for one more element; sizes are powers of two. */
+/*
+ * Returns the array with room for one more element than it has.  Its size is a
+ * power of two.
+ */
 void *
 grow(void *array, size_t count, size_t size)
 {
@@ -78,14 +87,14 @@ compareSubjects(const void *a, const void *b)
 	return (x->id > y->id) - (x->id < y->id);
 }
 
-Subject *
+static Subject *
 findSubject(char kind, int64 id)
 {
 	Subject wanted = {.kind = kind, .id = id};
 	Subject *found = bsearch(&wanted, subjects, subject_count, sizeof(Subject), compareSubjects);
 
 	if (found == NULL)
-		fail("the log has a subject that nobody knows", "");
+		fail("the log has a key or an account that the rules do not have", "");
 	return found;
 }
 
@@ -95,7 +104,8 @@ readLimits(const char *text, Version *version)
 {
 	int used;
 
-	while (sscanf(text, " " INT64_FORMAT "/" INT64_FORMAT "%n",
+	while (version->count < LIMITS_MAX &&
+		   sscanf(text, " " INT64_FORMAT "/" INT64_FORMAT "%n",
 				  &version->limits[version->count].cap, &version->limits[version->count].seconds,
 				  &used) == 2)
 	{
@@ -146,6 +156,17 @@ readAdjustment(const char *line)
 	subject->adjustments[subject->adjustment_count++] = adjustment;
 }
 
+static void
+readRun(const char *line)
+{
+	Run run;
+
+	if (sscanf(line, "R " INT64_FORMAT " " INT64_FORMAT, &run.from, &run.until) != 2)
+		fail("cannot read", line);
+	runs = grow(runs, run_count, sizeof(Run));
+	runs[run_count++] = run;
+}
+
 /* Reads the rules: subjects first, then all that refers to them. */
 static void
 readRules(const char *path)
@@ -173,6 +194,8 @@ readRules(const char *path)
 			}
 			else if (pass == 0 && line[0] == 'N' && sscanf(line, "N %d ", &group) == 1)
 				sscanf(line, "N %*d %63[^\n]", group_names[group]);
+			else if (pass == 0 && line[0] == 'R')
+				readRun(line);
 			else if (pass == 1 && line[0] == 'V')
 				readVersion(line);
 			else if (pass == 1 && (line[0] == 'A' || line[0] == 'G'))
@@ -243,11 +266,11 @@ printId(const Row *row)
 		fprintf(stderr, "%02x%s", row->id[i], i == 3 || i == 5 || i == 7 || i == 9 ? "-" : "");
 }
 
-/* Shows a fault, as long as there are few of its kind. */
+/* Shows a fault, the how many-th of its kind, if it is one of the first. */
 static void
-show(const Row *row, const char *what, uint64 so_many)
+show(const Row *row, const char *what, uint64 number)
 {
-	if (so_many > EXAMPLES)
+	if (number > EXAMPLES)
 		return;
 	fprintf(stderr, "%s: ", what);
 	printId(row);
@@ -257,11 +280,10 @@ show(const Row *row, const char *what, uint64 so_many)
 	fprintf(stderr, "\n");
 }
 
-/* Prints a line for each group of keys, and the sums of all. */
+/* Sums up by groups, and over all in the last element; shows faults. */
 static void
-report(void)
+sumUp(Figures *figures)
 {
-	static Figures figures[GROUPS_MAX + 1];
 	Figures *all = &figures[GROUPS_MAX];
 
 	for (size_t i = 0; i < row_count; i++)
@@ -277,12 +299,23 @@ report(void)
 				continue;
 			its[j]->blames[row->blame]++;
 			its[j]->worst[row->blame] = Max(its[j]->worst[row->blame], row->excess);
+			its[j]->in_runs += (JudgeRunOf(row->at) != NULL);
 		}
 		if (row->over)
 			show(row, "over", all->over);
 		if (row->outcome == OUTCOME_LIMITED && row->blame == BLAME_UNJUST)
 			show(row, "unjust", all->blames[BLAME_UNJUST]);
 	}
+}
+
+/* Prints a line for each group of keys, and the sums of all. */
+static void
+report(void)
+{
+	static Figures figures[GROUPS_MAX + 1];
+	const Figures *all = &figures[GROUPS_MAX];
+
+	sumUp(figures);
 	printf("%-10s %10s %10s %6s %9s %9s %9s %9s %7s\n", "keys", "admitted", "denied", "over",
 		   "late", "worst, s", "step", "worst, s", "unjust");
 	for (int i = 0; i <= GROUPS_MAX; i++)
@@ -293,13 +326,15 @@ report(void)
 				   figures[i].blames[BLAME_LATE], figures[i].worst[BLAME_LATE] / 1e6,
 				   figures[i].blames[BLAME_STEP], figures[i].worst[BLAME_STEP] / 1e6,
 				   figures[i].blames[BLAME_UNJUST]);
-	printf("logged=%zu\nadmitted=%lu\nlimited=%lu\nover=%lu\nlate=%lu\nstep=%lu\nunjust=%lu\n",
-		   row_count, all->outcomes[OUTCOME_ADMITTED], all->outcomes[OUTCOME_LIMITED], all->over,
-		   all->blames[BLAME_LATE], all->blames[BLAME_STEP], all->blames[BLAME_UNJUST]);
+	printf("logged=%zu\nadmitted=%lu\nlimited=%lu\nlimited_in_runs=%lu\nover=%lu\n", row_count,
+		   all->outcomes[OUTCOME_ADMITTED], all->outcomes[OUTCOME_LIMITED], all->in_runs,
+		   all->over);
+	printf("late=%lu\nlate_worst=%.6f\nstep=%lu\nunjust=%lu\n", all->blames[BLAME_LATE],
+		   all->worst[BLAME_LATE] / 1e6, all->blames[BLAME_STEP], all->blames[BLAME_UNJUST]);
 	if (all->worst[BLAME_UNJUST] == PG_INT64_MAX)
-		printf("worst=never\n");
+		printf("unjust_worst=never\n");
 	else
-		printf("worst=%.3f\n", all->worst[BLAME_UNJUST] / 1e6);
+		printf("unjust_worst=%.3f\n", all->worst[BLAME_UNJUST] / 1e6);
 }
 
 int

@@ -14,12 +14,12 @@
 
 typedef enum Outcome
 {
-	OUTCOME_OTHER, /* denied, but by no limit */
+	OUTCOME_OTHER, /* denied, not by a limit */
 	OUTCOME_ADMITTED,
 	OUTCOME_LIMITED
 } Outcome;
 
-/* What a denial by a limit shows, the best first. */
+/* What is wrong with a denial by a limit, the least first: see oracle.c. */
 typedef enum Blame
 {
 	BLAME_NONE,
@@ -47,7 +47,7 @@ typedef struct Limit
 	int64 seconds; /* 0: total */
 } Limit;
 
-/* Limits that may have been in force from one instant to another. */
+/* Limits that may have been in force from one instant to another, inclusive. */
 typedef struct Version
 {
 	int64 from;
@@ -56,12 +56,19 @@ typedef struct Version
 	Limit limits[LIMITS_MAX];
 } Version;
 
-/* Where subjects have their limits from: a key's own, a tier, a plan ... */
+/* What subjects have their limits from: a key, an account, a plan, a tier. */
 typedef struct Source
 {
-	Version *versions; /* in the order of time */
+	Version *versions; /* in the order of their starts, and of their ends */
 	size_t count;
 } Source;
+
+/* From one instant to another, no meter was evicted and no server started. */
+typedef struct Run
+{
+	int64 from;
+	int64 until;
+} Run;
 
 /* A reset or a grant. */
 typedef struct Adjustment
@@ -84,10 +91,11 @@ typedef struct Subject
 	char kind; /* k: key, a: account */
 } Subject;
 
-/* What was found in some rows. */
+/* Sums over some rows. */
 typedef struct Figures
 {
 	uint64 outcomes[OUTCOME_LIMITED + 1];
+	uint64 in_runs; /* denied by limits, within runs */
 	uint64 over;
 	uint64 blames[BLAME_UNJUST + 1];
 	int64 worst[BLAME_UNJUST + 1];
@@ -99,10 +107,13 @@ extern Subject *subjects;
 extern size_t subject_count;
 extern Source *sources;
 extern size_t source_count;
+extern Run *runs;
+extern size_t run_count;
 
 extern void fail(const char *what, const char *detail) pg_attribute_noreturn();
 extern void *grow(void *array, size_t count, size_t size);
 
+extern const Run *JudgeRunOf(int64 at);
 extern void JudgeBy(int which);
 extern void JournalCheck(char **paths, int count);
 
