@@ -43,17 +43,19 @@ COMMENT ON FUNCTION apikeys_internal.add_notice(text, bigint, bigint, jsonb) IS
 CREATE FUNCTION apikeys_internal.add_notice_once(
     subject "char", subject_id bigint, topic text, value text, at timestamptz, again interval,
     kind text, account_id bigint, key_id bigint, details jsonb) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    WITH marked AS (
-        INSERT INTO apikeys.notice_mark AS m (subject, subject_id, topic, value, at)
-        VALUES (add_notice_once.subject, add_notice_once.subject_id, add_notice_once.topic, add_notice_once.value, add_notice_once.at)
-        ON CONFLICT (subject, subject_id, topic) DO UPDATE SET value = excluded.value, at = excluded.at
-        WHERE m.value <> excluded.value OR m.at <= excluded.at - add_notice_once.again
-        RETURNING 0
-    )
-    SELECT apikeys_internal.add_notice(kind, account_id, key_id, details) FROM marked;
-END;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO apikeys.notice_mark AS m (subject, subject_id, topic, value, at)
+    VALUES (add_notice_once.subject, add_notice_once.subject_id, add_notice_once.topic, add_notice_once.value, add_notice_once.at)
+    ON CONFLICT (subject, subject_id, topic) DO UPDATE SET value = excluded.value, at = excluded.at
+    WHERE m.value <> excluded.value OR m.at <= excluded.at - add_notice_once.again;
+    IF FOUND THEN
+        PERFORM apikeys_internal.add_notice(kind, account_id, key_id, details);
+    END IF;
+END
+$$;
 COMMENT ON FUNCTION apikeys_internal.add_notice_once("char", bigint, text, text, timestamptz, interval, text, bigint, bigint, jsonb) IS
 'Add a notice, unless the last one on the topic had the same value and is younger than the interval given (NULL: of '
 'any age).';
@@ -61,14 +63,17 @@ COMMENT ON FUNCTION apikeys_internal.add_notice_once("char", bigint, text, text,
 CREATE FUNCTION apikeys_internal.add_limit_notice(
     subject "char", account_id bigint, key_id bigint, limit_window text, seconds bigint, cap bigint, used bigint, reached boolean,
     at timestamptz) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT apikeys_internal.add_notice_once(
-        subject, CASE subject WHEN 'k' THEN key_id ELSE account_id END, k.kind || '/' || limit_window, cap::text, at,
-        CASE WHEN seconds IS NOT NULL THEN greatest(make_interval(secs => seconds), '1 hour') END, k.kind, account_id, CASE subject WHEN 'k' THEN key_id END,
-        jsonb_build_object('limit_window', limit_window, 'cap', cap, 'used', used, 'at', at))
-    FROM (SELECT CASE WHEN reached THEN 'limit_reached' ELSE 'limit_near' END) AS k (kind);
-END;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    kind text := CASE WHEN reached THEN 'limit_reached' ELSE 'limit_near' END;
+BEGIN
+    PERFORM apikeys_internal.add_notice_once(
+        subject, CASE subject WHEN 'k' THEN key_id ELSE account_id END, kind || '/' || limit_window, cap::text, at,
+        CASE WHEN seconds IS NOT NULL THEN greatest(make_interval(secs => seconds), '1 hour') END, kind, account_id, CASE subject WHEN 'k' THEN key_id END,
+        jsonb_build_object('limit_window', limit_window, 'cap', cap, 'used', used, 'at', at));
+END
+$$;
 COMMENT ON FUNCTION apikeys_internal.add_limit_notice("char", bigint, bigint, text, bigint, bigint, bigint, boolean, timestamptz) IS
 'Add a notice that a limit of a key (k) or an account (a) is nearly or all used, unless there was one within the '
 'limit''s window (in seconds; NULL: without end) or within the hour. Called by the background worker.';
