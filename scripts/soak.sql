@@ -162,13 +162,13 @@ BEGIN
 END $$;
 
 -- Resets usage or grants units, of a key or an account whose limits stay.
-CREATE PROCEDURE adjust(change_id int, begun bigint) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE adjust(change_id int) LANGUAGE plpgsql AS $$
 DECLARE
     chosen soak.member := (SELECT m FROM soak.member AS m JOIN soak.key_group AS g USING (group_id) WHERE g.changed = 'adjustment' ORDER BY random() LIMIT 1);
     account text := (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = chosen.account_id);
     limit_window text := (ARRAY['minute', 'day', 'total'])[1 + floor(random() * 3)::int];
     units bigint := CASE WHEN random() < 0.2 THEN -5 ELSE 1 + floor(random() * 40) END;
-    until timestamptz := timestamptz '2000-01-01 00:00:00+00' + begun * interval '1 us' + interval '1 second' - interval '10 minutes' * ln(1 - random());
+    until timestamptz := timestamptz '2000-01-01 00:00:00+00' + soak.engine_now() * interval '1 us' + interval '1 minute' - interval '10 minutes' * ln(1 - random());
 BEGIN
     INSERT INTO soak.adjusted
     SELECT adjust.change_id, a.subject, a.subject_id, a.limit_window, a.units, a.until, a.counts_from
@@ -196,7 +196,7 @@ BEGIN
     COMMIT;
     IF soak.enter() THEN
         IF chosen IS NULL THEN
-            CALL soak.adjust(made.change_id, made.begun);
+            CALL soak.adjust(made.change_id);
         ELSE
             CALL soak.change_limits(chosen, made.limits);
         END IF;
