@@ -44,6 +44,7 @@ OBJS = \
 	src/request/guard.o \
 	src/manage/key.o \
 	src/request/authenticate.o \
+	src/manage/drop.o \
 	src/manage/redact.o \
 	src/manage/text.o \
 	src/request/adjustment.o \

@@ -74,6 +74,7 @@
  * manage/: what the management functions need of C
  *	key				new key texts and their digests
  *	redact			no key text in the server's log
+ *	drop			the removal of the extension while it is in use
  *	text			what callers may send to be stored
  *
  * Each module declares its settings in its header; they are defined here.
@@ -94,6 +95,7 @@
 #include "engine/meter.h"
 #include "engine/queue.h"
 #include "engine/wait.h"
+#include "manage/drop.h"
 #include "manage/key.h"
 #include "manage/redact.h"
 #include "pure/clock.h"
@@ -292,6 +294,7 @@ _PG_init(void)
 	ClockInit();
 	defineSettings();
 	RedactInit();
+	DropInit();
 	defineStartSettings(process_shared_preload_libraries_in_progress);
 	defineEngineSettings();
 	defineBlockSettings();

@@ -99,11 +99,24 @@ finishVerdict(Verdict *verdict)
 }
 
 /*
- * Decides about a request, meters and records it, and waits until that is
- * durable, if it must be.
+ * Ends the look-up before a wait: nobody who needs its tables then waits, too.
+ * The verdict stays good.
  */
 static void
-verify(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, Verdict *verdict)
+endLookup(Lookup *lookup, Verdict *verdict)
+{
+	if (verdict->account)
+		verdict->account = DatumGetTextPCopy(PointerGetDatum(verdict->account));
+	LookupEnd(lookup);
+}
+
+/*
+ * Decides about a request, meters and records it, and waits until that is
+ * durable, if it must be.  The look-up stays open if the key's row is needed
+ * afterwards.
+ */
+static void
+verify(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, bool row_needed, Verdict *verdict)
 {
 	Request request;
 	Call call;
@@ -113,6 +126,8 @@ verify(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, Verdict *verdict)
 		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
 	CallBegin(&call);
 	decide(&request, lookup, row, verdict, &call);
+	if (call.durable_at != 0 && !row_needed)
+		endLookup(lookup, verdict);
 	(void) CallAwaitDurable(&call);
 	finishVerdict(verdict);
 }
@@ -126,7 +141,7 @@ apikeys_key_verify(PG_FUNCTION_ARGS)
 	KeyRow row;
 	Datum result;
 
-	verify(fcinfo, &lookup, &row, &verdict);
+	verify(fcinfo, &lookup, &row, false, &verdict);
 	result = VerdictForm(&verdict, fcinfo);
 	LookupEnd(&lookup);
 	return result;
@@ -147,7 +162,7 @@ apikeys_identity_begin_as(PG_FUNCTION_ARGS)
 
 	IdentityRequireOpen("begin_as");
 	if (PG_ARGISNULL(REQUEST_METERED) || PG_GETARG_BOOL(REQUEST_METERED))
-		verify(fcinfo, &lookup, &row, &verdict);
+		verify(fcinfo, &lookup, &row, true, &verdict);
 	else
 		Authenticate(fcinfo, &lookup, &row, &verdict);
 	if (verdict.code == VERDICT_VALID)

@@ -296,12 +296,12 @@ tryLockCurrent(CatalogTable *table, const Oid *oid)
 }
 
 static bool
-tryLock(Oid relation, CatalogLocks *locks)
+tryLock(CatalogTable *table, const Oid *oid, CatalogLocks *locks)
 {
 	Assert(locks->count < CATALOG_LOCKS_MAX);
-	if (!tryLockRelation(relation))
+	if (!tryLockCurrent(table, oid))
 		return false;
-	locks->relations[locks->count++] = relation;
+	locks->relations[locks->count++] = *oid;
 	return true;
 }
 
@@ -324,10 +324,10 @@ CatalogTryLock(CatalogTable *table, CatalogLocks *locks)
 	int before = locks->count;
 
 	CatalogResolve(table);
-	if (!tryLock(table->oid, locks))
+	if (!tryLock(table, &table->oid, locks))
 		return false;
 	for (int i = 0; i < CATALOG_INDEXES_MAX && table->indexes[i]; i++)
-		if (!tryLock(table->index_oids[i], locks))
+		if (!tryLock(table, &table->index_oids[i], locks))
 		{
 			unlockTo(locks, before);
 			return false;
@@ -343,6 +343,22 @@ CatalogUnlock(CatalogLocks *locks)
 }
 
 /*
+ * Opens and locks the table whose OID has been filled in; NULL: it was dropped
+ * while its lock was waited for, and is to be found again by its name.
+ */
+static Relation
+openFound(CatalogTable *table, LOCKMODE mode)
+{
+	Relation rel;
+
+	CHECK_FOR_INTERRUPTS();
+	rel = try_table_open(table->oid, mode);
+	if (rel == NULL)
+		table->oid_generation = table->generation = 0;
+	return rel;
+}
+
+/*
  * Opens and locks the table.  The relation is closed with table_close, which
  * may give back the lock, too.
  */
@@ -351,8 +367,9 @@ CatalogOpen(CatalogTable *table, LOCKMODE mode)
 {
 	Relation rel;
 
-	CatalogResolve(table);
-	rel = table_open(table->oid, mode);
+	do
+		CatalogResolve(table);
+	while ((rel = openFound(table, mode)) == NULL);
 
 	/* Taking the lock may have brought news of a change. */
 	CatalogResolve(table);
@@ -377,7 +394,12 @@ CatalogTryOpen(CatalogTable *table)
 Relation
 CatalogOpenBare(CatalogTable *table, LOCKMODE mode)
 {
-	return table_open(CatalogOid(table), mode);
+	Relation rel;
+
+	do
+		resolveOid(table);
+	while ((rel = openFound(table, mode)) == NULL);
+	return rel;
 }
 
 /*
