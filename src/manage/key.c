@@ -12,12 +12,18 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -28,6 +34,7 @@
 #include "pure/nametext.h"
 #include "pure/pattern.h"
 #include "pure/secret.h"
+#include "tables/catalog.h"
 #include "types/digest.h"
 
 #define HASHED_MIN 4	   /* bytes of an imported key that its hash rule uses */
@@ -39,6 +46,7 @@ int KeyExpiryNotice;
 PG_FUNCTION_INFO_V1(apikeys_key_draw);
 PG_FUNCTION_INFO_V1(apikeys_key_digest);
 PG_FUNCTION_INFO_V1(apikeys_key_state);
+PG_FUNCTION_INFO_V1(apikeys_key_free_alias);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_check);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_require);
 PG_FUNCTION_INFO_V1(apikeys_accounts_are_created);
@@ -193,6 +201,59 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 	digest = palloc(sizeof(Digest));
 	SecretDigest(digest, hashed, hashed_len);
 	PG_RETURN_POINTER(digest);
+}
+
+/* Tells whether a key of the account has the alias key-<number>. */
+static bool
+aliasIsTaken(IndexScanDesc scan, TupleTableSlot *slot, int64 account_id, int64 number)
+{
+	ScanKeyData keys[2];
+	text *alias = cstring_to_text(psprintf("key-" INT64_FORMAT, number));
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(account_id));
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, TEXTOID,
+						   scan->indexRelation->rd_indcollation[1], F_TEXTEQ,
+						   PointerGetDatum(alias));
+	index_rescan(scan, keys, lengthof(keys), NULL, 0);
+	return index_getnext_slot(scan, ForwardScanDirection, slot);
+}
+
+/*
+ * free_alias: an alias key-<n> that no key of the account has, where n is 1 or
+ * key-<n-1> is taken.  Doubling n, then halving what lies between, takes few
+ * look-ups.
+ */
+Datum
+apikeys_key_free_alias(PG_FUNCTION_ARGS)
+{
+	int64 account_id = PG_GETARG_INT64(0);
+	Relation keys = CatalogOpenBare(&CatalogKey, AccessShareLock);
+	Relation index = index_open(get_relname_relid("key_account_id_alias_key", CatalogSchema(false)),
+								AccessShareLock);
+	IndexScanDesc scan = index_beginscan(keys, index, GetActiveSnapshot(), NULL, 2, 0);
+	TupleTableSlot *slot = table_slot_create(keys, NULL);
+	int64 taken = 0;
+	int64 free = 1;
+
+	while (aliasIsTaken(scan, slot, account_id, free))
+	{
+		taken = free;
+		free *= 2;
+	}
+	while (free - taken > 1)
+	{
+		int64 middle = (taken + free) / 2;
+
+		if (aliasIsTaken(scan, slot, account_id, middle))
+			taken = middle;
+		else
+			free = middle;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	table_close(keys, AccessShareLock);
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("key-" INT64_FORMAT, free)));
 }
 
 /* key_state: one word for the state of a key, in the order of verification. */

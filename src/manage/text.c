@@ -114,6 +114,7 @@ static const TextRule rules[] = {
 PG_FUNCTION_INFO_V1(apikeys_text_check);
 PG_FUNCTION_INFO_V1(apikeys_text_check_row);
 PG_FUNCTION_INFO_V1(apikeys_text_rules);
+PG_FUNCTION_INFO_V1(apikeys_text_is_there);
 
 /* Adds to an error what it is about: a column, and its constraint. */
 static int
@@ -452,4 +453,23 @@ apikeys_text_rules(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/* has_text: whether a text has more than white space. */
+Datum
+apikeys_text_is_there(PG_FUNCTION_ARGS)
+{
+	text *value;
+	const char *bytes;
+	int len;
+	int at = 0;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	value = PG_GETARG_TEXT_PP(0);
+	bytes = VARDATA_ANY(value);
+	len = VARSIZE_ANY_EXHDR(value);
+	while (at < len && (bytes[at] == ' ' || (bytes[at] >= '\t' && bytes[at] <= '\r')))
+		at++;
+	PG_RETURN_BOOL(at < len);
 }

@@ -10,11 +10,13 @@
 -- that.
 
 CREATE FUNCTION apikeys_internal.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
     INSERT INTO apikeys.audit_log (actor, action, object, object_id, account_id, old, new)
     VALUES (nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
-END;
+END
+$$;
 COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS
 'Add a row to the audit log, with the session''s user and the setting apikeys.actor. Errors: 22023 the setting has '
 'more than 512 bytes.';
@@ -29,13 +31,19 @@ CREATE FUNCTION apikeys_internal.audit_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    former  jsonb := to_jsonb(OLD);
-    present jsonb := to_jsonb(NEW);
-    identity text := former ->> TG_ARGV[0];
+    former  jsonb;
+    present jsonb;
+    identity text;
     equal   text[];
     hidden  jsonb;
     owner   bigint;
 BEGIN
+    IF TG_OP = 'UPDATE' AND OLD *= NEW THEN     -- a lock
+        RETURN NULL;
+    END IF;
+    former := to_jsonb(OLD);
+    present := to_jsonb(NEW);
+    identity := former ->> TG_ARGV[0];
     -- Rows deleted with their key find its account in the log.
     owner := coalesce((former ->> 'account_id')::bigint,
                       (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = (former ->> 'key_id')::bigint),

@@ -1,7 +1,7 @@
 -- Keys: creating, importing, rotating, activating, suspending and deleting them.
 --
--- create_key and import_key pass a new row to add_key. add_key and the UPDATE trigger on table key call check_key (planrule.sql)
--- for the rules of the plan. So every change of a row is checked, and a restored row, which was checked before, is not.
+-- create_key and import_key pass a new row to add_key. It and the UPDATE trigger on table key ask planrule.sql for the rules of the
+-- plan. So every change of a row is checked, and a restored row, which was checked before, is not.
 
 CREATE FUNCTION apikeys.shard_hash(key text) RETURNS int
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_shard_hash_text';
@@ -83,28 +83,7 @@ COMMENT ON TYPE apikeys.issued_key IS
 'A key with its text, as create_key and rotate_key return it. The text is shown at no other time.';
 
 CREATE FUNCTION apikeys_internal.free_alias(account_id bigint) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    taken  bigint := 0;
-    free   bigint := 1;
-    middle bigint;
-BEGIN
-    WHILE EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || free) LOOP
-        taken := free;
-        free := 2 * free;
-    END LOOP;
-    WHILE free - taken > 1 LOOP
-        middle := (taken + free) / 2;
-        IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || middle) THEN
-            taken := middle;
-        ELSE
-            free := middle;
-        END IF;
-    END LOOP;
-    RETURN 'key-' || free;
-END
-$$;
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_free_alias';
 COMMENT ON FUNCTION apikeys_internal.free_alias(bigint) IS
 'An alias key-<n> that no key of the account has, where n is 1 or key-<n-1> is taken. It takes few look-ups, even '
 'if there are many keys.';
@@ -115,13 +94,14 @@ AS $$
 DECLARE
     owner apikeys.account;
 BEGIN
-    IF apikeys_internal.accounts_are_created() AND apikeys_internal.reaches_all(true)
-       AND NOT EXISTS (SELECT FROM apikeys.account AS a WHERE a.name = account_for_key.name) THEN
-        PERFORM apikeys_internal.add_account(name, 'default', NULL, NULL, NULL, NULL);
+    SELECT a.* INTO owner FROM apikeys.account AS a WHERE a.name = account_for_key.name AND apikeys_internal.reaches(a.account_id, true);
+    IF NOT FOUND THEN
+        IF apikeys_internal.accounts_are_created() AND apikeys_internal.reaches_all(true) THEN
+            PERFORM apikeys_internal.add_account(name, 'default', NULL, NULL, NULL, NULL);
+        END IF;
+        owner := apikeys_internal.get_account(name, true);
     END IF;
-    owner := apikeys_internal.get_account(name, true);
-    PERFORM apikeys_internal.lock_account(owner.account_id);
-    RETURN apikeys_internal.get_account(name, true);   -- read again under the lock: its plan may have changed
+    RETURN apikeys_internal.lock_account(owner.account_id);     -- its plan may have changed before
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.account_for_key(text) IS
@@ -160,14 +140,16 @@ BEGIN
     IF fault IS NOT NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = fault;
     END IF;
-    SELECT format('%s %s does not exist', wanted.kind, apikeys_internal.quoted(wanted.name)) INTO fault
-    FROM (SELECT 'tier', add_key.tier WHERE add_key.tier IS NOT NULL
-          UNION ALL SELECT 'product', p.name FROM unnest(add_key.products) AS p (name)) AS wanted (kind, name)
-    WHERE NOT EXISTS (SELECT FROM apikeys.tier AS t WHERE wanted.kind = 'tier' AND t.name = wanted.name)
-      AND NOT EXISTS (SELECT FROM apikeys.product AS p WHERE wanted.kind = 'product' AND p.name = wanted.name)
-    LIMIT 1;
-    IF FOUND THEN
-        RAISE no_data_found USING MESSAGE = fault;
+    IF tier IS NOT NULL OR products IS NOT NULL THEN
+        SELECT format('%s %s does not exist', wanted.kind, apikeys_internal.quoted(wanted.name)) INTO fault
+        FROM (SELECT 'tier', add_key.tier WHERE add_key.tier IS NOT NULL
+              UNION ALL SELECT 'product', p.name FROM unnest(add_key.products) AS p (name)) AS wanted (kind, name)
+        WHERE NOT EXISTS (SELECT FROM apikeys.tier AS t WHERE wanted.kind = 'tier' AND t.name = wanted.name)
+          AND NOT EXISTS (SELECT FROM apikeys.product AS p WHERE wanted.kind = 'product' AND p.name = wanted.name)
+        LIMIT 1;
+        IF FOUND THEN
+            RAISE no_data_found USING MESSAGE = fault;
+        END IF;
     END IF;
 
     new_id := apikeys.shard_hash_of_account(owner.name)::bigint << 37 | nextval('apikeys.key_number_seq');
@@ -200,8 +182,12 @@ BEGIN
         RAISE serialization_failure USING
             MESSAGE = 'a key like the new one was deleted at the same time', HINT = 'Try again.';
     END IF;
-    INSERT INTO apikeys.key_product (key_id, product) SELECT DISTINCT made.key_id, p.name FROM unnest(add_key.products) AS p (name);
-    PERFORM apikeys_internal.check_key(made, NULL);
+    IF products IS NOT NULL THEN
+        INSERT INTO apikeys.key_product (key_id, product) SELECT DISTINCT made.key_id, p.name FROM unnest(add_key.products) AS p (name);
+    END IF;
+    IF apikeys_internal.plan_has_rules(rules) THEN
+        PERFORM apikeys_internal.require_plan(made, rules, NULL);
+    END IF;
     PERFORM apikeys_internal.audit('insert', 'key', made.key_id::text, made.account_id, NULL,
                           apikeys_internal.audited_row(to_jsonb(made)) || jsonb_strip_nulls(jsonb_build_object('products', add_key.products)));
     PERFORM apikeys_internal.add_key_notice('created', made);

@@ -1,6 +1,6 @@
 -- The rules of a plan: which keys it allows. They stand here and nowhere else.
 --
--- plan_breaches has the rules. check_plan raises the first that a new or changed key breaks; change_plan lists all that the keys
+-- plan_breaches has the rules. require_plan raises the first that a new or changed key breaks; change_plan lists all that the keys
 -- of an account break. A key counts for its plan while it is neither inactive nor expired: key_counts.
 --
 -- check_plan locks the account. So the plan of the account stays the same until the transaction ends, and two transactions
@@ -13,46 +13,58 @@ RETURN active AND (expires_at IS NULL OR expires_at > present);
 COMMENT ON FUNCTION apikeys_internal.key_counts(boolean, timestamptz, timestamptz) IS
 'Whether a key counts for its plan at a time: it is neither inactive nor expired then.';
 
--- A statement for each kind of rule, run only if the plan has such a rule. They are planned at each call, because one plan would
--- not suit one key and ten thousand.
+CREATE FUNCTION apikeys_internal.plan_has_rules(rules apikeys.plan) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN num_nonnulls(rules.max_keys, rules.max_lifetime, rules.lifetimes, rules.billing_types) > 0
+    OR rules.one_key_per_product OR NOT rules.allow_unexpiring OR NOT rules.custom_limits_allowed;
+COMMENT ON FUNCTION apikeys_internal.plan_has_rules(apikeys.plan) IS
+'Whether there are keys that a plan does not allow.';
+
+-- A statement for each kind of rule, run only if the plan has such a rule. For a few keys their plans are kept; for more they are
+-- planned at each call, because one plan would not suit one key and ten thousand. What set_config sets ends with the function,
+-- because the function sets it, too.
 CREATE FUNCTION apikeys_internal.plan_breaches(
-    candidates apikeys.key[], rules apikeys.plan,
-    judged text[] DEFAULT '{allow_unexpiring,max_lifetime,custom_limits_allowed,billing_types,max_keys,one_key_per_product}')
+    candidates apikeys.key[], rules apikeys.plan, judged text[] DEFAULT NULL)
 RETURNS TABLE (
     place int, rule text, key_id bigint, alias text, fault text, errcode text, message text, detail text, hint text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     present timestamptz := apikeys_internal.wall_clock();
     longest interval := coalesce(rules.max_lifetime, apikeys_internal.longest_lifetime(rules.lifetimes));
 BEGIN
-    RETURN QUERY
-    SELECT r.place, r.rule, c.key_id, c.alias, r.fault, '22023', r.message, NULL, r.hint
-    FROM unnest(candidates) AS c, LATERAL (VALUES
-        (1, 'allow_unexpiring',
-         c.expires_at IS NULL AND (NOT rules.allow_unexpiring OR rules.max_lifetime IS NOT NULL),
-         'it never expires',
-         format('plan "%s" does not allow keys that never expire', rules.name),
-         'Give the key a lifetime.'),
-        (2, 'max_lifetime',
-         c.expires_at > apikeys_internal.seconds_after(present, longest),
-         format('it expires later than in %s', longest),
-         format('plan "%s" allows a lifetime of at most %s', rules.name, longest),
-         NULL),
-        (3, 'custom_limits_allowed',
-         c.limits IS NOT NULL AND NOT rules.custom_limits_allowed,
-         format('it has limits of its own: %s', c.limits),
-         format('plan "%s" does not allow limits of a key''s own', rules.name),
-         'Choose a tier.'),
-        (4, 'billing_types',
-         c.billing_type <> ALL (rules.billing_types),
-         format('its billing type is "%s"', c.billing_type),
-         format('plan "%s" has no billing type "%s"', rules.name, c.billing_type),
-         format('It has: %s.', array_to_string(rules.billing_types, ', ')))
-    ) AS r (place, rule, broken, fault, message, hint)
-    WHERE r.broken AND r.rule = ANY (judged);
+    IF cardinality(candidates) > 10 THEN
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true);
+    END IF;
+    IF longest IS NOT NULL OR rules.billing_types IS NOT NULL OR NOT (rules.allow_unexpiring AND rules.custom_limits_allowed) THEN
+        RETURN QUERY
+        SELECT r.place, r.rule, c.key_id, c.alias, r.fault, '22023', r.message, NULL, r.hint
+        FROM unnest(candidates) AS c, LATERAL (VALUES
+            (1, 'allow_unexpiring',
+             c.expires_at IS NULL AND (NOT rules.allow_unexpiring OR rules.max_lifetime IS NOT NULL),
+             'it never expires',
+             format('plan "%s" does not allow keys that never expire', rules.name),
+             'Give the key a lifetime.'),
+            (2, 'max_lifetime',
+             c.expires_at > apikeys_internal.seconds_after(present, longest),
+             format('it expires later than in %s', longest),
+             format('plan "%s" allows a lifetime of at most %s', rules.name, longest),
+             NULL),
+            (3, 'custom_limits_allowed',
+             c.limits IS NOT NULL AND NOT rules.custom_limits_allowed,
+             format('it has limits of its own: %s', c.limits),
+             format('plan "%s" does not allow limits of a key''s own', rules.name),
+             'Choose a tier.'),
+            (4, 'billing_types',
+             c.billing_type <> ALL (rules.billing_types),
+             format('its billing type is "%s"', c.billing_type),
+             format('plan "%s" has no billing type "%s"', rules.name, c.billing_type),
+             format('It has: %s.', array_to_string(rules.billing_types, ', ')))
+        ) AS r (place, rule, broken, fault, message, hint)
+        WHERE r.broken AND (r.rule = ANY (judged)) IS NOT FALSE;
+    END IF;
 
-    IF rules.max_keys IS NOT NULL AND 'max_keys' = ANY (judged) THEN
+    IF rules.max_keys IS NOT NULL AND ('max_keys' = ANY (judged)) IS NOT FALSE THEN
         RETURN QUERY
         SELECT 5, 'max_keys', NULL::bigint, NULL, format('%s of %s keys', o.number + 1, rules.max_keys), '53400',
                format('account "%s" has %s of %s keys', a.name, o.number, rules.max_keys), NULL,
@@ -68,7 +80,7 @@ BEGIN
         WHERE o.number >= rules.max_keys;
     END IF;
 
-    IF rules.one_key_per_product AND 'one_key_per_product' = ANY (judged) THEN
+    IF rules.one_key_per_product AND ('one_key_per_product' = ANY (judged)) IS NOT FALSE THEN
         RETURN QUERY
         SELECT 6, 'one_key_per_product', c.key_id, c.alias, 'it has no product, so it is good for all', '22023',
                format('key "%s" must have a product', c.alias),
@@ -78,7 +90,13 @@ BEGIN
         WHERE apikeys_internal.key_counts(c.active, c.expires_at, present)
           AND NOT EXISTS (SELECT FROM apikeys.key_product AS p WHERE p.key_id = c.key_id);
 
+        -- By the keys of the account: those of all accounts that have the product may be many.
         RETURN QUERY
+        WITH theirs AS MATERIALIZED (
+            SELECT k.key_id, k.account_id, k.alias, o.product
+            FROM apikeys.key AS k JOIN apikeys.key_product AS o ON o.key_id = k.key_id
+            WHERE k.account_id = (candidates[1]).account_id AND apikeys_internal.key_counts(k.active, k.expires_at, present)
+        )
         SELECT 7, 'one_key_per_product', c.key_id, c.alias,
                format('product "%s" is the key "%s"''s as well', p.product, k.alias), '23505',
                format('account "%s" has a key for product "%s" already', a.name, p.product),
@@ -86,28 +104,22 @@ BEGIN
         FROM unnest(candidates) AS c
         JOIN apikeys.account AS a ON a.account_id = c.account_id
         JOIN apikeys.key_product AS p ON p.key_id = c.key_id
-        JOIN apikeys.key_product AS o ON o.product = p.product AND o.key_id <> c.key_id
-        JOIN apikeys.key AS k ON k.key_id = o.key_id AND k.account_id = c.account_id
-        WHERE apikeys_internal.key_counts(c.active, c.expires_at, present)
-          AND apikeys_internal.key_counts(k.active, k.expires_at, present);
+        JOIN theirs AS k ON k.product = p.product AND k.key_id <> c.key_id AND k.account_id = c.account_id
+        WHERE apikeys_internal.key_counts(c.active, c.expires_at, present);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.plan_breaches(apikeys.key[], apikeys.plan, text[]) IS
-'What a plan does not allow about keys of one account, judged by the rules named (columns of table plan): a row for '
+'What a plan does not allow about keys of one account, judged by the rules named (columns of table plan; NULL: all): a row for '
 'each breach, with what is wrong with the key (fault; key_id and alias are NULL where it is the number of keys) and '
 'the error for who makes or changes it. Place is the order in which the rules are checked.';
 
-CREATE FUNCTION apikeys_internal.check_plan(candidate apikeys.key, judged text[]) RETURNS void
+CREATE FUNCTION apikeys_internal.require_plan(candidate apikeys.key, rules apikeys.plan, judged text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    rules  apikeys.plan;
     breach record;
 BEGIN
-    PERFORM apikeys_internal.lock_account(candidate.account_id);
-    SELECT p.* INTO STRICT rules FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan
-    WHERE a.account_id = candidate.account_id;
     SELECT b.* INTO breach FROM apikeys_internal.plan_breaches(ARRAY[candidate], rules, judged) AS b
     ORDER BY b.place, b.fault LIMIT 1;
     -- RAISE takes no NULL.
@@ -123,19 +135,32 @@ BEGIN
     RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message, DETAIL = breach.detail, HINT = breach.hint;
 END
 $$;
+COMMENT ON FUNCTION apikeys_internal.require_plan(apikeys.key, apikeys.plan, text[]) IS
+'Raise the first of the rules named (columns of table plan; NULL: all) that a key of a locked account breaks. Errors: '
+'22023, 23505, 53400.';
+
+CREATE FUNCTION apikeys_internal.check_plan(candidate apikeys.key, judged text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys_internal.lock_account(candidate.account_id);
+    rules apikeys.plan;
+BEGIN
+    SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
+    PERFORM apikeys_internal.require_plan(candidate, rules, judged);
+END
+$$;
 COMMENT ON FUNCTION apikeys_internal.check_plan(apikeys.key, text[]) IS
-'Raise the first of the rules named (columns of table plan) that a key breaks. Locks the account. Errors: 22023, '
-'23505, 53400.';
+'Lock the account of a key, and call require_plan with its plan. Errors: 22023, 23505, 53400.';
 
 CREATE FUNCTION apikeys_internal.check_key(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     present timestamptz := apikeys_internal.wall_clock();
-    made    boolean := former.key_id IS NULL;
     judged  text[] := '{}';
 BEGIN
-    IF made OR candidate.expires_at IS DISTINCT FROM former.expires_at THEN
+    IF candidate.expires_at IS DISTINCT FROM former.expires_at THEN
         judged := judged || '{allow_unexpiring,max_lifetime}';
     END IF;
     IF candidate.limits::text IS DISTINCT FROM former.limits::text THEN
@@ -145,7 +170,7 @@ BEGIN
         judged := judged || '{billing_types}';
     END IF;
     IF apikeys_internal.key_counts(candidate.active, candidate.expires_at, present)
-       AND (made OR NOT apikeys_internal.key_counts(former.active, former.expires_at, present)) THEN
+       AND NOT apikeys_internal.key_counts(former.active, former.expires_at, present) THEN
         judged := judged || '{max_keys,one_key_per_product}';
     END IF;
     IF judged <> '{}' THEN
@@ -154,8 +179,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_key(apikeys.key, apikeys.key) IS
-'Raise if the plan does not allow a key: a new one (former is NULL), or one changed from former, of which only what '
-'changed is judged. Locks the account if there is anything to judge. Errors: 22023, 23505, 53400.';
+'Raise if the plan does not allow a key changed from former; only what changed is judged. Locks the account if there '
+'is anything to judge. Errors: 22023, 23505, 53400.';
 
 CREATE FUNCTION apikeys_internal.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -167,7 +192,7 @@ BEGIN
         RAISE invalid_parameter_value USING
             MESSAGE = 'a lifetime must be finite',
             HINT = 'A key with expires_at => ''infinity'' never expires.';
-    ELSIF NOT apikeys_internal.lifetime_is_offered(lifetime, rules.lifetimes) THEN
+    ELSIF rules.lifetimes IS NOT NULL AND NOT apikeys_internal.lifetime_is_offered(lifetime, rules.lifetimes) THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('plan "%s" does not offer a lifetime of %s', rules.name, lifetime),
             HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
