@@ -40,6 +40,7 @@ OBJS = \
 	src/request/policy.o \
 	src/request/guard.o \
 	src/manage/key.o \
+	src/manage/import.o \
 	src/request/authenticate.o \
 	src/manage/redact.o \
 	src/manage/text.o \
@@ -81,6 +82,7 @@ SQL_PARTS = \
 	src/sql/keylist.sql \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
+	src/sql/import.sql \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \
 	src/sql/erasure.sql \
@@ -128,10 +130,11 @@ REGRESS = \
 	block \
 	privileges \
 	usage \
-	adjustment
+	adjustment \
+	import
 REGRESS_OPTS = --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED = verify block usage adjustment
+REGRESS_PRELOADED = verify block usage adjustment import
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.

@@ -47,6 +47,7 @@ PG_FUNCTION_INFO_V1(apikeys_key_draw);
 PG_FUNCTION_INFO_V1(apikeys_key_digest);
 PG_FUNCTION_INFO_V1(apikeys_key_state);
 PG_FUNCTION_INFO_V1(apikeys_key_free_alias);
+PG_FUNCTION_INFO_V1(apikeys_key_raise_fault);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_check);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_require);
 PG_FUNCTION_INFO_V1(apikeys_accounts_are_created);
@@ -92,8 +93,8 @@ listHashRules(void)
 }
 
 /* Finds a hash rule by its name (NULL: none); raises 22023 if it is unknown. */
-static const HashRule *
-requireHashRule(text *name)
+const HashRule *
+KeyRequireHashRule(text *name)
 {
 	const HashRule *rule = name ? HashRuleFind(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) : NULL;
 
@@ -118,7 +119,7 @@ apikeys_hash_rule_check(PG_FUNCTION_ARGS)
 Datum
 apikeys_hash_rule_require(PG_FUNCTION_ARGS)
 {
-	(void) requireHashRule(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
+	(void) KeyRequireHashRule(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 	PG_RETURN_VOID();
 }
 
@@ -166,14 +167,13 @@ apikeys_key_draw(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
 }
 
-/* digest_of: the digest of a key text that is to be imported. */
-Datum
-apikeys_key_digest(PG_FUNCTION_ARGS)
+/* Returns the digest of a key text that is to be imported; raises 22023. */
+Digest *
+KeyTextDigest(text *key, text *hash_rule)
 {
-	text *key = PG_GETARG_TEXT_PP(0);
 	const char *key_text = VARDATA_ANY(key);
 	size_t len = VARSIZE_ANY_EXHDR(key);
-	const HashRule *rule = requireHashRule(PG_GETARG_TEXT_PP(1));
+	const HashRule *rule = KeyRequireHashRule(hash_rule);
 	size_t hashed_len;
 	const char *hashed = HashRulePart(rule, key_text, len, &hashed_len);
 	size_t prefix_len;
@@ -200,7 +200,14 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 
 	digest = palloc(sizeof(Digest));
 	SecretDigest(digest, hashed, hashed_len);
-	PG_RETURN_POINTER(digest);
+	return digest;
+}
+
+/* digest_of: the digest of a key text that is to be imported. */
+Datum
+apikeys_key_digest(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_POINTER(KeyTextDigest(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1)));
 }
 
 /* Tells whether a key of the account has the alias key-<number>. */
@@ -358,4 +365,23 @@ Datum
 apikeys_shard_hash_account(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT32(computeLocator(PG_GETARG_TEXT_PP(0)));
+}
+
+/* raise_fault: RAISE, whose parts may be NULL. */
+Datum
+apikeys_key_raise_fault(PG_FUNCTION_ARGS)
+{
+	char *parts[5]; /* code, column, message, detail, hint */
+
+	for (int i = 0; i < lengthof(parts); i++)
+		parts[i] = PG_ARGISNULL(i) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(i));
+	ereport(ERROR, (errcode(MAKE_SQLSTATE(parts[0][0], parts[0][1], parts[0][2], parts[0][3],
+										  parts[0][4])),
+					errmsg_internal("%s", parts[2]),
+					parts[1] ? err_generic_string(PG_DIAG_SCHEMA_NAME, "apikeys") : 0,
+					parts[1] ? err_generic_string(PG_DIAG_TABLE_NAME, "key") : 0,
+					parts[1] ? err_generic_string(PG_DIAG_COLUMN_NAME, parts[1]) : 0,
+					parts[3] ? errdetail_internal("%s", parts[3]) : 0,
+					parts[4] ? errhint("%s", parts[4]) : 0, errhidestmt(true)));
+	PG_RETURN_VOID();
 }

@@ -33,6 +33,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "manage/text.h"
 #include "pure/keytext.h"
 #include "pure/nametext.h"
 #include "pure/pattern.h"
@@ -365,22 +366,32 @@ isOfKind(const TextRule *rule, Oid type)
 	return false;
 }
 
-/* Returns an argument as it may be stored in <table>.<column>; SQL: checked. */
+/*
+ * Returns a value as it may be stored in <table>.<column>.  Raises 22023 where
+ * there is none.
+ */
 Datum
-apikeys_text_check(PG_FUNCTION_ARGS)
+TextCheck(const char *place, Oid type, Datum value)
 {
-	char *place = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char *dot = strchr(place, '.');
+	const char *dot = strchr(place, '.');
 
 	for (const TextRule *rule = rules; dot && rule < rules + lengthof(rules); rule++)
 		if (strncmp(rule->table, place, dot - place) == 0 && rule->table[dot - place] == '\0' &&
 			strcmp(rule->column, dot + 1) == 0)
 		{
-			if (!isOfKind(rule, get_fn_expr_argtype(fcinfo->flinfo, 1)))
+			if (!isOfKind(rule, type))
 				elog(ERROR, "wrong type of %s", place);
-			return checkValue(rule, PG_GETARG_DATUM(1));
+			return checkValue(rule, value);
 		}
 	elog(ERROR, "no rule for %s", place);
+}
+
+/* Returns an argument as it may be stored in <table>.<column>; SQL: checked. */
+Datum
+apikeys_text_check(PG_FUNCTION_ARGS)
+{
+	return TextCheck(text_to_cstring(PG_GETARG_TEXT_PP(0)), get_fn_expr_argtype(fcinfo->flinfo, 1),
+					 PG_GETARG_DATUM(1));
 }
 
 /*

@@ -9,12 +9,18 @@
 -- the log, and its owner and superusers are refused too. Only a role that may disable triggers or drop the extension can bypass
 -- that.
 
+CREATE FUNCTION apikeys_internal.audit_actor() RETURNS text
+LANGUAGE sql STABLE
+RETURN nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), '');
+COMMENT ON FUNCTION apikeys_internal.audit_actor() IS
+'The setting apikeys.actor, as the audit log stores it; NULL: not set. Errors: 22023 it has more than 512 bytes.';
+
 CREATE FUNCTION apikeys_internal.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     INSERT INTO apikeys.audit_log (actor, action, object, object_id, account_id, old, new)
-    VALUES (nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), ''), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
+    VALUES (apikeys_internal.audit_actor(), audit.action, audit.object, audit.object_id, audit.account_id, audit.old, audit.new);
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS

@@ -20,21 +20,38 @@ RETURN num_nonnulls(rules.max_keys, rules.max_lifetime, rules.lifetimes, rules.b
 COMMENT ON FUNCTION apikeys_internal.plan_has_rules(apikeys.plan) IS
 'Whether there are keys that a plan does not allow.';
 
--- A statement for each kind of rule, run only if the plan has such a rule. For a few keys their plans are kept; for more they are
--- planned at each call, because one plan would not suit one key and ten thousand. What set_config sets ends with the function,
--- because the function sets it, too.
+-- What is said of rules that import_rows judges too, for many new keys of an account one after the other.
+CREATE FUNCTION apikeys_internal.max_keys_fault(account text, number bigint, rules apikeys.plan, OUT message text, OUT detail text, OUT hint text)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN (format('account "%s" has %s of %s keys', account, number, rules.max_keys), NULL::text,
+        format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name));
+CREATE FUNCTION apikeys_internal.no_product_fault(alias text, OUT message text, OUT detail text, OUT hint text)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN (format('key "%s" must have a product', alias),
+        'Its plan allows one key for each product, and a key without products is good for all.'::text,
+        'Name products when you create the key, or assign one first; a key that is not needed can be deactivated.'::text);
+CREATE FUNCTION apikeys_internal.product_fault(account text, product text, alias text, OUT message text, OUT detail text, OUT hint text)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+RETURN (format('account "%s" has a key for product "%s" already', account, product), format('It is the key "%s".', alias), NULL::text);
+COMMENT ON FUNCTION apikeys_internal.max_keys_fault(text, bigint, apikeys.plan) IS 'That an account has as many keys as its plan allows.';
+COMMENT ON FUNCTION apikeys_internal.no_product_fault(text) IS 'That a key must have a product.';
+COMMENT ON FUNCTION apikeys_internal.product_fault(text, text, text) IS 'That another key of the account has a product.';
+
+-- A statement for each kind of rule, run only if the plan has such a rule. For a few keys their plans are kept, and go by indexes even
+-- if the tables are small when they are made; for more they are planned at each call, because one plan would not suit one key and ten
+-- thousand. What set_config sets ends with the function, because the function sets it, too.
 CREATE FUNCTION apikeys_internal.plan_breaches(
     candidates apikeys.key[], rules apikeys.plan, judged text[] DEFAULT NULL)
 RETURNS TABLE (
     place int, rule text, key_id bigint, alias text, fault text, errcode text, message text, detail text, hint text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 AS $$
 DECLARE
     present timestamptz := apikeys_internal.wall_clock();
     longest interval := coalesce(rules.max_lifetime, apikeys_internal.longest_lifetime(rules.lifetimes));
 BEGIN
     IF cardinality(candidates) > 10 THEN
-        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true);
+        PERFORM set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true);
     END IF;
     IF longest IS NOT NULL OR rules.billing_types IS NOT NULL OR NOT (rules.allow_unexpiring AND rules.custom_limits_allowed) THEN
         RETURN QUERY
@@ -67,8 +84,7 @@ BEGIN
     IF rules.max_keys IS NOT NULL AND ('max_keys' = ANY (judged)) IS NOT FALSE THEN
         RETURN QUERY
         SELECT 5, 'max_keys', NULL::bigint, NULL, format('%s of %s keys', o.number + 1, rules.max_keys), '53400',
-               format('account "%s" has %s of %s keys', a.name, o.number, rules.max_keys), NULL,
-               format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name)
+               (apikeys_internal.max_keys_fault(a.name, o.number, rules)).*
         FROM (SELECT f.key_id, f.account_id FROM unnest(candidates) AS f
               WHERE apikeys_internal.key_counts(f.active, f.expires_at, present) LIMIT 1) AS c
         JOIN apikeys.account AS a ON a.account_id = c.account_id,
@@ -83,9 +99,7 @@ BEGIN
     IF rules.one_key_per_product AND ('one_key_per_product' = ANY (judged)) IS NOT FALSE THEN
         RETURN QUERY
         SELECT 6, 'one_key_per_product', c.key_id, c.alias, 'it has no product, so it is good for all', '22023',
-               format('key "%s" must have a product', c.alias),
-               'Its plan allows one key for each product, and a key without products is good for all.',
-               'Name products when you create the key, or assign one first; a key that is not needed can be deactivated.'
+               (apikeys_internal.no_product_fault(c.alias)).*
         FROM unnest(candidates) AS c
         WHERE apikeys_internal.key_counts(c.active, c.expires_at, present)
           AND NOT EXISTS (SELECT FROM apikeys.key_product AS p WHERE p.key_id = c.key_id);
@@ -94,16 +108,15 @@ BEGIN
         RETURN QUERY
         WITH theirs AS MATERIALIZED (
             SELECT k.key_id, k.account_id, k.alias, o.product
-            FROM apikeys.key AS k JOIN apikeys.key_product AS o ON o.key_id = k.key_id
+            FROM apikeys.key AS k, LATERAL (SELECT p.product FROM apikeys.key_product AS p WHERE p.key_id = k.key_id OFFSET 0) AS o
             WHERE k.account_id = (candidates[1]).account_id AND apikeys_internal.key_counts(k.active, k.expires_at, present)
         )
         SELECT 7, 'one_key_per_product', c.key_id, c.alias,
                format('product "%s" is the key "%s"''s as well', p.product, k.alias), '23505',
-               format('account "%s" has a key for product "%s" already', a.name, p.product),
-               format('It is the key "%s".', k.alias), NULL
+               (apikeys_internal.product_fault(a.name, p.product, k.alias)).*
         FROM unnest(candidates) AS c
         JOIN apikeys.account AS a ON a.account_id = c.account_id
-        JOIN apikeys.key_product AS p ON p.key_id = c.key_id
+        CROSS JOIN LATERAL (SELECT p.product FROM apikeys.key_product AS p WHERE p.key_id = c.key_id OFFSET 0) AS p
         JOIN theirs AS k ON k.product = p.product AND k.key_id <> c.key_id AND k.account_id = c.account_id
         WHERE apikeys_internal.key_counts(c.active, c.expires_at, present);
     END IF;
@@ -122,17 +135,9 @@ DECLARE
 BEGIN
     SELECT b.* INTO breach FROM apikeys_internal.plan_breaches(ARRAY[candidate], rules, judged) AS b
     ORDER BY b.place, b.fault LIMIT 1;
-    -- RAISE takes no NULL.
-    IF NOT FOUND THEN
-        RETURN;
-    ELSIF breach.detail IS NULL AND breach.hint IS NULL THEN
-        RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message;
-    ELSIF breach.detail IS NULL THEN
-        RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message, HINT = breach.hint;
-    ELSIF breach.hint IS NULL THEN
-        RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message, DETAIL = breach.detail;
+    IF FOUND THEN
+        PERFORM apikeys_internal.raise_fault(breach.errcode, NULL, breach.message, breach.detail, breach.hint);
     END IF;
-    RAISE USING ERRCODE = breach.errcode, MESSAGE = breach.message, DETAIL = breach.detail, HINT = breach.hint;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.require_plan(apikeys.key, apikeys.plan, text[]) IS
@@ -182,20 +187,44 @@ COMMENT ON FUNCTION apikeys_internal.check_key(apikeys.key, apikeys.key) IS
 'Raise if the plan does not allow a key changed from former; only what changed is judged. Locks the account if there '
 'is anything to judge. Errors: 22023, 23505, 53400.';
 
-CREATE FUNCTION apikeys_internal.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION apikeys_internal.expiry_fault(lifetime interval, expires_at timestamptz, present timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN lifetime IS NOT NULL AND expires_at IS NOT NULL THEN 'a key has a lifetime or an expiry, not both'
+    WHEN expires_at <= present THEN 'the expiry of a new key must lie in the future' END;
+COMMENT ON FUNCTION apikeys_internal.expiry_fault(interval, timestamptz, timestamptz) IS
+'What is wrong with the lifetime and the expiry given for a new key, on any plan; NULL: nothing.';
+
+CREATE FUNCTION apikeys_internal.lifetime_fault(lifetime interval, rules apikeys.plan, OUT message text, OUT hint text)
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF lifetime <= '0' THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'a lifetime must be positive';
+        message := 'a lifetime must be positive';
     ELSIF NOT isfinite(lifetime) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = 'a lifetime must be finite',
-            HINT = 'A key with expires_at => ''infinity'' never expires.';
+        message := 'a lifetime must be finite';
+        hint := 'A key with expires_at => ''infinity'' never expires.';
     ELSIF rules.lifetimes IS NOT NULL AND NOT apikeys_internal.lifetime_is_offered(lifetime, rules.lifetimes) THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = format('plan "%s" does not offer a lifetime of %s', rules.name, lifetime),
-            HINT = format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
+        message := format('plan "%s" does not offer a lifetime of %s', rules.name, lifetime);
+        hint := format('It offers: %s.', array_to_string(rules.lifetimes, ', '));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.lifetime_fault(interval, apikeys.plan) IS
+'What is wrong with a lifetime that is given to a key; NULL: nothing.';
+
+CREATE FUNCTION apikeys_internal.expiry_after(lifetime interval, rules apikeys.plan) RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    fault record;
+BEGIN
+    IF lifetime IS NULL THEN
+        RETURN NULL;
+    END IF;
+    fault := apikeys_internal.lifetime_fault(lifetime, rules);
+    IF fault.message IS NOT NULL THEN
+        PERFORM apikeys_internal.raise_fault('22023', NULL, fault.message, NULL, fault.hint);
     END IF;
     RETURN apikeys_internal.seconds_after(apikeys_internal.wall_clock(), lifetime);
 END

@@ -110,6 +110,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.deactivate_account(text),
     apikeys.suspend_key(bigint, text),
     apikeys.unsuspend_key(bigint),
+    apikeys.import_keys(jsonb),
     apikeys.import_key(text, text, apikeys.digest, text, text, text, text, text, text, apikeys.limits, interval, timestamptz, text[],
                        text[], cidr[], text[], text, jsonb)
 TO apikeys_admin;
