@@ -83,6 +83,7 @@ SQL_PARTS = \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
 	src/sql/import.sql \
+	src/sql/leak.sql \
 	src/sql/plan.sql \
 	src/sql/upgrade_request.sql \
 	src/sql/erasure.sql \
@@ -119,6 +120,7 @@ REGRESS = \
 	guard \
 	account \
 	key \
+	leak \
 	plan \
 	upgrade_request \
 	notice \

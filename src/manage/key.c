@@ -48,6 +48,7 @@ PG_FUNCTION_INFO_V1(apikeys_key_digest);
 PG_FUNCTION_INFO_V1(apikeys_key_state);
 PG_FUNCTION_INFO_V1(apikeys_key_free_alias);
 PG_FUNCTION_INFO_V1(apikeys_key_raise_fault);
+PG_FUNCTION_INFO_V1(apikeys_key_text_digests);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_check);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_require);
 PG_FUNCTION_INFO_V1(apikeys_accounts_are_created);
@@ -208,6 +209,31 @@ Datum
 apikeys_key_digest(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_POINTER(KeyTextDigest(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1)));
+}
+
+/* text_digests: the digests that a presented text has by each hash rule. */
+Datum
+apikeys_key_text_digests(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	text *key = PG_GETARG_TEXT_PP(0);
+	size_t len = VARSIZE_ANY_EXHDR(key);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (const HashRule *rule = HashRules; rule->name && len <= KEYTEXT_PRESENTED_MAX; rule++)
+	{
+		size_t part_len;
+		const char *part = HashRulePart(rule, VARDATA_ANY(key), len, &part_len);
+		Digest digest;
+
+		if (part == NULL)
+			continue;
+		SecretDigest(&digest, part, part_len);
+		tuplestore_putvalues(result->setResult, result->setDesc,
+							 (Datum[]){CStringGetTextDatum(rule->name), DigestPGetDatum(&digest)},
+							 (bool[]){false, false});
+	}
+	return (Datum) 0;
 }
 
 /* Tells whether a key of the account has the alias key-<number>. */

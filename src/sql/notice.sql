@@ -179,7 +179,7 @@ LEFT JOIN apikeys.key AS k ON k.key_id = n.key_id
 WHERE (SELECT apikeys_internal.reaches_all(false)) OR n.account_id = ANY ((SELECT apikeys_internal.reached_accounts())::bigint[]);
 COMMENT ON VIEW apikeys.notice_list IS 'Notices about the keys and accounts that the session may read.';
 COMMENT ON COLUMN apikeys.notice_list.kind IS
-'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, expiring (within '
+'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, leaked (once for each text), expiring (within '
 'apikeys.expiry_notice; once for each expiry); upgrade_asked, upgrade_questioned, upgrade_answered, '
 'upgrade_approved, upgrade_declined, upgrade_withdrawn. Of an account: account_activated, account_deactivated. Of a '
 'limit of either: limit_near (80 % used), limit_reached (all used, or a request was denied); each at most once '

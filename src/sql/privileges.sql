@@ -30,9 +30,9 @@ BEGIN
 END
 $$;
 
-GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
+GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor, apikeys_scanner;
 
--- All five roles may use the types, with the functions behind their operators, casts, input and output.
+-- These roles may use the types, with the functions behind their operators, casts, input and output.
 DO $$
 DECLARE
     object text;
@@ -70,6 +70,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.ratelimit_headers(apikeys.verdict)
 TO apikeys_verifier;
 GRANT EXECUTE ON FUNCTION apikeys.authenticate(text, text, inet, text, text, text[], bigint) TO apikeys_verifier, apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys.report_leak(jsonb, boolean), apikeys.key_patterns() TO apikeys_admin, apikeys_scanner;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
@@ -157,7 +158,7 @@ GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, ap
 TO apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
     key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,
-    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by)
+    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by, leaked_at)
 ON apikeys.key TO apikeys_manager, apikeys_staff, apikeys_admin, apikeys_auditor;
 
 GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips, scopes, billing_type, metadata)

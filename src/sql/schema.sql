@@ -17,7 +17,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['apikeys_verifier', 'apikeys_manager', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor'] LOOP
+    FOREACH name IN ARRAY ARRAY['apikeys_verifier', 'apikeys_manager', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor', 'apikeys_scanner'] LOOP
         BEGIN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
         EXCEPTION

@@ -185,6 +185,7 @@ CREATE TABLE apikeys.key (
     hash_rule            text NOT NULL DEFAULT 'sha256' CHECK (apikeys_internal.hash_rule_is_known(hash_rule)),
     previous_hash_rule   text CHECK (apikeys_internal.hash_rule_is_known(previous_hash_rule)),
     created_by           text NOT NULL DEFAULT SESSION_USER,
+    leaked_at            timestamptz,
     CONSTRAINT key_account_id_alias_key UNIQUE (account_id, alias),
     CONSTRAINT key_digest_key UNIQUE (digest),
     CONSTRAINT key_previous_check CHECK (num_nulls(previous_digest, previous_hash_rule, previous_valid_until) IN (0, 3)),
@@ -215,6 +216,8 @@ COMMENT ON COLUMN apikeys.key.rotated_at IS 'When it got its present text; NULL:
 COMMENT ON COLUMN apikeys.key.rotations IS 'How many times it got a new text.';
 COMMENT ON COLUMN apikeys.key.active IS 'Whether the key may be used: false refuses it with the verdict inactive.';
 COMMENT ON COLUMN apikeys.key.suspended_reason IS 'Why the provider has suspended it; NULL: it is not suspended.';
+COMMENT ON COLUMN apikeys.key.leaked_at IS
+'When report_leak suspended it; a rotation without a grace ends that. NULL: it is not suspended, or the provider did it.';
 COMMENT ON COLUMN apikeys.key.suspended_at IS 'Since when it is suspended; NULL: it is not.';
 COMMENT ON COLUMN apikeys.key.expires_at IS 'From this time on the verdict is expired; NULL: never.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; limits, if set, take its place.';

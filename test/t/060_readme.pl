@@ -138,7 +138,7 @@ my $functions = $node->safe_psql('readme_md', q{
             replace(format_type(p.prorettype, NULL), 'apikeys.', '')),
         string_agg(r.role, ', ' ORDER BY r.i))
     FROM pg_proc AS p
-    JOIN unnest(ARRAY['verifier', 'manager', 'staff', 'admin', 'auditor']) WITH ORDINALITY AS r (role, i)
+    JOIN unnest(ARRAY['verifier', 'manager', 'staff', 'admin', 'auditor', 'scanner']) WITH ORDINALITY AS r (role, i)
         ON has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')
     WHERE p.pronamespace = 'apikeys'::regnamespace
       AND NOT EXISTS (SELECT FROM pg_type AS t WHERE p.oid IN (t.typinput, t.typoutput, t.typreceive, t.typsend))
