@@ -70,6 +70,7 @@
  *
  * manage/: what the management functions need of C
  *	key				new key texts and their digests
+ *	import			rows of import_keys
  *	redact			no key text in the server's log
  *	text			what callers may send to be stored
  *
