@@ -251,7 +251,7 @@ found(Reading *reading, const char *name)
 	return reading->is_there[i] ? DatumGetPointer(reading->found[i]) : NULL;
 }
 
-/* Reads a digest that is written in base64, whose alphabet may be that of URLs. */
+/* Reads a digest in base64, whose alphabet may be that of URLs. */
 static Datum
 decodeBase64(const text *digest, bool url)
 {
