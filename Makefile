@@ -43,6 +43,7 @@ OBJS = \
 	src/request/policy.o \
 	src/request/guard.o \
 	src/manage/key.o \
+	src/manage/import.o \
 	src/request/authenticate.o \
 	src/manage/drop.o \
 	src/manage/redact.o \
@@ -88,6 +89,8 @@ SQL_PARTS = \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
 	src/sql/rotation.sql \
+	src/sql/import.sql \
+	src/sql/leak.sql \
 	src/sql/plan.sql \
 	src/sql/change.sql \
 	src/sql/upgrade_request.sql \
@@ -126,6 +129,7 @@ REGRESS = \
 	guard \
 	account \
 	key \
+	leak \
 	plan \
 	change \
 	upgrade_request \
@@ -140,10 +144,11 @@ REGRESS = \
 	privileges \
 	identity \
 	usage \
-	adjustment
+	adjustment \
+	import
 REGRESS_OPTS = --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED = verify block usage adjustment
+REGRESS_PRELOADED = verify block usage adjustment import
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.

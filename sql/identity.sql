@@ -262,6 +262,28 @@ SELECT via, actor = concat('key:', apikeys.current_key_id()) AS itself, action, 
 FROM apikeys.audit_log WHERE via = 'key' ORDER BY id;
 ROLLBACK;
 
+-- import_keys judges what the key may give, row by row; and may change its account only with apikeys:manage.
+CREATE FUNCTION public.import_outcome(rows jsonb) RETURNS TABLE (n int, stored boolean, sqlstate text, field text, message text) LANGUAGE sql AS
+$$ SELECT r.n, r.key_id IS NOT NULL, r.sqlstate, r.field, r.message FROM apikeys.import_keys(rows) AS r $$;
+RESET SESSION AUTHORIZATION;
+BEGIN;
+SELECT allowed FROM apikeys.begin_as(key_of('app'), metered => false);
+SELECT * FROM public.import_outcome('[{"account": "acme", "text": "theirs-0000000001"}, {"account": "rival", "text": "theirs-0000000002"}]');
+ROLLBACK;
+BEGIN;
+SELECT allowed FROM apikeys.begin_as(key_of('terraform'), ip => '192.0.2.9', product => 'maps', origin => 'https://a.example', metered => false);
+SELECT * FROM public.import_outcome(
+    (SELECT jsonb_agg('{"account": "acme", "scopes": ["orders:read"], "expires_at": "2998-01-01", "products": ["maps"], "allowed_ips": ["192.0.2.0/25"],
+                        "allowed_domains": ["a.example"]}' || jsonb_build_object('text', 'imported-000000000' || n, 'alias', 'imported ' || n) || r.row ORDER BY r.n)
+     FROM (VALUES (1, '{}'::jsonb), (2, '{"scopes": ["orders:write"]}'), (3, '{"scopes": ["apikeys:manage"]}'), (4, '{"scopes": ["apikeys:admin"]}'),
+                  (5, '{"expires_at": "infinity"}'), (6, '{"products": null}'), (7, '{"products": ["maps", "routes"]}'), (8, '{"allowed_ips": []}'),
+                  (9, '{"allowed_domains": ["c.example"]}'), (10, '{"account": "rival"}')) AS r (n, row)));
+SELECT public.outcome($$SELECT apikeys.import_key('acme', 'imported-0000000011', alias => 'imported 11', expires_at => '2998-01-01', scopes => '{orders:write}')$$);
+SELECT via, actor = concat('key:', apikeys.current_key_id()) AS itself, action, new ->> 'alias' AS alias, new ->> 'created_by' = concat('key:', apikeys.current_key_id()) AS made_by_it
+FROM apikeys.audit_log WHERE via = 'key' ORDER BY id;
+ROLLBACK;
+DROP FUNCTION public.import_outcome;
+
 -- Nobody acts within a security-restricted operation.
 RESET SESSION AUTHORIZATION;
 GRANT regress_portal_login TO regress_boss;

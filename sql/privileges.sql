@@ -67,7 +67,7 @@ FROM (SELECT c.oid::regclass::text, c.relacl, c.relowner FROM pg_class AS c WHER
       UNION ALL SELECT p.oid::regprocedure::text, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner FROM pg_proc AS p WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)
       UNION ALL SELECT n.nspname, n.nspacl, n.nspowner FROM pg_namespace AS n WHERE n.nspname IN ('apikeys', 'apikeys_internal')) AS g(object, acl, owner),
      aclexplode(g.acl) AS a
-WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::regrole::text NOT IN ('apikeys_verifier', 'apikeys_manager', 'apikeys_portal', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor'));
+WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::regrole::text NOT IN ('apikeys_verifier', 'apikeys_manager', 'apikeys_portal', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor', 'apikeys_scanner'));
 
 --
 -- What a catalog can tell of traps

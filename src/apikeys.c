@@ -73,6 +73,7 @@
  *
  * manage/: what the management functions need of C
  *	key				new key texts and their digests
+ *	import			rows of import_keys
  *	redact			no key text in the server's log
  *	drop			the removal of the extension while it is in use
  *	text			what callers may send to be stored

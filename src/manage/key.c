@@ -12,12 +12,18 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -28,6 +34,7 @@
 #include "pure/nametext.h"
 #include "pure/pattern.h"
 #include "pure/secret.h"
+#include "tables/catalog.h"
 #include "tables/refuse.h"
 #include "types/digest.h"
 
@@ -40,6 +47,8 @@ int KeyExpiryNotice;
 PG_FUNCTION_INFO_V1(apikeys_key_draw);
 PG_FUNCTION_INFO_V1(apikeys_key_digest);
 PG_FUNCTION_INFO_V1(apikeys_key_state);
+PG_FUNCTION_INFO_V1(apikeys_key_free_alias);
+PG_FUNCTION_INFO_V1(apikeys_key_text_digests);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_check);
 PG_FUNCTION_INFO_V1(apikeys_hash_rule_require);
 PG_FUNCTION_INFO_V1(apikeys_accounts_are_created);
@@ -85,8 +94,8 @@ listHashRules(void)
 }
 
 /* Finds a hash rule by its name (NULL: none); raises 22023 if it is unknown. */
-static const HashRule *
-requireHashRule(text *name)
+const HashRule *
+KeyRequireHashRule(text *name)
 {
 	const HashRule *rule = name ? HashRuleFind(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name)) : NULL;
 
@@ -112,7 +121,7 @@ apikeys_hash_rule_check(PG_FUNCTION_ARGS)
 Datum
 apikeys_hash_rule_require(PG_FUNCTION_ARGS)
 {
-	(void) requireHashRule(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
+	(void) KeyRequireHashRule(PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 	PG_RETURN_VOID();
 }
 
@@ -161,14 +170,13 @@ apikeys_key_draw(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(tuple));
 }
 
-/* digest_of: the digest of a key text that is to be imported. */
-Datum
-apikeys_key_digest(PG_FUNCTION_ARGS)
+/* Returns the digest of a key text that is to be imported; raises 22023. */
+Digest *
+KeyTextDigest(text *key, text *hash_rule)
 {
-	text *key = PG_GETARG_TEXT_PP(0);
 	const char *key_text = VARDATA_ANY(key);
 	size_t len = VARSIZE_ANY_EXHDR(key);
-	const HashRule *rule = requireHashRule(PG_GETARG_TEXT_PP(1));
+	const HashRule *rule = KeyRequireHashRule(hash_rule);
 	size_t hashed_len;
 	const char *hashed = HashRulePart(rule, key_text, len, &hashed_len);
 	size_t prefix_len;
@@ -195,7 +203,92 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 
 	digest = palloc(sizeof(Digest));
 	SecretDigest(digest, hashed, hashed_len);
-	PG_RETURN_POINTER(digest);
+	return digest;
+}
+
+/* digest_of: the digest of a key text that is to be imported. */
+Datum
+apikeys_key_digest(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_POINTER(KeyTextDigest(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1)));
+}
+
+/* text_digests: the digests that a presented text has by each hash rule. */
+Datum
+apikeys_key_text_digests(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	text *key = PG_GETARG_TEXT_PP(0);
+	size_t len = VARSIZE_ANY_EXHDR(key);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (const HashRule *rule = HashRules; rule->name && len <= KEYTEXT_PRESENTED_MAX; rule++)
+	{
+		size_t part_len;
+		const char *part = HashRulePart(rule, VARDATA_ANY(key), len, &part_len);
+		Digest digest;
+
+		if (part == NULL)
+			continue;
+		SecretDigest(&digest, part, part_len);
+		tuplestore_putvalues(result->setResult, result->setDesc,
+							 (Datum[]){CStringGetTextDatum(rule->name), DigestPGetDatum(&digest)},
+							 (bool[]){false, false});
+	}
+	return (Datum) 0;
+}
+
+/* Tells whether a key of the account has the alias key-<number>. */
+static bool
+aliasIsTaken(IndexScanDesc scan, TupleTableSlot *slot, int64 account_id, int64 number)
+{
+	ScanKeyData keys[2];
+	text *alias = cstring_to_text(psprintf("key-" INT64_FORMAT, number));
+
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(account_id));
+	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, TEXTOID,
+						   scan->indexRelation->rd_indcollation[1], F_TEXTEQ,
+						   PointerGetDatum(alias));
+	index_rescan(scan, keys, lengthof(keys), NULL, 0);
+	return index_getnext_slot(scan, ForwardScanDirection, slot);
+}
+
+/*
+ * free_alias: an alias key-<n> that no key of the account has, where n is 1 or
+ * key-<n-1> is taken.  Doubling n, then halving what lies between, takes few
+ * look-ups.
+ */
+Datum
+apikeys_key_free_alias(PG_FUNCTION_ARGS)
+{
+	int64 account_id = PG_GETARG_INT64(0);
+	Relation keys = CatalogOpenBare(&CatalogKey, AccessShareLock);
+	Relation index = index_open(get_relname_relid("key_account_id_alias_key", CatalogSchema(false)),
+								AccessShareLock);
+	IndexScanDesc scan = index_beginscan(keys, index, GetActiveSnapshot(), NULL, 2, 0);
+	TupleTableSlot *slot = table_slot_create(keys, NULL);
+	int64 taken = 0;
+	int64 free = 1;
+
+	while (aliasIsTaken(scan, slot, account_id, free))
+	{
+		taken = free;
+		free *= 2;
+	}
+	while (free - taken > 1)
+	{
+		int64 middle = (taken + free) / 2;
+
+		if (aliasIsTaken(scan, slot, account_id, middle))
+			taken = middle;
+		else
+			free = middle;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	index_endscan(scan);
+	index_close(index, AccessShareLock);
+	table_close(keys, AccessShareLock);
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("key-" INT64_FORMAT, free)));
 }
 
 /* key_state: one word for the state of a key, in the order of verification. */

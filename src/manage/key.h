@@ -1,13 +1,19 @@
 /*
  * key.h
- *	  Settings of the management of keys.
+ *	  Key texts for the management of keys, and its settings.
  */
 #ifndef KEY_H
 #define KEY_H
 
-#include "c.h"
+#include "postgres.h"
+
+#include "pure/hashrule.h"
+#include "types/digest.h"
 
 extern bool KeyCreateAccounts; /* setting apikeys.create_accounts */
 extern int KeyExpiryNotice;	   /* setting apikeys.expiry_notice, minutes */
+
+extern const HashRule *KeyRequireHashRule(text *name);
+extern Digest *KeyTextDigest(text *key, text *hash_rule);
 
 #endif

@@ -33,6 +33,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "manage/text.h"
 #include "pure/keytext.h"
 #include "pure/nametext.h"
 #include "pure/pattern.h"
@@ -115,6 +116,7 @@ static const TextRule rules[] = {
 PG_FUNCTION_INFO_V1(apikeys_text_check);
 PG_FUNCTION_INFO_V1(apikeys_text_check_row);
 PG_FUNCTION_INFO_V1(apikeys_text_rules);
+PG_FUNCTION_INFO_V1(apikeys_text_is_there);
 
 /* Adds to an error what it is about. */
 static int
@@ -359,22 +361,32 @@ isOfKind(const TextRule *rule, Oid type)
 	return false;
 }
 
-/* Returns an argument as it may be stored in <table>.<column>; SQL: checked. */
+/*
+ * Returns a value as it may be stored in <table>.<column>.  Raises 22023 where
+ * there is none.
+ */
 Datum
-apikeys_text_check(PG_FUNCTION_ARGS)
+TextCheck(const char *place, Oid type, Datum value)
 {
-	char *place = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char *dot = strchr(place, '.');
+	const char *dot = strchr(place, '.');
 
 	for (const TextRule *rule = rules; dot && rule < rules + lengthof(rules); rule++)
 		if (strncmp(rule->table, place, dot - place) == 0 && rule->table[dot - place] == '\0' &&
 			strcmp(rule->column, dot + 1) == 0)
 		{
-			if (!isOfKind(rule, get_fn_expr_argtype(fcinfo->flinfo, 1)))
+			if (!isOfKind(rule, type))
 				elog(ERROR, "wrong type of %s", place);
-			return checkValue(rule, PG_GETARG_DATUM(1));
+			return checkValue(rule, value);
 		}
 	elog(ERROR, "no rule for %s", place);
+}
+
+/* Returns an argument as it may be stored in <table>.<column>; SQL: checked. */
+Datum
+apikeys_text_check(PG_FUNCTION_ARGS)
+{
+	return TextCheck(text_to_cstring(PG_GETARG_TEXT_PP(0)), get_fn_expr_argtype(fcinfo->flinfo, 1),
+					 PG_GETARG_DATUM(1));
 }
 
 /*
@@ -447,4 +459,23 @@ apikeys_text_rules(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/* has_text: whether a text has more than white space. */
+Datum
+apikeys_text_is_there(PG_FUNCTION_ARGS)
+{
+	text *value;
+	const char *bytes;
+	int len;
+	int at = 0;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_BOOL(false);
+	value = PG_GETARG_TEXT_PP(0);
+	bytes = VARDATA_ANY(value);
+	len = VARSIZE_ANY_EXHDR(value);
+	while (at < len && (bytes[at] == ' ' || (bytes[at] >= '\t' && bytes[at] <= '\r')))
+		at++;
+	PG_RETURN_BOOL(at < len);
 }

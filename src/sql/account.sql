@@ -21,18 +21,23 @@ LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'apikeys_accounts_are_created';
 COMMENT ON FUNCTION apikeys_internal.accounts_are_created() IS
 'Whether create_key makes accounts that do not exist: the setting apikeys.create_accounts.';
 
+CREATE FUNCTION apikeys_internal.change_fault(account text, OUT message text, OUT hint text)
+LANGUAGE sql STABLE PARALLEL RESTRICTED
+RETURN (format('account %s may be read, but not changed', apikeys_internal.quoted(account)),
+        CASE WHEN apikeys.current_key_id() IS NULL THEN 'No row of member binds the role to it.'
+             ELSE 'The key does not have the scope apikeys:manage.' END);
+COMMENT ON FUNCTION apikeys_internal.change_fault(text) IS 'That the session may read an account, but not change it.';
+
 CREATE FUNCTION apikeys_internal.require_change(account_id bigint) RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    fault record;
 BEGIN
     IF NOT coalesce(apikeys_internal.reaches(account_id, true), false) THEN
-        PERFORM apikeys_internal.refuse(
-            '42501', 'account.name',
-            format('account %s may be read, but not changed',
-                   apikeys_internal.quoted((SELECT a.name FROM apikeys.account AS a WHERE a.account_id = require_change.account_id))),
-            NULL,
-            CASE WHEN apikeys.current_key_id() IS NULL THEN 'No row of member binds the role to it.'
-                 ELSE 'The key does not have the scope apikeys:manage.' END);
+        SELECT f.* INTO fault FROM apikeys.account AS a, LATERAL apikeys_internal.change_fault(a.name) AS f
+        WHERE a.account_id = require_change.account_id;
+        PERFORM apikeys_internal.refuse('42501', 'account.name', fault.message, NULL, fault.hint);
     END IF;
 END
 $$;
@@ -41,14 +46,23 @@ COMMENT ON FUNCTION apikeys_internal.require_change(bigint) IS
 
 -- An account is locked by an update, not by a row lock: a REPEATABLE READ transaction, which cannot see keys that another
 -- transaction made after its snapshot, then fails with 40001. Each transaction updates an account once.
-CREATE FUNCTION apikeys_internal.lock_account(account_id bigint) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+CREATE FUNCTION apikeys_internal.lock_account(account_id bigint) RETURNS apikeys.account
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    locked apikeys.account;
+BEGIN
     UPDATE apikeys.account AS a SET created_at = a.created_at
-    WHERE a.account_id = lock_account.account_id AND a.xmin <> pg_current_xact_id()::xid;
-END;
+    WHERE a.account_id = lock_account.account_id AND a.xmin <> pg_current_xact_id()::xid
+    RETURNING a.* INTO locked;
+    IF NOT FOUND THEN
+        SELECT a.* INTO locked FROM apikeys.account AS a WHERE a.account_id = lock_account.account_id;
+    END IF;
+    RETURN locked;
+END
+$$;
 COMMENT ON FUNCTION apikeys_internal.lock_account(bigint) IS
-'Lock an account until the end of the transaction, against all others that lock it.';
+'Lock an account until the end of the transaction, against all others that lock it. Returns it as it is then.';
 
 CREATE FUNCTION apikeys_internal.add_account(
     name text, plan text, display_name text, contact text, limits apikeys.limits, metadata jsonb)
@@ -64,12 +78,13 @@ BEGIN
             apikeys_internal.checked('account.contact', add_account.contact),
             apikeys_internal.checked('account.plan', add_account.plan),
             apikeys_internal.checked('account.metadata', add_account.metadata);
-    IF add_account.plan = 'default' THEN
+    IF NOT EXISTS (SELECT FROM apikeys.plan AS p WHERE p.name = add_account.plan) THEN
+        IF add_account.plan <> 'default' THEN
+            PERFORM apikeys_internal.refuse('P0002', 'account.plan', format('plan "%s" does not exist', add_account.plan));
+        END IF;
         FOR rules IN INSERT INTO apikeys.plan (name) VALUES ('default') ON CONFLICT DO NOTHING RETURNING * LOOP
             PERFORM apikeys_internal.audit('insert', 'plan', rules.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(rules)));
         END LOOP;
-    ELSIF NOT EXISTS (SELECT FROM apikeys.plan AS p WHERE p.name = add_account.plan) THEN
-        PERFORM apikeys_internal.refuse('P0002', 'account.plan', format('plan "%s" does not exist', add_account.plan));
     END IF;
     FOR made IN
         INSERT INTO apikeys.account (name, plan, display_name, contact, limits, metadata, created_at)

@@ -9,17 +9,24 @@
 -- the log, and its owner and superusers are refused too. Only a role that may disable triggers or drop the extension can bypass
 -- that.
 
+CREATE FUNCTION apikeys_internal.audit_actor() RETURNS text
+LANGUAGE sql STABLE PARALLEL RESTRICTED
+RETURN CASE apikeys_internal.acting_via()
+    WHEN 'role' THEN nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), '')
+    ELSE apikeys_internal.acting_person() END;
+COMMENT ON FUNCTION apikeys_internal.audit_actor() IS
+'Who makes a change, as the audit log stores it: the actor whom the transaction''s identity names or, without one, the setting '
+'apikeys.actor; NULL: nobody is named. Errors: 22023 the setting has more than 512 bytes.';
+
 CREATE FUNCTION apikeys_internal.audit(action text, object text, object_id text, account_id bigint, old jsonb, new jsonb) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
     INSERT INTO apikeys.audit_log (via, actor, action, object, object_id, account_id, old, new)
-    VALUES (apikeys_internal.acting_via(),
-            CASE apikeys_internal.acting_via()
-                WHEN 'role' THEN nullif(apikeys_internal.checked('audit_log.actor', current_setting('apikeys.actor', true)), '')
-                ELSE apikeys_internal.acting_person()
-            END,
-            audit.action, audit.object, audit.object_id, apikeys_internal.changed_account(audit.account_id), audit.old, audit.new);
-END;
+    VALUES (apikeys_internal.acting_via(), apikeys_internal.audit_actor(), audit.action, audit.object, audit.object_id,
+            apikeys_internal.changed_account(audit.account_id), audit.old, audit.new);
+END
+$$;
 COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS
 'Add a row to the audit log, with the session''s user, and the actor whom the transaction''s identity names or, without one, the '
 'setting apikeys.actor. As every change comes by here, it is also refused here if the transaction acts for somebody who may not make '
@@ -35,13 +42,19 @@ CREATE FUNCTION apikeys_internal.audit_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    former  jsonb := to_jsonb(OLD);
-    present jsonb := to_jsonb(NEW);
-    identity text := former ->> TG_ARGV[0];
+    former  jsonb;
+    present jsonb;
+    identity text;
     equal   text[];
     hidden  jsonb;
     owner   bigint;
 BEGIN
+    IF TG_OP = 'UPDATE' AND OLD *= NEW THEN     -- a lock
+        RETURN NULL;
+    END IF;
+    former := to_jsonb(OLD);
+    present := to_jsonb(NEW);
+    identity := former ->> TG_ARGV[0];
     -- Rows deleted with their key find its account in the log.
     owner := coalesce((former ->> 'account_id')::bigint,
                       (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = (former ->> 'key_id')::bigint),

@@ -1,7 +1,8 @@
--- Keys: creating, importing, activating, suspending and deleting them.
+-- Keys: creating, activating, suspending and deleting them.
 --
--- create_key and import_key pass a new row to add_key. add_key and the UPDATE trigger on table key call check_key (planrule.sql)
--- for the rules of the plan. So every change of a row is checked, and a restored row, which was checked before, is not.
+-- create_key passes a new row to add_key; import.sql adds many at a time. They and the UPDATE trigger on table key ask planrule.sql for
+-- the rules of the plan, and for what who acts may give. So every change of a row is checked, and a restored row, which was checked
+-- before, is not.
 
 CREATE FUNCTION apikeys.shard_hash(key text) RETURNS int
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_shard_hash_text';
@@ -36,14 +37,18 @@ COMMENT ON FUNCTION apikeys_internal.require_hash_rule(text) IS 'Raise if there 
 
 -- Changes.
 
+CREATE FUNCTION apikeys_internal.alias_fault(account text, alias text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN format('account "%s" has a key with the alias "%s" already', account, alias);
+COMMENT ON FUNCTION apikeys_internal.alias_fault(text, text) IS 'That another key of an account has an alias.';
+
 CREATE FUNCTION apikeys_internal.refuse_taken_alias(account_id bigint, alias text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     PERFORM apikeys_internal.refuse(
         '23505', 'key.alias',
-        format('account "%s" has a key with the alias "%s" already',
-               (SELECT a.name FROM apikeys.account AS a WHERE a.account_id = refuse_taken_alias.account_id), alias),
+        apikeys_internal.alias_fault((SELECT a.name FROM apikeys.account AS a WHERE a.account_id = refuse_taken_alias.account_id), alias),
         NULL, NULL, 'key_account_id_alias_key');
 END
 $$;
@@ -55,9 +60,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     NEW.expires_at := nullif(NEW.expires_at, 'infinity');
-    IF NEW.expires_at IS DISTINCT FROM OLD.expires_at AND NEW.expires_at <= apikeys_internal.wall_clock() THEN
-        PERFORM apikeys_internal.refuse_past_expiry();
-    ELSIF NEW.alias <> OLD.alias AND EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias) THEN
+    IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
+        PERFORM apikeys_internal.new_expiry(NULL, NEW.expires_at, NULL);
+    END IF;
+    IF NEW.alias <> OLD.alias AND EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias) THEN
         PERFORM apikeys_internal.refuse_taken_alias(NEW.account_id, NEW.alias);
     END IF;
     -- A new tier takes the place of the key's own limits. If the former tier does not exist, it was renamed: no new tier.
@@ -85,28 +91,7 @@ COMMENT ON TYPE apikeys.issued_key IS
 'A key with its text, as create_key and rotate_key return it. The text is shown at no other time.';
 
 CREATE FUNCTION apikeys_internal.free_alias(account_id bigint) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    taken  bigint := 0;
-    free   bigint := 1;
-    middle bigint;
-BEGIN
-    WHILE EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || free) LOOP
-        taken := free;
-        free := 2 * free;
-    END LOOP;
-    WHILE free - taken > 1 LOOP
-        middle := (taken + free) / 2;
-        IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || middle) THEN
-            taken := middle;
-        ELSE
-            free := middle;
-        END IF;
-    END LOOP;
-    RETURN 'key-' || free;
-END
-$$;
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_free_alias';
 COMMENT ON FUNCTION apikeys_internal.free_alias(bigint) IS
 'An alias key-<n> that no key of the account has, where n is 1 or key-<n-1> is taken. It takes few look-ups, even '
 'if there are many keys.';
@@ -117,13 +102,14 @@ AS $$
 DECLARE
     owner apikeys.account;
 BEGIN
-    IF apikeys_internal.accounts_are_created() AND apikeys_internal.reaches_all(true)
-       AND NOT EXISTS (SELECT FROM apikeys.account AS a WHERE a.name = account_for_key.name) THEN
-        PERFORM apikeys_internal.add_account(name, 'default', NULL, NULL, NULL, NULL);
+    SELECT a.* INTO owner FROM apikeys.account AS a WHERE a.name = account_for_key.name AND apikeys_internal.reaches(a.account_id, true);
+    IF NOT FOUND THEN
+        IF apikeys_internal.accounts_are_created() AND apikeys_internal.reaches_all(true) THEN
+            PERFORM apikeys_internal.add_account(name, 'default', NULL, NULL, NULL, NULL);
+        END IF;
+        owner := apikeys_internal.get_account(name, true);
     END IF;
-    owner := apikeys_internal.get_account(name, true);
-    PERFORM apikeys_internal.lock_account(owner.account_id);
-    RETURN apikeys_internal.get_account(name, true);   -- read again under the lock: its plan may have changed
+    RETURN apikeys_internal.lock_account(owner.account_id);     -- its plan may have changed before
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.account_for_key(text) IS
@@ -147,6 +133,78 @@ END
 $$;
 COMMENT ON FUNCTION apikeys_internal.require_names(text, text[]) IS
 'Raise if there is no such tier (NULL: none is named) or product. Errors: P0002.';
+
+CREATE TYPE apikeys_internal.new_key AS (
+    key_id bigint, account_id bigint, created_at timestamptz, expires_at timestamptz, active boolean, digest apikeys.digest, hash_rule text,
+    prefix text, hint text, alias text, category text, tier text, limits apikeys.limits, products text[], allowed_domains text[],
+    allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb);
+COMMENT ON TYPE apikeys_internal.new_key IS
+'A key that is to be stored: columns of table key, and its products.';
+
+CREATE FUNCTION apikeys_internal.next_key_id(account text) RETURNS bigint
+LANGUAGE sql VOLATILE STRICT
+RETURN apikeys.shard_hash_of_account(account)::bigint << 37 | nextval('apikeys.key_number_seq');
+COMMENT ON FUNCTION apikeys_internal.next_key_id(text) IS 'The id of a new key of an account.';
+
+CREATE FUNCTION apikeys_internal.tier_of_new_key(tier text, limits apikeys.limits, rules apikeys.plan) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN limits IS NULL THEN coalesce(tier, rules.default_tier) ELSE tier END;
+COMMENT ON FUNCTION apikeys_internal.tier_of_new_key(text, apikeys.limits, apikeys.plan) IS
+'The tier of a key that is created with this tier and these limits.';
+
+-- One statement for any number of keys, so that each of many costs little.
+CREATE FUNCTION apikeys_internal.store_keys(new apikeys_internal.new_key[]) RETURNS SETOF apikeys.key
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made apikeys.key[];
+BEGIN
+    WITH stored AS (
+        INSERT INTO apikeys.key (
+            key_id, account_id, created_at, expires_at, active, digest, hash_rule, prefix, hint, alias, category, tier, limits,
+            allowed_domains, allowed_ips, scopes, billing_type, metadata)
+        SELECT n.key_id, n.account_id, n.created_at, n.expires_at, coalesce(n.active, true), n.digest, n.hash_rule, n.prefix, n.hint, n.alias,
+               coalesce(n.category, 'production'), n.tier, n.limits, coalesce(n.allowed_domains, '{}'), coalesce(n.allowed_ips, '{}'),
+               coalesce(n.scopes, '{}'), n.billing_type, coalesce(n.metadata, '{}')
+        FROM unnest(new) AS n
+        ON CONFLICT DO NOTHING
+        RETURNING *
+    )
+    SELECT array_agg(ROW(s.*)::apikeys.key) INTO made FROM stored AS s;   -- s itself would be a record, and be cast by its text
+    IF coalesce(cardinality(made), 0) < cardinality(new) THEN
+        new := ARRAY(SELECT n FROM unnest(new) AS n WHERE n.key_id IN (SELECT m.key_id FROM unnest(made) AS m));
+    END IF;
+    IF EXISTS (SELECT FROM unnest(new) AS n WHERE n.products IS NOT NULL) THEN
+        INSERT INTO apikeys.key_product (key_id, product)
+        SELECT DISTINCT n.key_id, p.name FROM unnest(new) AS n, unnest(n.products) AS p (name);
+    END IF;
+    RETURN QUERY SELECT m.* FROM unnest(made) AS m;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.store_keys(apikeys_internal.new_key[]) IS
+'Store new keys of locked accounts, with their products, and return them. A key is left out if the id, the digest or '
+'the alias is taken. What is NULL has the default of table key.';
+
+CREATE FUNCTION apikeys_internal.record_keys(made apikeys.key[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    way   text := apikeys_internal.acting_via();
+    maker text := apikeys_internal.audit_actor();
+BEGIN
+    INSERT INTO apikeys.audit_log (via, actor, action, object, object_id, account_id, new)
+    SELECT way, maker, 'insert', 'key', m.key_id::text, apikeys_internal.changed_account(m.account_id),
+           apikeys_internal.audited_row(to_jsonb(m)) || coalesce(
+               (SELECT jsonb_build_object('products', array_agg(p.product ORDER BY p.product))
+                FROM apikeys.key_product AS p WHERE p.key_id = m.key_id HAVING count(*) > 0), '{}')
+    FROM unnest(made) AS m;
+    INSERT INTO apikeys.notice (kind, account_id, key_id, details)
+    SELECT 'created', m.account_id, m.key_id, jsonb_strip_nulls(apikeys_internal.noticed_key(m)) FROM unnest(made) AS m;
+    PERFORM apikeys_internal.wake_notices();
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.record_keys(apikeys.key[]) IS
+'Record new keys in the audit log, as audit() does, and notice them. Errors: as audit().';
 
 CREATE FUNCTION apikeys_internal.add_key(
     owner apikeys.account, rules apikeys.plan, digest apikeys.digest, hash_rule text, prefix text, hint text,
@@ -172,30 +230,17 @@ BEGIN
             apikeys_internal.checked('key.scopes', scopes),
             apikeys_internal.checked('key.billing_type', billing_type),
             apikeys_internal.checked('key.metadata', metadata);
-    IF lifetime IS NOT NULL AND expires_at IS NOT NULL THEN
-        PERFORM apikeys_internal.refuse('22023', 'key.lifetime', 'a key has a lifetime or an expiry, not both');
-    ELSIF expires_at <= present THEN
-        PERFORM apikeys_internal.refuse_past_expiry();
+    expires_at := apikeys_internal.new_expiry(
+        CASE WHEN expires_at IS NULL THEN coalesce(lifetime, rules.default_lifetime) ELSE lifetime END, expires_at, rules);
+    IF tier IS NOT NULL OR products IS NOT NULL THEN
+        PERFORM apikeys_internal.require_names(tier, products);
     END IF;
-    PERFORM apikeys_internal.require_names(tier, products);
 
-    new_id := apikeys.shard_hash_of_account(owner.name)::bigint << 37 | nextval('apikeys.key_number_seq');
-    INSERT INTO apikeys.key (
-        key_id, account_id, created_at, expires_at, digest, hash_rule, prefix, hint, alias, category, tier, limits,
-        allowed_domains, allowed_ips, scopes, billing_type, metadata)
-    VALUES (
-        new_id, owner.account_id, present,
-        CASE
-            WHEN add_key.expires_at IS NULL THEN apikeys_internal.expiry_after(coalesce(add_key.lifetime, rules.default_lifetime), rules)
-            ELSE nullif(add_key.expires_at, 'infinity')
-        END,
-        add_key.digest, add_key.hash_rule, add_key.prefix, add_key.hint,
-        new_alias, coalesce(add_key.category, 'production'),
-        CASE WHEN add_key.limits IS NULL THEN coalesce(add_key.tier, rules.default_tier) ELSE add_key.tier END, add_key.limits,
-        coalesce(add_key.allowed_domains, '{}'), coalesce(add_key.allowed_ips, '{}'), coalesce(add_key.scopes, '{}'),
-        add_key.billing_type, coalesce(add_key.metadata, '{}'))
-    ON CONFLICT DO NOTHING
-    RETURNING * INTO made;
+    new_id := apikeys_internal.next_key_id(owner.name);
+    SELECT n.* INTO made FROM apikeys_internal.store_keys(ARRAY[ROW(
+        new_id, owner.account_id, present, expires_at, true, digest, hash_rule, prefix, hint, new_alias, category,
+        apikeys_internal.tier_of_new_key(tier, limits, rules), limits, products, allowed_domains, allowed_ips, scopes, billing_type,
+        metadata)::apikeys_internal.new_key]) AS n;
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.digest OPERATOR(apikeys.=) add_key.digest) THEN
             PERFORM apikeys_internal.refuse('23505', 'key.digest', 'this key exists already', NULL, NULL, 'key_digest_key');
@@ -211,11 +256,11 @@ BEGIN
         RAISE serialization_failure USING
             MESSAGE = 'a key like the new one was deleted at the same time', HINT = 'Try again.';
     END IF;
-    INSERT INTO apikeys.key_product (key_id, product) SELECT DISTINCT made.key_id, p.name FROM unnest(add_key.products) AS p (name);
-    PERFORM apikeys_internal.check_key(made, NULL);
-    PERFORM apikeys_internal.audit('insert', 'key', made.key_id::text, made.account_id, NULL,
-                          apikeys_internal.audited_row(to_jsonb(made)) || jsonb_strip_nulls(jsonb_build_object('products', add_key.products)));
-    PERFORM apikeys_internal.add_key_notice('created', made);
+    IF apikeys_internal.plan_has_rules(rules) THEN
+        PERFORM apikeys_internal.require_plan(made, rules, NULL);
+    END IF;
+    PERFORM apikeys_internal.check_giver(made, NULL);
+    PERFORM apikeys_internal.record_keys(ARRAY[made]);
     RETURN made;
 END
 $$;
@@ -268,58 +313,6 @@ An unknown account is made on plan default, unless apikeys.create_accounts is of
 Errors: P0002 unknown account, tier or product; 22023 bad argument, not allowed by the plan, or no product though '
 'the plan allows one key for each product; 23505 the alias is taken, or another key has the product; 53400 the plan '
 'allows no more keys; 42501 tier or limits given by a role that may not; 40001 try again.';
-
-CREATE FUNCTION apikeys.import_key(
-    account text, key text DEFAULT NULL, digest apikeys.digest DEFAULT NULL, alias text DEFAULT NULL,
-    hash_rule text DEFAULT 'sha256', prefix text DEFAULT '', hint text DEFAULT NULL,
-    category text DEFAULT NULL, tier text DEFAULT NULL, limits apikeys.limits DEFAULT NULL,
-    lifetime interval DEFAULT NULL, expires_at timestamptz DEFAULT NULL, products text[] DEFAULT NULL,
-    allowed_domains text[] DEFAULT NULL, allowed_ips cidr[] DEFAULT NULL, scopes text[] DEFAULT NULL,
-    billing_type text DEFAULT NULL, metadata jsonb DEFAULT NULL)
-RETURNS apikeys.key_list
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    owner    apikeys.account;
-    rules    apikeys.plan;
-    made     apikeys.key;
-    ellipsis text := '...';
-BEGIN
-    IF (key IS NULL) = (digest IS NULL) THEN
-        PERFORM apikeys_internal.refuse('22023', 'key.key', 'give either the text of the key or its digest');
-    END IF;
-    PERFORM apikeys_internal.require_hash_rule(hash_rule), apikeys_internal.checked('key.hint', hint);
-    -- A separate statement: in an expression, the planner would compute the character in every encoding.
-    IF getdatabaseencoding() = 'UTF8' THEN
-        ellipsis := chr(8230);
-    END IF;
-    IF position(key IN hint) > 0 THEN
-        PERFORM apikeys_internal.refuse('22023', 'key.hint', 'the hint must not contain the key');
-    END IF;
-    digest := coalesce(digest, apikeys_internal.digest_of(key, hash_rule));
-    IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.previous_digest OPERATOR(apikeys.=) import_key.digest) THEN
-        PERFORM apikeys_internal.refuse('23505', 'key.digest', 'this key exists already', NULL, NULL, 'key_digest_key');
-    END IF;
-    owner := apikeys_internal.account_for_key(account);
-    SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
-    made := apikeys_internal.add_key(
-        owner, rules, digest, hash_rule, coalesce(prefix, ''),
-        coalesce(hint, concat(nullif(prefix, '') || '_', ellipsis, CASE WHEN length(key) >= 16 THEN right(key, 4) END)),
-        alias, category, tier, limits, lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata);
-    RETURN apikeys.get_key(made.key_id);
-END
-$$;
-COMMENT ON FUNCTION apikeys.import_key(text, text, apikeys.digest, text, text, text, text, text, text, apikeys.limits, interval,
-    timestamptz, text[], text[], cidr[], text[], text, jsonb) IS
-'Store a key that another system has issued, given as its text, of which only the digest is stored, or as its '
-'SHA-256 digest. hash_rule tells what the digest is made from: sha256: the whole text; sha256_after_bar: what '
-'follows the last | (Laravel Sanctum); sha256_after_underscore: what follows the last _ (prefixed API keys).
-The other arguments are those of create_key. A text in the form of our keys must have the right checksum, because '
-'verify refuses it otherwise if a plan uses its prefix. If no plan will ever use the prefix, import the digest.
-A key text has at most 512 bytes, at least 4 that its hash rule uses, no blanks at its ends and no control or '
-'invisible characters.
-Errors: those of create_key; 22023 neither or both of key and digest, bad key text, wrong checksum; 23505 the key '
-'exists already.';
 
 -- Switching keys.
 

@@ -78,16 +78,13 @@ COMMENT ON FUNCTION apikeys_internal.add_limit_notice("char", bigint, bigint, te
 'Add a notice that a limit of a key (k) or an account (a) is nearly or all used, unless there was one within the '
 'limit''s window (in seconds; NULL: without end) or within the hour. Called by the background worker.';
 
+-- It becomes part of the plans that call it.
 CREATE FUNCTION apikeys_internal.noticed_key(subject apikeys.key) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN jsonb_build_object(
-        'alias', subject.alias, 'category', subject.category, 'hint', subject.hint, 'tier', subject.tier,
-        'limits', subject.limits::text, 'expires_at', subject.expires_at, 'previous_valid_until', subject.previous_valid_until,
-        'suspended_reason', subject.suspended_reason);
-END
-$$;
+LANGUAGE sql STABLE
+RETURN pg_catalog.jsonb_build_object(
+    'alias', subject.alias, 'category', subject.category, 'hint', subject.hint, 'tier', subject.tier,
+    'limits', subject.limits::pg_catalog.text, 'expires_at', subject.expires_at, 'previous_valid_until', subject.previous_valid_until,
+    'suspended_reason', subject.suspended_reason);
 COMMENT ON FUNCTION apikeys_internal.noticed_key(apikeys.key) IS 'The details that notices show of a key.';
 
 CREATE FUNCTION apikeys_internal.add_key_notice(kind text, subject apikeys.key) RETURNS void
@@ -187,7 +184,7 @@ LEFT JOIN apikeys.key AS k ON k.key_id = n.key_id
 WHERE (SELECT apikeys_internal.reaches_all(false)) OR n.account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]);
 COMMENT ON VIEW apikeys.notice_list IS 'Notices about the keys and accounts that the session may read.';
 COMMENT ON COLUMN apikeys.notice_list.kind IS
-'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, expiring (within '
+'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, leaked (once for each text), expiring (within '
 'apikeys.expiry_notice; once for each expiry); upgrade_asked, upgrade_questioned, upgrade_answered, '
 'upgrade_approved, upgrade_declined, upgrade_withdrawn. Of an account: account_activated, account_deactivated. Of a '
 'limit of either: limit_near (80 % used), limit_reached (all used, or a request was denied); each at most once '

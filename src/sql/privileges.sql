@@ -30,9 +30,10 @@ BEGIN
 END
 $$;
 
-GRANT USAGE ON SCHEMA apikeys TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
+GRANT USAGE ON SCHEMA apikeys
+TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor, apikeys_scanner;
 
--- All these roles may use the types, with the functions behind their operators, casts, input and output.
+-- These roles may use the types, with the functions behind their operators, casts, input and output.
 DO $$
 DECLARE
     object text;
@@ -82,6 +83,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.authenticate(text, text, inet, text, text, text[], bigint),
     apikeys.key_facts(text, inet)
 TO apikeys_verifier, apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys.report_leak(jsonb, boolean), apikeys.key_patterns() TO apikeys_admin, apikeys_scanner;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
@@ -126,6 +128,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.deactivate_account(text),
     apikeys.suspend_key(bigint, text),
     apikeys.unsuspend_key(bigint),
+    apikeys.import_keys(jsonb),
     apikeys.import_key(text, text, apikeys.digest, text, text, text, text, text, text, apikeys.limits, interval, timestamptz, text[],
                        text[], cidr[], text[], text, jsonb)
 TO apikeys_admin;
@@ -172,7 +175,7 @@ GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, ap
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
     key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,
-    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by)
+    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by, leaked_at)
 ON apikeys.key TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 
 GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips, scopes, billing_type, metadata)

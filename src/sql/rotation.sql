@@ -100,7 +100,6 @@ DECLARE
     source   apikeys.key;
     owner    apikeys.account;
     rules    apikeys.plan;
-    products text[];
     stem     text;
     drawn    record;
     made     apikeys.key;
@@ -113,16 +112,14 @@ BEGIN
     ELSIF lifetime IS NULL AND source.expires_at <= apikeys_internal.wall_clock() THEN
         PERFORM apikeys_internal.refuse('22023', 'key.lifetime', format('key %s has expired', source.key_id), NULL, 'Give its copy a lifetime.');
     END IF;
-    PERFORM apikeys_internal.lock_account(source.account_id);
-    SELECT a.* INTO STRICT owner FROM apikeys.account AS a WHERE a.account_id = source.account_id;
+    owner := apikeys_internal.lock_account(source.account_id);
     SELECT p.* INTO STRICT rules FROM apikeys.plan AS p WHERE p.name = owner.plan;
-    products := ARRAY(SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = source.key_id ORDER BY kp.product);
     stem := apikeys_internal.prefix_for(source.prefix, rules);
     SELECT d.* INTO drawn FROM apikeys_internal.draw_key(stem, owner.name) AS d;
     made := apikeys_internal.add_key(
         owner, rules, drawn.digest, 'sha256', stem, drawn.hint, alias, source.category, source.tier, source.limits, lifetime,
-        CASE WHEN lifetime IS NULL THEN coalesce(source.expires_at, 'infinity') END, products, source.allowed_domains, source.allowed_ips,
-        source.scopes, source.billing_type, source.metadata);
+        CASE WHEN lifetime IS NULL THEN coalesce(source.expires_at, 'infinity') END, apikeys_internal.products_of(source.key_id),
+        source.allowed_domains, source.allowed_ips, source.scopes, source.billing_type, source.metadata);
     IF made.tier IS DISTINCT FROM source.tier THEN    -- a key without tier and limits, under a plan with a default tier
         UPDATE apikeys.key AS k SET tier = source.tier WHERE k.key_id = made.key_id;
     END IF;

@@ -1,4 +1,5 @@
--- The schemas and the roles. Schema apikeys has what people use; apikeys_internal has functions only. No role needs USAGE on
+-- The schemas and the roles. Schema apikeys has what people use; apikeys_internal has functions, and types
+-- that they hand to each other. No role needs USAGE on
 -- apikeys_internal: views, policies, constraints, triggers, types and functions with a parsed body refer to functions by OID,
 -- and all other functions that call into it run as the owner of the extension.
 --
@@ -16,7 +17,8 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['apikeys_verifier', 'apikeys_manager', 'apikeys_portal', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor'] LOOP
+    FOREACH name IN ARRAY ARRAY[
+        'apikeys_verifier', 'apikeys_manager', 'apikeys_portal', 'apikeys_staff', 'apikeys_admin', 'apikeys_auditor', 'apikeys_scanner'] LOOP
         BEGIN
             EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', name);
         EXCEPTION

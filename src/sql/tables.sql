@@ -5,8 +5,7 @@
 -- Long: each column has a COMMENT.
 
 CREATE FUNCTION apikeys_internal.has_text(value text) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN value IS NOT NULL AND value OPERATOR(pg_catalog.~) '[^[:space:]]' COLLATE "C";
+LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_text_is_there';
 COMMENT ON FUNCTION apikeys_internal.has_text(text) IS
 'Whether a text has more than white space (of ASCII); false for NULL.';
 
@@ -18,7 +17,7 @@ COMMENT ON FUNCTION apikeys_internal.prefix_is_valid(text) IS
 'most 24 characters.';
 
 CREATE FUNCTION apikeys_internal.lifetimes_are_valid(lifetimes interval[]) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN pg_catalog.cardinality(lifetimes) OPERATOR(pg_catalog.>) 0
     AND NOT EXISTS (SELECT FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
                     WHERE l.lifetime IS NULL OR l.lifetime OPERATOR(pg_catalog.<=) '0'::interval OR l.lifetime OPERATOR(pg_catalog.>) '1000 years'::interval);
@@ -28,7 +27,7 @@ COMMENT ON FUNCTION apikeys_internal.lifetimes_are_valid(interval[]) IS
 -- Lifetimes are compared in seconds, because they are counted so. Compared as intervals, a year would be 360 days, though it
 -- lasts 365.25.
 CREATE FUNCTION apikeys_internal.longest_lifetime(lifetimes interval[]) RETURNS interval
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN (SELECT l.lifetime FROM pg_catalog.unnest(lifetimes) AS l(lifetime)
         ORDER BY EXTRACT(epoch FROM l.lifetime) DESC NULLS LAST LIMIT 1);
 COMMENT ON FUNCTION apikeys_internal.longest_lifetime(interval[]) IS
@@ -190,6 +189,7 @@ CREATE TABLE apikeys.key (
     hash_rule            text NOT NULL DEFAULT 'sha256' CHECK (apikeys_internal.hash_rule_is_known(hash_rule)),
     previous_hash_rule   text CHECK (apikeys_internal.hash_rule_is_known(previous_hash_rule)),
     created_by           text NOT NULL DEFAULT apikeys_internal.acting_name(),
+    leaked_at            timestamptz,
     CONSTRAINT key_account_id_alias_key UNIQUE (account_id, alias),
     CONSTRAINT key_digest_key UNIQUE (digest),
     CONSTRAINT key_previous_check CHECK (num_nulls(previous_digest, previous_hash_rule, previous_valid_until) IN (0, 3)),
@@ -220,6 +220,8 @@ COMMENT ON COLUMN apikeys.key.rotated_at IS 'When it got its present text; NULL:
 COMMENT ON COLUMN apikeys.key.rotations IS 'How many times it got a new text.';
 COMMENT ON COLUMN apikeys.key.active IS 'Whether the key may be used: false refuses it with the verdict inactive.';
 COMMENT ON COLUMN apikeys.key.suspended_reason IS 'Why the provider has suspended it; NULL: it is not suspended.';
+COMMENT ON COLUMN apikeys.key.leaked_at IS
+'When report_leak suspended it; a rotation without a grace ends that. NULL: it is not suspended, or the provider did it.';
 COMMENT ON COLUMN apikeys.key.suspended_at IS 'Since when it is suspended; NULL: it is not.';
 COMMENT ON COLUMN apikeys.key.expires_at IS
 'From this time on the verdict is expired; NULL: never. It cannot be set to a time that is past.';

@@ -19,6 +19,12 @@
  * restore fires the trigger, which does no harm.)  Invalidations are sent
  * before the COMMIT of the change is acknowledged, so the next call sees it.
  *
+ * A row of key_product that is not the first sends none, or none besides that
+ * of its transaction, because every session would plan again all queries on
+ * key_product.  Every backend then knows of the row that was there, or hears of
+ * its deletion after the new one was inserted.  So absence is cached only where
+ * no row is there, not even one whose transaction has not ended.
+ *
  * The tables are read without waiting for locks: where that is not possible the
  * functions return false, and the caller tries again later.  No lock is held
  * after that: rows are protected by the snapshot, and changes tell of
@@ -30,9 +36,11 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
@@ -266,22 +274,22 @@ RuleCachePrefixIsKnown(const char *prefix, size_t len, bool *known)
 }
 
 /*
- * Tells in *found whether a row of key_product is visible now; by the index,
- * since the table may begin with any number of dead rows.  False: that cannot
- * be read without waiting.
+ * Tells in *found whether key_product has a row that is visible now, or whose
+ * transaction has not ended; by the index, since the table may begin with any
+ * number of dead rows.  False: that cannot be read without waiting.
  */
 static bool
 readProducts(bool *found)
 {
 	Relation rel = CatalogTryOpen(&CatalogKeyProduct);
-	Snapshot snapshot;
+	SnapshotData snapshot;
 	CatalogScan scan;
 	bool begun;
 
 	if (rel == NULL)
 		return false;
-	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	begun = CatalogTryScanBegin(&scan, &CatalogKeyProduct, rel, 0, snapshot, 0, NULL);
+	InitDirtySnapshot(snapshot);
+	begun = CatalogTryScanBegin(&scan, &CatalogKeyProduct, rel, 0, &snapshot, 0, NULL);
 	if (begun)
 	{
 		TupleTableSlot *slot = table_slot_create(rel, NULL);
@@ -290,7 +298,6 @@ readProducts(bool *found)
 		CatalogScanEnd(&scan);
 		ExecDropSingleTupleTableSlot(slot);
 	}
-	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return begun;
 }
@@ -343,16 +350,80 @@ RuleCacheBlock(const PatternAddress *address, const RuleCacheBlocked **found)
 }
 
 /*
+ * Tells whether a row was inserted by a transaction whose invalidations have
+ * been sent: they are before it gives up the lock on its id.
+ */
+static bool
+isKnownToAll(TupleTableSlot *slot)
+{
+	bool isnull;
+	TransactionId inserter =
+		DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
+
+	return !TransactionIdIsNormal(inserter) || (!TransactionIdIsCurrentTransactionId(inserter) &&
+												ConditionalXactLockTableWait(inserter));
+}
+
+/*
+ * Tells whether key_product, into which a row has been inserted, had one
+ * before, of which all sessions know.  A few rows are looked at.
+ */
+static bool
+hadProducts(Relation rel)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	CatalogScan scan;
+	bool had = false;
+
+	CatalogResolve(&CatalogKeyProduct);
+	CatalogScanBegin(&scan, &CatalogKeyProduct, rel, 0, snapshot, 0, NULL, NULL);
+	for (int i = 0; i < 3 && !had && CatalogScanNext(&scan, slot, NULL); i++)
+		had = isKnownToAll(slot);
+	CatalogScanEnd(&scan);
+	UnregisterSnapshot(snapshot);
+	ExecDropSingleTupleTableSlot(slot);
+	return had;
+}
+
+/*
+ * Makes every backend look again whether there are products, when this
+ * (sub)transaction, which has inserted some, has committed.
+ */
+static void
+invalidateProducts(Relation rel)
+{
+	static TransactionId transaction = InvalidTransactionId;
+	static SubTransactionId subtransaction = InvalidSubTransactionId;
+
+	if ((transaction == GetTopTransactionId() && subtransaction == GetCurrentSubTransactionId()) ||
+		hadProducts(rel))
+		return;
+	CacheInvalidateRelcache(rel);
+	transaction = GetTopTransactionId();
+	subtransaction = GetCurrentSubTransactionId();
+}
+
+/*
  * Trigger on plan, tier, key_product and address_block: makes every backend
  * drop what it has cached of them.
  */
 Datum
 apikeys_rulecache_changed(PG_FUNCTION_ARGS)
 {
+	TriggerData *trigger;
+	Relation rel;
+
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function apikeys_internal.rules_changed was not called by a trigger")));
-	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
+	trigger = (TriggerData *) fcinfo->context;
+	rel = trigger->tg_relation;
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
+		strcmp(RelationGetRelationName(rel), CatalogKeyProduct.name) == 0)
+		invalidateProducts(rel);
+	else
+		CacheInvalidateRelcache(rel);
 	return PointerGetDatum(NULL);
 }

@@ -47,7 +47,8 @@ foreach my $preload ('', 'apikeys')
           . "HINT:  Add apikeys to shared_preload_libraries and restart the server; authenticate works without.", "$how: warned as needed");
     my $objects = $node->safe_psql($database, $count_objects);
     cmp_ok($objects, '>', 1, "$how: the extension has objects");
-    is($node->safe_psql($database, $roles), 'apikeys_admin apikeys_auditor apikeys_manager apikeys_portal apikeys_staff apikeys_verifier', "$how: the roles are there");
+    is($node->safe_psql($database, $roles),
+        'apikeys_admin apikeys_auditor apikeys_manager apikeys_portal apikeys_scanner apikeys_staff apikeys_verifier', "$how: the roles are there");
 
     $node->safe_psql($database, 'DROP EXTENSION apikeys');
     is($node->safe_psql($database, $leftovers), '0', "$how: dropped without a trace");

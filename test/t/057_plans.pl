@@ -107,6 +107,8 @@ my @calls = (
     map { [ boss => $_ ] }
         q{SELECT apikeys.create_account('new', plan => 'many')}, q{SELECT apikeys.update_account('account 3', '{"contact": "ann@example.com"}')}, q{SELECT apikeys.deactivate_account('account 3'); SELECT apikeys.activate_account('account 3')},
         q{SELECT apikeys.suspend_key(2002, 'unpaid'); SELECT apikeys.unsuspend_key(2002)}, q{SELECT apikeys.import_key('account 3', 'a text of my own', products => '{tiles}')},
+        q{SELECT * FROM apikeys.import_keys('[{"account": "account 3", "text": "a text of my own", "products": ["tiles"]}, {"account": "account 3", "text": "key 2002"}]')},
+        q{SELECT * FROM apikeys.report_leak('[{"token": "key 2002"}]')},
         q{SELECT apikeys.change_plan('account 3', 'other', true)}, q{SELECT apikeys.change_plan('account 3', 'other')}, q{SELECT apikeys.add_member('clerk', 'account 9'); SELECT apikeys.remove_member('clerk', 'account 9')},
         q{SELECT apikeys.ask_upgrade(2002, 'why'); SELECT apikeys.answer_upgrade(2002, 'so'); SELECT apikeys.approve_upgrade(2002)}, q{SELECT apikeys.decline_upgrade(2003, 'no')},
         q{SELECT apikeys.reset_usage(2002, 'day')}, q{SELECT apikeys.reset_account_usage('account 3')}, q{SELECT apikeys.grant_units(2002, 'day', 5, '2999-01-01')},
@@ -121,7 +123,7 @@ my @calls = (
 # Every function that is told a key, an account or a request is among them.
 my $called = join ' ', map { $_->[1] } @calls;
 foreach my $function (split /\n/, value(q{SELECT DISTINCT p.proname FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace
-    AND p.proargnames[1:p.pronargs] && '{key,keys,key_id,account,id,request_id,request_ids,only_key,only_account}'
+    AND p.proargnames[1:p.pronargs] && '{key,keys,key_id,account,id,request_id,request_ids,only_key,only_account,rows,report}'
     AND EXISTS (SELECT FROM unnest('{apikeys_verifier,apikeys_manager,apikeys_portal,apikeys_staff,apikeys_admin,apikeys_auditor}'::text[]) AS r WHERE has_function_privilege(r, p.oid, 'EXECUTE'))}))
 {
     like($called, qr/\bapikeys\.$function\(/, "$function is called");

@@ -141,7 +141,7 @@ my $functions = $node->safe_psql('readme_md', q{
         string_agg(r.role, ', ' ORDER BY r.i))
     FROM pg_proc AS p
     -- What managers may call, a portal may.
-    JOIN unnest(ARRAY['verifier', 'manager', 'portal', 'staff', 'admin', 'auditor']) WITH ORDINALITY AS r (role, i)
+    JOIN unnest(ARRAY['verifier', 'manager', 'portal', 'staff', 'admin', 'auditor', 'scanner']) WITH ORDINALITY AS r (role, i)
         ON has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')
        AND (r.role <> 'portal' OR NOT has_function_privilege('apikeys_manager', p.oid, 'EXECUTE'))
     WHERE p.pronamespace = 'apikeys'::regnamespace

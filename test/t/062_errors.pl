@@ -21,6 +21,7 @@ my %in_c = (
     apikeys_key_draw => [ '22023 prefix' ],
     apikeys_key_digest => [ '22023 key', '22023 hash_rule' ],
     apikeys_hash_rule_require => [ '22023 hash_rule' ],
+    apikeys_import_read => [ '22023 rows' ],
     apikeys_key_explain => [ 'P0002 key_id' ]);
 # What triggers raise, of all that they can, for what a function changes; and what refuse() is told by variables.
 my @of_plan = ('22023 expires_at', '22023 limits', '22023 billing_type', '22023 products', '53400 max_keys', '23505 products');
@@ -37,10 +38,16 @@ my %besides = (
     'apikeys.create_plan' => [ '23502 name', '23505 name', '23503 default_tier', map { "23514 $_" } qw(max_keys max_lifetime lifetimes default_lifetime) ],
     'apikeys.create_upgrade_rule' => [ '23503 min_tier' ],
     'apikeys.request_upgrade' => [ '22023 expected_requests', '22023 expected_users' ],
-    'apikeys_internal.check_key' => \@of_plan);
+    'apikeys.import_key' => [
+        'P0002 name', 'P0002 tier', 'P0002 products', (map { "22023 $_" } qw(name key hash_rule prefix hint alias category tier lifetime products
+            allowed_domains allowed_ips scopes metadata)), @of_plan, '23505 digest', '23505 alias', '42501 scopes' ],
+    'apikeys_internal.new_expiry' => [ '22023 lifetime', '22023 expires_at' ],
+    'apikeys_internal.check_reserved_scopes' => [ '22023 scopes', '42501 scopes' ],
+    'apikeys_internal.add_key' => \@of_plan);
 # What a function calls for something else than what is in the call: values that are ours, or stored already.
 my %apart = (
-    create_key => qr/ (display_name|contact|plan|hint|digest)$/, import_key => qr/ (display_name|contact|plan|key_id)$|^22023 category/,
+    create_key => qr/ (display_name|contact|plan|hint|digest)$/, import_key => qr/ (display_name|contact|plan|rows)$/,
+    import_keys => qr/ (name|display_name|contact|plan)$/, report_leak => qr/ suspended_reason$/,
     copy_key => qr/ (prefix|category|tier|hint|allowed_domains|allowed_ips|scopes|metadata|digest)$|^P0002 products/,
     rotate_key => qr/ prefix$/, my_key => qr/^P0002/, my_limits => qr/^P0002/, my_usage => qr/^P0002/);
 # Who may read an account but not change it, by no form; and the setting apikeys.actor.
@@ -90,7 +97,7 @@ my %comment;
 foreach my $row (split /\x1e/, $node->safe_psql('postgres', q{
     SELECT concat_ws(E'\x1f', concat(p.pronamespace::regnamespace, '.', p.proname), l.lanname, concat(p.prosrc, pg_get_function_sqlbody(p.oid)),
         obj_description(p.oid, 'pg_proc'),
-        EXISTS (SELECT FROM unnest(ARRAY['verifier', 'manager', 'portal', 'staff', 'admin', 'auditor']) AS r (role) WHERE has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')))
+        EXISTS (SELECT FROM unnest(ARRAY['verifier', 'manager', 'portal', 'staff', 'admin', 'auditor', 'scanner']) AS r (role) WHERE has_function_privilege('apikeys_' || r.role, p.oid, 'EXECUTE')))
     FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
     WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace)}, extra_params => [ '-R', "\x1e" ]))
 {
