@@ -155,8 +155,9 @@ BEGIN
             FROM unnest(batch) AS b JOIN unnest(owners) AS o ON o.name = b.account, unnest(b.products) AS p (name)
             WHERE o.account_id = ANY (divided)
         ), held AS MATERIALIZED (
+            -- By the keys of the accounts, as in plan_breaches.
             SELECT k.account_id, kp.product, min(k.alias) AS alias
-            FROM apikeys.key AS k JOIN apikeys.key_product AS kp ON kp.key_id = k.key_id
+            FROM apikeys.key AS k, LATERAL (SELECT p.product FROM apikeys.key_product AS p WHERE p.key_id = k.key_id OFFSET 0) AS kp
             WHERE k.account_id = ANY (divided) AND apikeys_internal.key_counts(k.active, k.expires_at, present)
             GROUP BY k.account_id, kp.product
         )

@@ -46,8 +46,8 @@ my %besides = (
     'apikeys_internal.add_key' => \@of_plan);
 # What a function calls for something else than what is in the call: values that are ours, or stored already.
 my %apart = (
-    create_key => qr/ (display_name|contact|plan|hint|digest)$/, import_key => qr/ (display_name|contact|plan|rows)$/,
-    import_keys => qr/ (name|display_name|contact|plan)$/, report_leak => qr/ suspended_reason$/,
+    create_key => qr/ (display_name|contact|plan|hint|digest)$/, import_key => qr/ (display_name|contact|plan|rows|key_id)$/,
+    import_keys => qr/ (name|display_name|contact|plan|metadata)$/, report_leak => qr/ suspended_reason$/,
     copy_key => qr/ (prefix|category|tier|hint|allowed_domains|allowed_ips|scopes|metadata|digest)$|^P0002 products/,
     rotate_key => qr/ prefix$/, my_key => qr/^P0002/, my_limits => qr/^P0002/, my_usage => qr/^P0002/);
 # Who may read an account but not change it, by no form; and the setting apikeys.actor.
