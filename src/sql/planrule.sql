@@ -165,6 +165,10 @@ DECLARE
     breach record;
 BEGIN
     SELECT k.* INTO STRICT maker FROM apikeys.key AS k WHERE k.key_id = apikeys.current_key_id();
+    -- The former text ends with its grace, and so must all that it makes: also a new text of the key itself.
+    IF apikeys_internal.acting_by_former_text() THEN
+        maker.expires_at := least(maker.expires_at, coalesce(maker.previous_valid_until, '-infinity'));
+    END IF;
     SELECT r.place, r.excess INTO breach
     FROM (VALUES
         ('key.scopes', candidate.scopes <@ maker.scopes, 'It has scopes that the key does not have.'),
@@ -198,7 +202,7 @@ END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_maker(apikeys.key, apikeys.key) IS
 'Raise if a key that is made (former is NULL) or changed by another key would be good for more than that one: more scopes, domains, '
-'addresses or products, or for longer. Errors: 42501.';
+'addresses or products, or for longer. A key that acts by its former text is good until the end of the grace. Errors: 42501.';
 
 CREATE FUNCTION apikeys_internal.check_key(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
