@@ -284,6 +284,25 @@ FROM apikeys.audit_log WHERE via = 'key' ORDER BY id;
 ROLLBACK;
 DROP FUNCTION public.import_outcome;
 
+-- By its former text a key is good until the end of the grace, and so is what it makes, before and after it ends the grace itself.
+RESET SESSION AUTHORIZATION;
+SELECT set_config('test.key_later', c.key, false) <> '' AS rotated FROM apikeys.rotate_key(id_of('terraform'), '1 hour') AS c;
+SET SESSION AUTHORIZATION regress_portal_login;
+BEGIN;
+SELECT allowed FROM apikeys.begin_as(key_of('terraform'), ip => '192.0.2.9', product => 'maps', origin => 'https://a.example', metered => false);
+SELECT statement, public.outcome(replace(statement, 'ALL', $$'acme', products => '{maps}', allowed_ips => '{192.0.2.0/25}', allowed_domains => '{a.example}'$$))
+FROM (VALUES
+    ('SELECT apikeys.create_key(ALL, lifetime => ''59 minutes'')'), ('SELECT apikeys.create_key(ALL, lifetime => ''61 minutes'')'),
+    ('SELECT apikeys.rotate_key(id_of(''terraform''))'), ('SELECT apikeys.rotate_key(id_of(''terraform''), ''1 day'')'),
+    ('SELECT apikeys.end_grace(id_of(''terraform''))'),
+    ('SELECT apikeys.create_key(ALL, lifetime => ''59 minutes'')'), ('SELECT apikeys.rotate_key(id_of(''terraform''))')
+) AS s (statement);
+ROLLBACK;
+BEGIN;
+SELECT allowed FROM apikeys.begin_as(key_of('later'), ip => '192.0.2.9', product => 'maps', origin => 'https://a.example', metered => false);
+SELECT public.outcome('SELECT apikeys.rotate_key(id_of(''terraform''))');
+ROLLBACK;
+
 -- Nobody acts within a security-restricted operation.
 RESET SESSION AUTHORIZATION;
 GRANT regress_portal_login TO regress_boss;

@@ -173,6 +173,16 @@ SELECT f.code, f.message FROM (VALUES
     (4, $$SET ROLE regress_clerk; SELECT apikeys.change_plan('acme', 'free', true)$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
+-- A key has at most 1000 products, however they come.
+BEGIN;
+INSERT INTO apikeys.product SELECT 'wide-' || n FROM generate_series(1, 1001) AS n;
+INSERT INTO apikeys.plan (name) VALUES ('wide');
+SELECT name FROM apikeys.create_account('wide', 'wide');
+SELECT alias FROM apikeys.create_key('wide', 'wide', products => ARRAY(SELECT 'wide-' || n FROM generate_series(1, 999) AS n));
+SELECT cardinality(products) FROM apikeys.assign_product(apikeys.find_key('wide', 'wide'), 'wide-1000');
+SELECT * FROM pg_temp.failure($$SELECT apikeys.assign_product(apikeys.find_key('wide', 'wide'), 'wide-1001')$$);
+ROLLBACK;
+
 DROP ROLE regress_clerk;
 DELETE FROM apikeys.key;
 DELETE FROM apikeys.account;

@@ -173,6 +173,7 @@ IdentityBecomeKey(const KeyRow *row)
 	Identity identity = {.account_id = row->account_id,
 						 .account = row->account_name,
 						 .key_id = row->key_id,
+						 .previous = row->previous,
 						 .scopes = row->scopes};
 
 	become("begin_as", &identity);
@@ -183,6 +184,7 @@ PG_FUNCTION_INFO_V1(apikeys_identity_account);
 PG_FUNCTION_INFO_V1(apikeys_identity_account_id);
 PG_FUNCTION_INFO_V1(apikeys_identity_key_id);
 PG_FUNCTION_INFO_V1(apikeys_identity_has_scope);
+PG_FUNCTION_INFO_V1(apikeys_identity_by_former_text);
 PG_FUNCTION_INFO_V1(apikeys_identity_via);
 PG_FUNCTION_INFO_V1(apikeys_identity_actor);
 PG_FUNCTION_INFO_V1(apikeys_identity_require_open);
@@ -251,6 +253,15 @@ apikeys_identity_has_scope(PG_FUNCTION_ARGS)
 
 	PG_RETURN_BOOL(identity &&
 				   IdentityHasScope(identity, VARDATA_ANY(scope), VARSIZE_ANY_EXHDR(scope)));
+}
+
+/* acting_by_former_text() */
+Datum
+apikeys_identity_by_former_text(PG_FUNCTION_ARGS)
+{
+	const Identity *identity = IdentityCurrent();
+
+	PG_RETURN_BOOL(identity && identity->previous);
 }
 
 /* acting_via(): by what right a change is made, as the audit log says it. */

@@ -15,6 +15,7 @@ typedef struct Identity
 	int64 account_id;
 	const text *account; /* its name */
 	int64 key_id;		 /* 0: the account itself */
+	bool previous;		 /* the key was given by its former text, within the grace */
 	/* of the key; NULL: none */
 	const struct ArrayType *scopes;
 	/* who the application says acts for the account; NULL: it does not say */

@@ -196,6 +196,8 @@ BEGIN
     INSERT INTO apikeys.key_product (key_id, product) VALUES (assign_product.key_id, assign_product.product)
     ON CONFLICT DO NOTHING RETURNING * INTO made;
     IF FOUND THEN
+        PERFORM apikeys_internal.checked('key.products', ARRAY(
+            SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = assign_product.key_id));
         PERFORM apikeys_internal.check_assignment(key_id);
         PERFORM apikeys_internal.audit('insert', 'key_product', made.key_id::text, (SELECT k.account_id FROM apikeys.key AS k WHERE k.key_id = made.key_id),
                               NULL, apikeys_internal.audited_row(to_jsonb(made)));
@@ -205,7 +207,7 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.assign_product(bigint, text) IS
 'Assign a product to a key. A key without products was good for all; from now on it is good for this one only. Does '
-'nothing if it is assigned already. Errors: P0002 unknown key or product; 23505 the plan allows one key for each '
+'nothing if it is assigned already. Errors: P0002 unknown key or product; 22023 the key has 1000 products; 23505 the plan allows one key for each '
 'product, and another key of the account has it; 42501 the transaction acts for a key that is not good for it.';
 
 CREATE FUNCTION apikeys.unassign_product(key_id bigint, product text) RETURNS apikeys.key_list

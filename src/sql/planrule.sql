@@ -232,6 +232,10 @@ DECLARE
     maker apikeys.key;
 BEGIN
     SELECT k.* INTO STRICT maker FROM apikeys.key AS k WHERE k.key_id = apikeys.current_key_id();
+    -- The former text ends with its grace, and so must all that it makes: also a new text of the key itself.
+    IF apikeys_internal.acting_by_former_text() THEN
+        maker.expires_at := least(maker.expires_at, coalesce(maker.previous_valid_until, '-infinity'));
+    END IF;
     SELECT r.place, format('key "%s" would be good for more than the key that the transaction acts for', candidate.alias), r.excess
     INTO field, message, detail
     FROM (VALUES
@@ -277,7 +281,7 @@ END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_maker(apikeys.key, apikeys.key) IS
 'Raise if a key that is made (former is NULL) or changed by another key would be good for more than that one: more scopes, domains, '
-'addresses or products, or for longer. Errors: 42501.';
+'addresses or products, or for longer. A key that acts by its former text is good until the end of the grace. Errors: 42501.';
 
 CREATE FUNCTION apikeys_internal.check_giver(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -48,6 +48,11 @@ LANGUAGE C STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_identity_ac
 COMMENT ON FUNCTION apikeys_internal.acting_person() IS
 'Who acts: key:<id> of the key, or the actor given to begin_for; NULL: the transaction acts by its role, or there was no actor.';
 
+CREATE FUNCTION apikeys_internal.acting_by_former_text() RETURNS boolean
+LANGUAGE C STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_identity_by_former_text';
+COMMENT ON FUNCTION apikeys_internal.acting_by_former_text() IS
+'Whether the transaction acts for a key that begin_as was given by its former text, which ends with the grace of its rotation.';
+
 CREATE FUNCTION apikeys_internal.acting_name() RETURNS text
 LANGUAGE sql STABLE PARALLEL RESTRICTED
 RETURN CASE apikeys_internal.acting_via() WHEN 'key' THEN apikeys_internal.acting_person() ELSE SESSION_USER END;
