@@ -87,6 +87,7 @@ SQL_PARTS = \
 	src/sql/keylist.sql \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
+	src/sql/archive.sql \
 	src/sql/rotation.sql \
 	src/sql/plan.sql \
 	src/sql/change.sql \
@@ -128,6 +129,7 @@ REGRESS = \
 	key \
 	plan \
 	change \
+	archive \
 	upgrade_request \
 	notice \
 	erasure \

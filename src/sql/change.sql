@@ -205,7 +205,7 @@ COMMENT ON FUNCTION apikeys.update_key(bigint, jsonb) IS
 'clears limits of the key''s own unless limits are given.
 Errors: P0002 unknown key, tier or product; 22023 an unknown member, a bad value, or what the plan does not allow; 23505 the '
 'alias is taken, or another key has the product; 53400 the plan allows no more keys; 42501 tier or limits changed by a role that '
-'may not.';
+'may not; 55000 it is archived, and would be valid again.';
 
 CREATE FUNCTION apikeys.update_account(account text, changes jsonb) RETURNS apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

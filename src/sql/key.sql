@@ -48,7 +48,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.refuse_taken_alias(bigint, text) IS
-'Raise that another key of the account has the alias. Errors: 23505.';
+'Raise that another unarchived key of the account has the alias. Errors: 23505.';
 
 CREATE FUNCTION apikeys_internal.check_key_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -57,8 +57,14 @@ BEGIN
     NEW.expires_at := nullif(NEW.expires_at, 'infinity');
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at AND NEW.expires_at <= apikeys_internal.wall_clock() THEN
         PERFORM apikeys_internal.refuse_past_expiry();
-    ELSIF NEW.alias <> OLD.alias AND EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias) THEN
+    ELSIF (NEW.alias <> OLD.alias OR OLD.archived_at IS NOT NULL) AND NEW.archived_at IS NULL
+          AND EXISTS (SELECT FROM apikeys.key AS k
+                      WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias AND k.archived_at IS NULL AND k.key_id <> NEW.key_id) THEN
         PERFORM apikeys_internal.refuse_taken_alias(NEW.account_id, NEW.alias);
+    ELSIF NEW.archived_at IS NOT NULL AND (NEW.active, NEW.expires_at, NEW.archived_at) IS DISTINCT FROM (OLD.active, OLD.expires_at, OLD.archived_at)
+          AND apikeys_internal.key_counts(NEW.active, NEW.expires_at, apikeys_internal.wall_clock()) THEN
+        PERFORM apikeys_internal.refuse('55000', 'key.key_id', format('key %s is archived', NEW.key_id), 'An archived key stays inactive or expired.',
+                                        'Call unarchive_key first.');
     END IF;
     -- A new tier takes the place of the key's own limits. If the former tier does not exist, it was renamed: no new tier.
     IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
@@ -70,8 +76,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_key_update() IS
-'Trigger: checks a changed key by the rules of its plan. A new tier clears its limits; an expiry of infinity becomes '
-'NULL.';
+'Trigger: checks a changed key by the rules of its plan, and an archived one to stay inactive or expired. A new tier clears its limits; '
+'an expiry of infinity becomes NULL.';
 
 CREATE TRIGGER key_check_update BEFORE UPDATE ON apikeys.key
 FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_update();
@@ -92,13 +98,13 @@ DECLARE
     free   bigint := 1;
     middle bigint;
 BEGIN
-    WHILE EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || free) LOOP
+    WHILE EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.archived_at IS NULL AND k.alias = 'key-' || free) LOOP
         taken := free;
         free := 2 * free;
     END LOOP;
     WHILE free - taken > 1 LOOP
         middle := (taken + free) / 2;
-        IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.alias = 'key-' || middle) THEN
+        IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = free_alias.account_id AND k.archived_at IS NULL AND k.alias = 'key-' || middle) THEN
             taken := middle;
         ELSE
             free := middle;
@@ -108,7 +114,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.free_alias(bigint) IS
-'An alias key-<n> that no key of the account has, where n is 1 or key-<n-1> is taken. It takes few look-ups, even '
+'An alias key-<n> that no unarchived key of the account has, where n is 1 or key-<n-1> is taken. It takes few look-ups, even '
 'if there are many keys.';
 
 CREATE FUNCTION apikeys_internal.account_for_key(name text) RETURNS apikeys.account
@@ -205,7 +211,7 @@ BEGIN
                 CASE WHEN apikeys_internal.acts_as_admin()
                      THEN 'The sequence apikeys.key_number_seq is behind the keys: set it to a number that no key has had.' END,
                 'key_pkey');
-        ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = new_alias) THEN
+        ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = new_alias AND k.archived_at IS NULL) THEN
             PERFORM apikeys_internal.refuse_taken_alias(owner.account_id, new_alias);
         END IF;
         RAISE serialization_failure USING
@@ -334,7 +340,8 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.activate_key(bigint) IS
 'Permit the use of an inactive key again. Errors: P0002 unknown key; 53400 the plan allows no more keys; if the '
-'plan allows one key for each product: 23505 another key has a product of this one, 22023 this one has no product.';
+'plan allows one key for each product: 23505 another key has a product of this one, 22023 this one has no product; '
+'55000 it is archived.';
 
 CREATE FUNCTION apikeys.deactivate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -80,7 +80,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     owner apikeys.account := apikeys_internal.get_account(account, false);
-    found_id bigint := (SELECT k.key_id FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = find_key.alias);
+    found_id bigint := (SELECT k.key_id FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = find_key.alias AND k.archived_at IS NULL);
 BEGIN
     IF found_id IS NULL THEN
         PERFORM apikeys_internal.refuse('P0002', 'key.alias', format('account "%s" has no key with the alias %s', account, apikeys_internal.quoted(alias)));
@@ -89,4 +89,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys.find_key(text, text) IS
-'The id of the key with that alias. Errors: P0002 unknown account or alias.';
+'The id of the unarchived key with that alias. Errors: P0002 unknown account or alias.';

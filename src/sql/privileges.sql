@@ -110,6 +110,8 @@ GRANT EXECUTE ON FUNCTION
     apikeys.update_key(bigint, jsonb),
     apikeys.activate_key(bigint),
     apikeys.deactivate_key(bigint),
+    apikeys.archive_key(bigint),
+    apikeys.unarchive_key(bigint),
     apikeys.delete_key(bigint),
     apikeys.get_key(bigint),
     apikeys.find_key(text, text),
@@ -171,7 +173,7 @@ GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, ap
     apikeys.notice_list
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
-    key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,
+    key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, archived_at, rotations, active, prefix, hint, alias,
     category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by)
 ON apikeys.key TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 

@@ -171,6 +171,7 @@ CREATE TABLE apikeys.key (
     previous_valid_until timestamptz,
     rotated_at           timestamptz,
     suspended_at         timestamptz,
+    archived_at          timestamptz,
     rotations            int NOT NULL DEFAULT 0 CHECK (rotations >= 0),
     active               boolean NOT NULL DEFAULT true,
     digest               apikeys.digest NOT NULL,
@@ -190,12 +191,14 @@ CREATE TABLE apikeys.key (
     hash_rule            text NOT NULL DEFAULT 'sha256' CHECK (apikeys_internal.hash_rule_is_known(hash_rule)),
     previous_hash_rule   text CHECK (apikeys_internal.hash_rule_is_known(previous_hash_rule)),
     created_by           text NOT NULL DEFAULT apikeys_internal.acting_name(),
-    CONSTRAINT key_account_id_alias_key UNIQUE (account_id, alias),
     CONSTRAINT key_digest_key UNIQUE (digest),
     CONSTRAINT key_previous_check CHECK (num_nulls(previous_digest, previous_hash_rule, previous_valid_until) IN (0, 3)),
     CONSTRAINT key_suspended_check CHECK ((suspended_at IS NULL) = (suspended_reason IS NULL)),
     CONSTRAINT key_expires_at_check CHECK (pg_catalog.isfinite(expires_at))
 );
+-- An alias is unique among the unarchived keys of an account. The index has the archived ones too, each with
+-- its id: it finds all keys of an account.
+CREATE UNIQUE INDEX key_account_id_alias_key ON apikeys.key (account_id, alias, (key_id * (archived_at IS NOT NULL)::int));
 CREATE UNIQUE INDEX key_previous_digest_key ON apikeys.key (previous_digest) WHERE previous_digest IS NOT NULL;
 CREATE INDEX key_expires_at_idx ON apikeys.key (expires_at, key_id) WHERE expires_at IS NOT NULL;
 COMMENT ON TABLE apikeys.key IS
@@ -205,7 +208,7 @@ COMMENT ON COLUMN apikeys.key.key_id IS 'The id of the key, of at most 53 bits. 
 COMMENT ON COLUMN apikeys.key.account_id IS 'The account that owns it. It never changes.';
 COMMENT ON COLUMN apikeys.key.created_at IS 'When it was made.';
 COMMENT ON COLUMN apikeys.key.created_by IS 'The session''s user who made it.';
-COMMENT ON COLUMN apikeys.key.alias IS 'Name of the key within its account.';
+COMMENT ON COLUMN apikeys.key.alias IS 'Name of the key among the unarchived keys of its account.';
 COMMENT ON COLUMN apikeys.key.category IS
 'production, development, staging or any other text; verify does not look at it.';
 COMMENT ON COLUMN apikeys.key.prefix IS
@@ -221,6 +224,8 @@ COMMENT ON COLUMN apikeys.key.rotations IS 'How many times it got a new text.';
 COMMENT ON COLUMN apikeys.key.active IS 'Whether the key may be used: false refuses it with the verdict inactive.';
 COMMENT ON COLUMN apikeys.key.suspended_reason IS 'Why the provider has suspended it; NULL: it is not suspended.';
 COMMENT ON COLUMN apikeys.key.suspended_at IS 'Since when it is suspended; NULL: it is not.';
+COMMENT ON COLUMN apikeys.key.archived_at IS
+'When archive_key put it out of the lists of its account''s keys; NULL: it is not archived. An archived key is inactive or expired.';
 COMMENT ON COLUMN apikeys.key.expires_at IS
 'From this time on the verdict is expired; NULL: never. It cannot be set to a time that is past.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; limits, if set, take its place.';

@@ -64,6 +64,7 @@ INSERT INTO act VALUES
     ('update_key', true, 'SELECT apikeys.update_key(KEY, ''{}'')'), ('copy_key', true, 'SELECT apikeys.copy_key(KEY)'), ('end_grace', true, 'SELECT apikeys.end_grace(KEY)'),
     ('update_account', true, 'SELECT apikeys.update_account(ACCOUNT, ''{}'')'),
     ('activate_key', true, 'SELECT apikeys.activate_key(KEY)'), ('deactivate_key', true, 'SELECT apikeys.deactivate_key(KEY)'),
+    ('archive_key', true, 'SELECT apikeys.archive_key(KEY)'), ('unarchive_key', true, 'SELECT apikeys.unarchive_key(KEY)'),
     ('delete_key', true, 'SELECT apikeys.delete_key(KEY)'), ('assign_product', true, 'SELECT apikeys.assign_product(KEY, ''routes'')'),
     ('unassign_product', true, 'SELECT apikeys.unassign_product(KEY, ''maps'')'),
     ('request_upgrade', true, 'SELECT apikeys.request_upgrade(KEY, ''gold'', ''more'')'),
