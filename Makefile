@@ -51,6 +51,7 @@ OBJS = \
 	src/request/usage.o \
 	src/request/metering.o \
 	src/request/limitstatus.o \
+	src/request/limitsused.o \
 	src/request/call.o \
 	src/request/record.o \
 	src/request/verify.o \
@@ -130,6 +131,7 @@ REGRESS = \
 	plan \
 	change \
 	archive \
+	keylist \
 	upgrade_request \
 	notice \
 	erasure \

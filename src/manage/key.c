@@ -198,29 +198,33 @@ apikeys_key_digest(PG_FUNCTION_ARGS)
 	PG_RETURN_POINTER(digest);
 }
 
-/* key_state: one word for the state of a key, in the order of verification. */
+/*
+ * key_state: one word for the state of a key, in the order of verification.  A
+ * key is expiring in the last quarter of its lifetime at the earliest.
+ */
 Datum
 apikeys_key_state(PG_FUNCTION_ARGS)
 {
-	const char *state;
+	const char *state = "active";
 
-	if (PG_GETARG_BOOL(1))
+	if (PG_GETARG_BOOL(0))
+		state = "archived";
+	else if (PG_GETARG_BOOL(1))
 		state = "suspended";
-	else if (!PG_GETARG_BOOL(0))
+	else if (!PG_GETARG_BOOL(2))
 		state = "inactive";
-	else if (PG_ARGISNULL(2))
-		state = "active";
-	else
+	else if (!PG_GETARG_BOOL(3))
+		state = "account_inactive";
+	else if (!PG_ARGISNULL(5))
 	{
-		TimestampTz now = readWallClock();
-		TimestampTz expires_at = PG_GETARG_TIMESTAMPTZ(2);
+		TimestampTz lifetime_from = PG_GETARG_TIMESTAMPTZ(4);
+		TimestampTz expires_at = PG_GETARG_TIMESTAMPTZ(5);
+		int64 left = expires_at - readWallClock();
 
-		if (expires_at <= now)
+		if (left <= 0)
 			state = "expired";
-		else if (expires_at - now <= KeyExpiryNotice * USECS_PER_MINUTE)
+		else if (left <= Min(KeyExpiryNotice * USECS_PER_MINUTE, (expires_at - lifetime_from) / 4))
 			state = "expiring";
-		else
-			state = "active";
 	}
 	PG_RETURN_TEXT_P(cstring_to_text(state));
 }

@@ -66,6 +66,9 @@ BEGIN
         PERFORM apikeys_internal.refuse('55000', 'key.key_id', format('key %s is archived', NEW.key_id), 'An archived key stays inactive or expired.',
                                         'Call unarchive_key first.');
     END IF;
+    IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
+        NEW.expiry_set_at := apikeys_internal.wall_clock();
+    END IF;
     -- A new tier takes the place of the key's own limits. If the former tier does not exist, it was renamed: no new tier.
     IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
        AND (OLD.tier IS NULL OR EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = OLD.tier)) THEN

@@ -168,6 +168,7 @@ CREATE TABLE apikeys.key (
     account_id           bigint NOT NULL REFERENCES apikeys.account,
     created_at           timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     expires_at           timestamptz,
+    expiry_set_at        timestamptz,
     previous_valid_until timestamptz,
     rotated_at           timestamptz,
     suspended_at         timestamptz,
@@ -228,6 +229,7 @@ COMMENT ON COLUMN apikeys.key.archived_at IS
 'When archive_key put it out of the lists of its account''s keys; NULL: it is not archived. An archived key is inactive or expired.';
 COMMENT ON COLUMN apikeys.key.expires_at IS
 'From this time on the verdict is expired; NULL: never. It cannot be set to a time that is past.';
+COMMENT ON COLUMN apikeys.key.expiry_set_at IS 'When expires_at was set last; NULL: when the key was made. Its lifetime began then.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; limits, if set, take its place.';
 COMMENT ON COLUMN apikeys.key.limits IS 'Limits of its own; NULL: its tier''s.';
 COMMENT ON COLUMN apikeys.key.allowed_domains IS 'Domains it may be used from, exact or *.example.com; empty: any.';
