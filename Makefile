@@ -86,6 +86,7 @@ SQL_PARTS = \
 	src/sql/account.sql \
 	src/sql/notice.sql \
 	src/sql/keylist.sql \
+	src/sql/find.sql \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
 	src/sql/archive.sql \
@@ -132,6 +133,7 @@ REGRESS = \
 	change \
 	archive \
 	keylist \
+	find \
 	upgrade_request \
 	notice \
 	erasure \

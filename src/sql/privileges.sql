@@ -119,7 +119,8 @@ GRANT EXECUTE ON FUNCTION
     apikeys.explain_key(bigint, text, inet, text, text, text[], bigint),
     apikeys.key_limits(bigint),
     apikeys.account_limits(text),
-    apikeys.account_keys(text, boolean)
+    apikeys.account_keys(text, boolean),
+    apikeys.find_keys(jsonb, bigint, int)
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION

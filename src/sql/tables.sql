@@ -202,6 +202,11 @@ CREATE TABLE apikeys.key (
 CREATE UNIQUE INDEX key_account_id_alias_key ON apikeys.key (account_id, alias, (key_id * (archived_at IS NOT NULL)::int));
 CREATE UNIQUE INDEX key_previous_digest_key ON apikeys.key (previous_digest) WHERE previous_digest IS NOT NULL;
 CREATE INDEX key_expires_at_idx ON apikeys.key (expires_at, key_id) WHERE expires_at IS NOT NULL;
+-- What find_keys sorts and finds by.
+CREATE INDEX key_created_at_idx ON apikeys.key (created_at, key_id);
+CREATE INDEX key_alias_idx ON apikeys.key ((pg_catalog.lower(alias) COLLATE "C"), key_id);
+CREATE INDEX key_hint_idx ON apikeys.key ((pg_catalog.reverse(hint) COLLATE "C"));
+CREATE INDEX key_suspended_at_idx ON apikeys.key (created_at, key_id) WHERE suspended_at IS NOT NULL;
 COMMENT ON TABLE apikeys.key IS
 'One row for each key: identity, settings, state. Only create_key and import_key make rows; a rotation keeps the '
 'row.';

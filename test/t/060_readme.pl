@@ -132,7 +132,7 @@ sub first_cells
 my $functions = $node->safe_psql('readme_md', q{
     SELECT format('%s(%s%s) %s%s: %s', p.proname,
         (SELECT string_agg(p.proargnames[i], ', ') FROM generate_series(1, p.pronargs - p.pronargdefaults) AS i),
-        (SELECT ' [, ' || string_agg(p.proargnames[i], ', ') || ']' FROM generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) AS i),
+        (SELECT CASE WHEN p.pronargs > p.pronargdefaults THEN ' [, ' ELSE '[' END || string_agg(p.proargnames[i], ', ') || ']' FROM generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) AS i),
         CASE WHEN p.proretset THEN 'setof ' END,
         coalesce(
             (SELECT '(' || string_agg(a.name, ', ' ORDER BY a.i) || ')'
