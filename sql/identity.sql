@@ -147,10 +147,15 @@ CREATE ROLE regress_super NOLOGIN SUPERUSER;
 CREATE ROLE regress_unheld NOLOGIN BYPASSRLS;
 CREATE ROLE regress_may_rise LOGIN NOINHERIT IN ROLE apikeys_portal, regress_super;
 CREATE ROLE regress_may_see LOGIN NOINHERIT IN ROLE apikeys_portal, regress_unheld;
+CREATE ROLE regress_granter NOLOGIN CREATEROLE;
+CREATE ROLE regress_may_grant LOGIN NOINHERIT IN ROLE apikeys_portal, regress_granter;
 SET SESSION AUTHORIZATION regress_may_rise;
 SET ROLE apikeys_portal;
 SELECT apikeys.begin_for('acme');
 SET SESSION AUTHORIZATION regress_may_see;
+SET ROLE apikeys_portal;
+SELECT apikeys.begin_for('acme');
+SET SESSION AUTHORIZATION regress_may_grant;
 SET ROLE apikeys_portal;
 SELECT apikeys.begin_for('acme');
 RESET SESSION AUTHORIZATION;
@@ -262,27 +267,33 @@ SELECT via, actor = concat('key:', apikeys.current_key_id()) AS itself, action, 
 FROM apikeys.audit_log WHERE via = 'key' ORDER BY id;
 ROLLBACK;
 
--- import_keys judges what the key may give, row by row; and may change its account only with apikeys:manage.
-CREATE FUNCTION public.import_outcome(rows jsonb) RETURNS TABLE (n int, stored boolean, sqlstate text, field text, message text) LANGUAGE sql AS
-$$ SELECT r.n, r.key_id IS NOT NULL, r.sqlstate, r.field, r.message FROM apikeys.import_keys(rows) AS r $$;
+-- What takes away from another key, it may do to any, in each respect.
 RESET SESSION AUTHORIZATION;
-BEGIN;
-SELECT allowed FROM apikeys.begin_as(key_of('app'), metered => false);
-SELECT * FROM public.import_outcome('[{"account": "acme", "text": "theirs-0000000001"}, {"account": "rival", "text": "theirs-0000000002"}]');
-ROLLBACK;
+SELECT alias FROM apikeys.create_key('acme', 'wide', scopes => '{orders:read,orders:delete}', products => '{maps,routes}', allowed_ips => '{192.0.0.0/16,198.51.100.0/24}',
+    allowed_domains => '{a.example,c.example}');
+SET SESSION AUTHORIZATION regress_portal_login;
 BEGIN;
 SELECT allowed FROM apikeys.begin_as(key_of('terraform'), ip => '192.0.2.9', product => 'maps', origin => 'https://a.example', metered => false);
-SELECT * FROM public.import_outcome(
-    (SELECT jsonb_agg('{"account": "acme", "scopes": ["orders:read"], "expires_at": "2998-01-01", "products": ["maps"], "allowed_ips": ["192.0.2.0/25"],
-                        "allowed_domains": ["a.example"]}' || jsonb_build_object('text', 'imported-000000000' || n, 'alias', 'imported ' || n) || r.row ORDER BY r.n)
-     FROM (VALUES (1, '{}'::jsonb), (2, '{"scopes": ["orders:write"]}'), (3, '{"scopes": ["apikeys:manage"]}'), (4, '{"scopes": ["apikeys:admin"]}'),
-                  (5, '{"expires_at": "infinity"}'), (6, '{"products": null}'), (7, '{"products": ["maps", "routes"]}'), (8, '{"allowed_ips": []}'),
-                  (9, '{"allowed_domains": ["c.example"]}'), (10, '{"account": "rival"}')) AS r (n, row)));
-SELECT public.outcome($$SELECT apikeys.import_key('acme', 'imported-0000000011', alias => 'imported 11', expires_at => '2998-01-01', scopes => '{orders:write}')$$);
-SELECT via, actor = concat('key:', apikeys.current_key_id()) AS itself, action, new ->> 'alias' AS alias, new ->> 'created_by' = concat('key:', apikeys.current_key_id()) AS made_by_it
-FROM apikeys.audit_log WHERE via = 'key' ORDER BY id;
+SELECT changes, public.outcome(format('SELECT apikeys.update_key(apikeys.find_key(''acme'', ''wide''), %L)', changes))
+FROM (VALUES
+    ('{"allowed_ips": ["192.0.2.0/24", "198.51.100.7"]}'), ('{"allowed_ips": ["203.0.113.0/24"]}'), ('{"allowed_ips": []}'),
+    ('{"allowed_domains": ["c.example"]}'), ('{"allowed_domains": ["c.example", "d.example"]}'), ('{"allowed_domains": null}'),
+    ('{"scopes": ["orders:delete"]}'), ('{"scopes": ["orders:delete", "orders:write"]}'), ('{"expires_at": "2999-06-01T00:00:00Z"}'),
+    ('{"expires_at": "infinity"}'), ('{"alias": "narrow", "active": false}')
+) AS c (changes);
+SELECT public.outcome('SELECT apikeys.activate_key(apikeys.find_key(''acme'', ''narrow''))'), public.outcome('SELECT apikeys.rotate_key(apikeys.find_key(''acme'', ''narrow''))');
 ROLLBACK;
-DROP FUNCTION public.import_outcome;
+-- A key that has deactivated or deleted itself gives nothing any more.
+BEGIN;
+SELECT allowed FROM apikeys.begin_as(key_of('terraform'), ip => '192.0.2.9', product => 'maps', origin => 'https://a.example', metered => false);
+SELECT statement, public.outcome(statement)
+FROM (VALUES
+    ('SELECT apikeys.deactivate_key(apikeys.current_key_id())'), ('SELECT apikeys.activate_key(apikeys.current_key_id())'),
+    ('SELECT apikeys.create_key(''acme'', expires_at => ''2998-01-01'')'), ('SELECT apikeys.assign_product(id_of(''app''), ''maps'')'),
+    ('SELECT apikeys.deactivate_key(id_of(''app''))'), ('SELECT apikeys.delete_key(apikeys.current_key_id())'),
+    ('SELECT apikeys.create_key(''acme'', expires_at => ''2998-01-01'')'), ('SELECT apikeys.assign_product(id_of(''app''), ''maps'')')
+) AS s (statement);
+ROLLBACK;
 
 -- By its former text a key is good until the end of the grace, and so is what it makes, before and after it ends the grace itself.
 RESET SESSION AUTHORIZATION;

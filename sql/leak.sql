@@ -1,5 +1,6 @@
 -- Reports of leaked keys. Key texts are random: only what becomes of them is shown.
 SET search_path = pg_catalog;
+\set SHOW_CONTEXT never
 
 SELECT key AS text, key_id AS current_id FROM apikeys.create_key('careless', 'current') \gset
 SELECT key AS old, key_id AS rotated_id FROM apikeys.create_key('careless', 'rotated') \gset

@@ -7,7 +7,9 @@
  *
  * If the transaction acts for somebody (identity.c), it reaches that account
  * alone, whatever its role.  A key reads its account; to change something there
- * it needs the scope apikeys:manage.  A transaction that has lost its identity
+ * it needs the scope apikeys:manage.  What the provider decides is refused to
+ * it: an account and its plan, members, tiers and limits, resets and grants,
+ * suspensions, upgrades, imports.  A transaction that has lost its identity
  * reaches nothing.
  *
  * Otherwise the acting role decides.  It is the outer user: the session's user,
@@ -42,6 +44,7 @@
 #include "catalog/pg_auth_members.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
@@ -204,7 +207,8 @@ ReachAccount(int64 account_id, Access access)
 /*
  * Tells whether a login reaches accounts without an identity, or may SET ROLE
  * to a role that does: by a row of member, by a role of the extension, as one
- * whom row-level security does not hold, or as the owner of the tables.
+ * whom row-level security does not hold, as the owner of the tables, or as one
+ * that may grant itself another role (CREATEROLE).
  */
 static bool
 loginReaches(Oid login)
@@ -227,7 +231,7 @@ loginReaches(Oid login)
 	}
 	foreach(cell, roles)
 	{
-		if (has_bypassrls_privilege(lfirst_oid(cell)))
+		if (has_bypassrls_privilege(lfirst_oid(cell)) || has_createrole_privilege(lfirst_oid(cell)))
 			return true;
 	}
 	return readMember(roles, NULL, NULL);
@@ -256,6 +260,8 @@ PG_FUNCTION_INFO_V1(apikeys_reach_account);
 PG_FUNCTION_INFO_V1(apikeys_reach_accounts);
 PG_FUNCTION_INFO_V1(apikeys_reach_require);
 PG_FUNCTION_INFO_V1(apikeys_reach_changed);
+PG_FUNCTION_INFO_V1(apikeys_reach_require_provider);
+PG_FUNCTION_INFO_V1(apikeys_reach_refuse_update);
 PG_FUNCTION_INFO_V1(apikeys_acts_as_admin);
 
 /* What the SQL functions call changing. */
@@ -315,20 +321,53 @@ apikeys_reach_require(PG_FUNCTION_ARGS)
 }
 
 /*
+ * Raises an error if the transaction acts for somebody, or did: whoever that is
+ * may not make the change, which is the provider's or another account's.
+ */
+static void
+requireNobody(void)
+{
+	if (IdentityCurrent() || IdentityIsLost())
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("the transaction acts for somebody who may not make this change"),
+						errhint("End the transaction first.")));
+}
+
+/*
  * changed_account(account_id): raises 42501 where the transaction acts for
  * somebody who may not change the account; NULL: none, or several.
  */
 Datum
 apikeys_reach_changed(PG_FUNCTION_ARGS)
 {
-	if ((IdentityCurrent() || IdentityIsLost()) &&
-		(PG_ARGISNULL(0) || !ReachAccount(PG_GETARG_INT64(0), ACCESS_CHANGE)))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("the transaction acts for somebody who may not make this change"),
-						errhint("End the transaction first.")));
+	if (PG_ARGISNULL(0) || !ReachAccount(PG_GETARG_INT64(0), ACCESS_CHANGE))
+		requireNobody();
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+}
+
+/* require_provider(): raises 42501 where the transaction acts for somebody. */
+Datum
+apikeys_reach_require_provider(PG_FUNCTION_ARGS)
+{
+	requireNobody();
+	PG_RETURN_VOID();
+}
+
+/*
+ * Trigger: raises 42501 if a statement of the session changes what the provider
+ * decides while it acts for somebody.  The functions of the extension, which
+ * run as the owner of the tables, know themselves what they may change.
+ */
+Datum
+apikeys_reach_refuse_update(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		elog(ERROR, "a trigger function must be called by a trigger");
+	if (GetUserId() != ((TriggerData *) fcinfo->context)->tg_relation->rd_rel->relowner)
+		requireNobody();
+	PG_RETURN_POINTER(NULL);
 }
 
 /* acts_as_admin() */

@@ -25,6 +25,10 @@ BEGIN
     INSERT INTO apikeys.audit_log (via, actor, action, object, object_id, account_id, old, new)
     VALUES (apikeys_internal.acting_via(), apikeys_internal.audit_actor(), audit.action, audit.object, audit.object_id,
             apikeys_internal.changed_account(audit.account_id), audit.old, audit.new);
+    -- Of what belongs to an account, this is what owners change.
+    IF object <> ALL ('{key,key_product,upgrade_request}') OR action IN ('reset', 'grant') THEN
+        PERFORM apikeys_internal.require_provider();
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.audit(text, text, text, bigint, jsonb, jsonb) IS

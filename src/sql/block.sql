@@ -14,10 +14,11 @@ COMMENT ON FUNCTION apikeys_internal.lift_automatic_blocks(inet) IS
 
 CREATE VIEW apikeys.address_block_list WITH (security_barrier) AS
 SELECT a.network, true AS automatic, NULL::text AS reason, a.since, a.until, a.failures, NULL::text AS blocked_by
-FROM apikeys_internal.automatic_blocks() AS a
+FROM apikeys_internal.automatic_blocks() AS a WHERE (SELECT apikeys_internal.reaches_all(false))
 UNION ALL
 SELECT b.network, false, b.reason, b.blocked_at, b.until, NULL, b.blocked_by
-FROM apikeys.address_block AS b WHERE b.until IS NULL OR b.until > apikeys_internal.wall_clock();
+FROM apikeys.address_block AS b
+WHERE (b.until IS NULL OR b.until > apikeys_internal.wall_clock()) AND (SELECT apikeys_internal.reaches_all(false));
 COMMENT ON VIEW apikeys.address_block_list IS
 'The blocks of client addresses that are in force, automatic ones and those by hand.';
 COMMENT ON COLUMN apikeys.address_block_list.network IS

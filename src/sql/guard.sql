@@ -140,6 +140,7 @@ DECLARE
     violated bigint;
     former   text;
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     -- Tables, and the partitions of the log, which are no part of the extension.
     RETURN QUERY
         SELECT concat('table ', c.relname), format('belongs to %s, request_log to %s', c.relowner::regrole, owner),

@@ -107,17 +107,6 @@ BEGIN
     FROM unnest(batch) AS b JOIN apikeys.account AS a ON a.name = b.account,
          LATERAL apikeys_internal.reserved_scope_fault(b.scopes, '{}', a.account_id) AS f
     WHERE b.sqlstate IS NULL AND b.scopes <> '{}' AND f.errcode IS NOT NULL;
-    IF apikeys.current_key_id() IS NOT NULL THEN
-        RETURN QUERY
-        SELECT b.n, '42501', f.field, f.message, f.detail, NULL, NULL
-        FROM unnest(batch) AS b JOIN apikeys.account AS a ON a.name = b.account JOIN apikeys.plan AS p ON p.name = a.plan,
-             LATERAL apikeys_internal.import_lifetime(b, p) AS l (lifetime),
-             LATERAL apikeys_internal.maker_fault(jsonb_populate_record(NULL::apikeys.key, jsonb_build_object(
-                 'alias', coalesce(b.alias, b.hint), 'scopes', coalesce(b.scopes, '{}'), 'allowed_domains', coalesce(b.allowed_domains, '{}'),
-                 'allowed_ips', coalesce(b.allowed_ips, '{}'), 'expires_at', apikeys_internal.expiry_of(l.lifetime, b.expires_at, present))),
-                 b.products) AS f
-        WHERE b.sqlstate IS NULL AND isfinite(l.lifetime) IS NOT FALSE AND f.field IS NOT NULL;
-    END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.import_faults(apikeys_internal.import_row[], timestamptz) IS
@@ -256,7 +245,7 @@ DECLARE
     -- One plan would not suit one row and ten thousand. What set_config sets ends with the function, because it sets it, too.
     mode    text := CASE WHEN cardinality(batch) > 10 THEN 'force_custom_plan' ELSE 'force_generic_plan' END;
 BEGIN
-    PERFORM apikeys_internal.require_reach();
+    PERFORM apikeys_internal.require_provider();
     -- Accounts that nothing else is wrong with are made, and all are locked.
     IF apikeys_internal.accounts_are_created() AND apikeys_internal.reaches_all(true) THEN
         PERFORM apikeys_internal.add_account(w.account, 'default', NULL, NULL, NULL, NULL)
@@ -379,8 +368,7 @@ Members: account; text, or digest (SHA-256) and its encoding: hex (default), bas
 'import_key; alias, category, tier, limits, lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type and '
 'metadata as in create_key, limits and times as text, lists as arrays; active (default true); created_at (default now); used_total: '
 'the units that it used before. They count for its limit per total, but in no other window and not for its account, and a key with '
-'them counts as used and cannot be deleted. What is null counts as not given. The rules of the plan hold, row by row in their order; and a '
-'transaction that acts for a key stores none that is good for more than that key.
+'them counts as used and cannot be deleted. What is null counts as not given. The rules of the plan hold, row by row in their order.
 SQLSTATEs of rows: those of import_key; 22023 with an unknown member as the field; 40001 a key like it was made at the same time. '
 'Errors: 22023 not an array, or more than 10,000 rows.';
 

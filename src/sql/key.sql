@@ -93,6 +93,11 @@ FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_update();
 COMMENT ON TRIGGER key_check_update ON apikeys.key IS
 'Checks a changed key by the rules of its plan. A new tier clears its limits; an expiry of infinity becomes NULL.';
 
+CREATE TRIGGER key_refuse_update BEFORE UPDATE OF tier, limits ON apikeys.key
+FOR EACH STATEMENT EXECUTE FUNCTION apikeys_internal.refuse_update();
+COMMENT ON TRIGGER key_refuse_update ON apikeys.key IS
+'Refuses to change the tier or the limits of a key by a statement of a transaction that acts for somebody.';
+
 -- Making keys.
 
 CREATE TYPE apikeys.issued_key AS (key_id bigint, key text, account text, alias text, expires_at timestamptz);
@@ -355,6 +360,7 @@ CREATE FUNCTION apikeys.suspend_key(key_id bigint, reason text) RETURNS apikeys.
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     reason := apikeys_internal.checked('key.suspended_reason', reason);
     IF NOT apikeys_internal.has_text(reason) THEN
         PERFORM apikeys_internal.refuse('22023', 'key.suspended_reason',
@@ -374,6 +380,7 @@ CREATE FUNCTION apikeys.unsuspend_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     PERFORM apikeys_internal.key_to_change(key_id);
     UPDATE apikeys.key AS k SET suspended_at = NULL, suspended_reason = NULL WHERE k.key_id = unsuspend_key.key_id;
     RETURN apikeys.get_key(key_id);

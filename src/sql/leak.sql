@@ -44,6 +44,7 @@ DECLARE
     place   text;
     previous boolean;
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     IF jsonb_typeof(report) IS DISTINCT FROM 'array' THEN
         PERFORM apikeys_internal.refuse('22023', 'report', 'a report must be an array of objects');
     ELSIF jsonb_array_length(report) > 1000 THEN

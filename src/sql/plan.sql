@@ -152,7 +152,9 @@ BEGIN
         PERFORM apikeys_internal.check_plan(candidate, '{one_key_per_product}');
     END IF;
     -- A key cannot change its own products at all: what they were is not known any more.
-    IF key_id = apikeys.current_key_id() OR NOT apikeys_internal.products_are_within(apikeys_internal.products_of(key_id), apikeys.current_key_id()) THEN
+    IF apikeys.current_key_id() IS NOT NULL AND (key_id = (apikeys_internal.require_maker()).key_id
+        OR NOT apikeys_internal.products_are_within(apikeys_internal.products_of(key_id), apikeys.current_key_id()))
+    THEN
         PERFORM apikeys_internal.refuse(
             '42501', 'key.products', 'the key that the transaction acts for may not give these products',
             'A key may give others no products that it is not good for itself, and cannot change its own.');

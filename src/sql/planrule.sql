@@ -222,66 +222,85 @@ END;
 COMMENT ON FUNCTION apikeys_internal.products_are_within(text[], bigint) IS
 'Whether a key with these products is good for none that the other is not good for. A key without products is good for all.';
 
--- A key that makes others, or changes them, must not become more than it is by them. So what it makes, rotates, activates or extends is good
--- for no more than the key itself, in each respect that verify checks. check_assignment does the same where products change.
-CREATE FUNCTION apikeys_internal.maker_fault(
-    candidate apikeys.key, products text[], OUT field text, OUT message text, OUT detail text)
+CREATE FUNCTION apikeys_internal.key_excess(candidate apikeys.key, bar apikeys.key, OUT field text, OUT detail text)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT r.field, r.detail
+    FROM (VALUES
+        ('scopes', candidate.scopes <@ bar.scopes, 'It has scopes that the key does not have.'),
+        ('expires_at', bar.expires_at IS NULL OR candidate.expires_at <= bar.expires_at, 'It expires later than the key.'),
+        ('allowed_domains',
+         bar.allowed_domains = '{}' OR (candidate.allowed_domains <> '{}' AND candidate.allowed_domains <@ bar.allowed_domains),
+         'It is allowed for domains that the key is not allowed for.'),
+        ('allowed_ips', bar.allowed_ips = '{}' OR (candidate.allowed_ips <> '{}' AND NOT EXISTS (
+            SELECT FROM unnest(candidate.allowed_ips) AS c (network)
+            WHERE NOT EXISTS (SELECT FROM unnest(bar.allowed_ips) AS b (network) WHERE c.network <<= b.network))),
+         'It is allowed for addresses that the key is not allowed for.')
+    ) AS r (field, within, detail)
+    WHERE NOT coalesce(r.within, false)
+    LIMIT 1;
+END;
+COMMENT ON FUNCTION apikeys_internal.key_excess(apikeys.key, apikeys.key) IS
+'In what a key is good for more than another, products aside; NULL: in nothing.';
+
+CREATE FUNCTION apikeys_internal.require_maker() RETURNS apikeys.key
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     maker apikeys.key;
 BEGIN
-    SELECT k.* INTO STRICT maker FROM apikeys.key AS k WHERE k.key_id = apikeys.current_key_id();
+    SELECT k.* INTO maker FROM apikeys.key AS k WHERE k.key_id = apikeys.current_key_id() AND k.active AND k.suspended_at IS NULL;
+    IF NOT FOUND THEN
+        PERFORM apikeys_internal.refuse('42501', 'key.key_id', 'the key that the transaction acts for is good for nothing any more');
+    END IF;
     -- The former text ends with its grace, and so must all that it makes: also a new text of the key itself.
     IF apikeys_internal.acting_by_former_text() THEN
         maker.expires_at := least(maker.expires_at, coalesce(maker.previous_valid_until, '-infinity'));
     END IF;
-    SELECT r.place, format('key "%s" would be good for more than the key that the transaction acts for', candidate.alias), r.excess
-    INTO field, message, detail
-    FROM (VALUES
-        ('scopes', candidate.scopes <@ maker.scopes, 'It has scopes that the key does not have.'),
-        ('scopes', candidate.key_id = maker.key_id
-                   OR NOT EXISTS (SELECT FROM unnest(candidate.scopes) AS s (scope) WHERE starts_with(s.scope, 'apikeys:')),
-         'It may manage keys.'),
-        ('expires_at', maker.expires_at IS NULL OR candidate.expires_at <= maker.expires_at, 'It expires later than the key.'),
-        ('allowed_domains',
-         maker.allowed_domains = '{}' OR (candidate.allowed_domains <> '{}' AND candidate.allowed_domains <@ maker.allowed_domains),
-         'It is allowed for domains that the key is not allowed for.'),
-        ('allowed_ips', maker.allowed_ips = '{}' OR (candidate.allowed_ips <> '{}' AND NOT EXISTS (
-            SELECT FROM unnest(candidate.allowed_ips) AS c (network)
-            WHERE NOT EXISTS (SELECT FROM unnest(maker.allowed_ips) AS m (network) WHERE c.network <<= m.network))),
-         'It is allowed for addresses that the key is not allowed for.'),
-        ('products', apikeys_internal.products_are_within(products, maker.key_id), 'It is good for products that the key is not good for.')
-    ) AS r (place, within, excess)
-    WHERE NOT coalesce(r.within, false)
-    LIMIT 1;
+    RETURN maker;
 END
 $$;
-COMMENT ON FUNCTION apikeys_internal.maker_fault(apikeys.key, text[]) IS
-'In what a key with these products would be good for more than the key that the transaction acts for; NULL: in nothing.';
+COMMENT ON FUNCTION apikeys_internal.require_maker() IS
+'The key that the transaction acts for, as what it gives to other keys is measured by it. If it acts by its former text, it expires at the '
+'end of the grace. Errors: 42501 it was deactivated, suspended or deleted meanwhile.';
 
+-- A key that makes others, or changes them, must not become more than it is by them. So what it makes, rotates, activates or extends is good
+-- for no more than the key itself, in each respect that verify checks. What only takes away from a key it may do to any.
+-- check_assignment does the same where products change. Limits are not compared: the provider gives them, and not to the key but to the
+-- account.
 CREATE FUNCTION apikeys_internal.check_maker(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    fault record := apikeys_internal.maker_fault(candidate, apikeys_internal.products_of(candidate.key_id));
+    maker  apikeys.key;
+    field  text;
+    detail text;
 BEGIN
-    -- What only takes away from a key may be done to any.
-    IF fault.field IS NOT NULL
-       AND (former.key_id IS NULL
-            OR candidate.digest OPERATOR(apikeys.<>) former.digest
-            OR NOT candidate.scopes <@ former.scopes
-            OR (candidate.active AND NOT former.active)
-            OR coalesce(candidate.expires_at, 'infinity') > coalesce(former.expires_at, 'infinity')
-            OR candidate.allowed_domains <> former.allowed_domains
-            OR candidate.allowed_ips <> former.allowed_ips) THEN
-        PERFORM apikeys_internal.refuse('42501', 'key.' || fault.field, fault.message, fault.detail);
+    IF former.key_id IS NOT NULL
+       AND candidate.digest OPERATOR(apikeys.=) former.digest
+       AND (former.active OR NOT candidate.active)
+       AND (apikeys_internal.key_excess(candidate, former)).field IS NULL THEN
+        RETURN;
+    END IF;
+    maker := apikeys_internal.require_maker();
+    SELECT e.field, e.detail INTO field, detail FROM apikeys_internal.key_excess(candidate, maker) AS e;
+    IF field IS NULL AND candidate.key_id <> maker.key_id
+       AND EXISTS (SELECT FROM unnest(candidate.scopes) AS s (scope) WHERE starts_with(s.scope, 'apikeys:')) THEN
+        field := 'scopes';
+        detail := 'It may manage keys.';
+    ELSIF field IS NULL AND NOT apikeys_internal.products_are_within(apikeys_internal.products_of(candidate.key_id), maker.key_id) THEN
+        field := 'products';
+        detail := 'It is good for products that the key is not good for.';
+    END IF;
+    IF field IS NOT NULL THEN
+        PERFORM apikeys_internal.refuse(
+            '42501', 'key.' || field, format('key "%s" would be good for more than the key that the transaction acts for', candidate.alias), detail);
     END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_maker(apikeys.key, apikeys.key) IS
 'Raise if a key that is made (former is NULL) or changed by another key would be good for more than that one: more scopes, domains, '
-'addresses or products, or for longer. A key that acts by its former text is good until the end of the grace. Errors: 42501.';
+'addresses or products, or for longer. Errors: 42501.';
 
 CREATE FUNCTION apikeys_internal.check_giver(candidate apikeys.key, former apikeys.key) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

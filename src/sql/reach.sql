@@ -32,6 +32,17 @@ COMMENT ON FUNCTION apikeys_internal.changed_account(bigint) IS
 'Returns the account that a change concerns (NULL: none, or several). Raise if the transaction acts for somebody who may not change '
 'it. Errors: 42501.';
 
+CREATE FUNCTION apikeys_internal.require_provider() RETURNS void
+LANGUAGE C STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_reach_require_provider';
+COMMENT ON FUNCTION apikeys_internal.require_provider() IS
+'Raise if the transaction acts for somebody, who may not decide what the provider decides. Errors: 42501.';
+
+CREATE FUNCTION apikeys_internal.refuse_update() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'apikeys_reach_refuse_update';
+COMMENT ON FUNCTION apikeys_internal.refuse_update() IS
+'Trigger: refuses a statement of the session that changes what the provider decides, if the transaction acts for somebody. Functions of '
+'the extension are not held by it. Errors: 42501.';
+
 CREATE FUNCTION apikeys_internal.acts_as_admin() RETURNS boolean
 LANGUAGE C STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_acts_as_admin';
 COMMENT ON FUNCTION apikeys_internal.acts_as_admin() IS

@@ -335,6 +335,7 @@ CREATE FUNCTION apikeys.ask_upgrade(id bigint, question text) RETURNS apikeys.up
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
     question := apikeys_internal.checked('upgrade_request.question', question);
     IF NOT apikeys_internal.has_text(question) THEN
@@ -355,6 +356,7 @@ AS $$
 DECLARE
     request apikeys.upgrade_request := apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     PERFORM apikeys_internal.check_upgrade(request.key_id, request.tier, request.limits);
     UPDATE apikeys.key AS k SET tier = coalesce(request.tier, k.tier), limits = request.limits WHERE k.key_id = request.key_id;
     RETURN apikeys_internal.close_upgrade(id, 'approved', SESSION_USER, apikeys_internal.checked('upgrade_request.note', note));
@@ -369,6 +371,7 @@ CREATE FUNCTION apikeys.decline_upgrade(id bigint, note text) RETURNS apikeys.up
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     PERFORM apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
     note := apikeys_internal.checked('upgrade_request.note', note);
     IF NOT apikeys_internal.has_text(note) THEN

@@ -219,6 +219,7 @@ CREATE FUNCTION apikeys.check_ledger(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC' SET jit = off
 AS $$
 BEGIN
+    PERFORM apikeys_internal.require_provider();
     PERFORM apikeys_internal.try_flush();
     RETURN QUERY SELECT t.* FROM apikeys_internal.check_tables() AS t UNION ALL SELECT m.* FROM apikeys_internal.check_meters() AS m;
     RETURN QUERY SELECT NULL::"char", NULL::bigint, concat(g.object, ' ', g.problem), NULL::bigint, NULL::bigint FROM apikeys.check_guards() AS g;

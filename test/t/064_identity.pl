@@ -173,6 +173,49 @@ subtest 'to widen it' => sub {
     is(session('checker', "BEGIN; $as SELECT alias FROM apikeys.my_key(); SELECT apikeys.get_key(1); ROLLBACK; SELECT apikeys.my_key()"), 'valid of acme 42501 55000', "a verifier's key reads itself only");
 };
 
+# What the provider decides, nobody does for whom a transaction acts: neither by the functions of an admin, whose login verifies keys as well,
+# nor by UPDATE. The list must have each function that admins have and a portal has not.
+subtest "to make the provider's decisions" => sub {
+    my %statement = (
+        suspend_key => "suspend_key(ID, 'x')", unsuspend_key => 'unsuspend_key(ID)', import_key => "import_key('acme', 'a text of theirs')",
+        import_keys => q{import_keys('[{"account": "acme", "text": "a text of theirs"}]')}, report_leak => "report_leak('[]')",
+        reset_usage => 'reset_usage(ID)', reset_account_usage => "reset_account_usage('acme')",
+        grant_units => "grant_units(ID, 'day', 5, now() + interval '1 hour')", grant_account_units => "grant_account_units('acme', 'day', 5, now() + interval '1 hour')",
+        create_account => "create_account('new')", update_account => q{update_account('acme', '{"display_name": "x"}')}, activate_account => "deactivate_account('acme')",
+        deactivate_account => "deactivate_account('acme')", change_plan => "change_plan('acme', 'other')", erase_account_data => "erase_account_data('acme')",
+        add_member => "add_member('clerk', 'acme')", remove_member => "remove_member('watcher', 'acme')",
+        ask_upgrade => "ask_upgrade(REQUEST, 'x')", approve_upgrade => 'approve_upgrade(REQUEST)', decline_upgrade => "decline_upgrade(REQUEST, 'x')",
+        create_upgrade_rule => "create_upgrade_rule('x', 'gold')", create_tier => "create_tier('silver', 7)", create_product => "create_product('p')", create_plan => "create_plan('p')",
+        check_ledger => 'check_ledger()', check_guards => 'check_guards()',
+        block_address => "block_address('192.0.2.1', 'x')", unblock_address => "unblock_address('192.0.2.9')");
+    value(q{SELECT a.account_id FROM apikeys.update_account('acme', '{"limits": {"day": 100}}') AS a; SELECT name FROM apikeys.create_plan('other'); CREATE ROLE watcher;
+        SELECT t.name FROM apikeys.create_tier('bronze', 1, '10/day') AS t; SELECT t.name FROM apikeys.create_tier('gold', 2, '1000/day') AS t;
+        SELECT role FROM apikeys.add_member('watcher', 'acme'); SELECT network FROM apikeys.block_address('192.0.2.9', 'x')});
+    my ($id, $request) = split /\n/, value(q{UPDATE apikeys.key SET tier = 'bronze' WHERE alias = 'manage acme'; SELECT apikeys.find_key('acme', 'manage acme');
+        SELECT id FROM apikeys.request_upgrade(apikeys.find_key('acme', 'manage acme'), 'gold', 'x')});
+    is(value(q{SELECT string_agg(DISTINCT p.proname, ' ' ORDER BY p.proname) FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace AND p.provolatile = 'v'
+        AND has_function_privilege('apikeys_admin', p.oid, 'EXECUTE') AND NOT has_function_privilege('apikeys_portal', p.oid, 'EXECUTE')
+        AND p.proname NOT IN ('flush', 'maintain', 'stats', 'authenticate', 'key_facts')}), join(' ', sort keys %statement), 'each function is tried');
+    my $manage = q{SELECT code FROM apikeys.begin_as(:'manage', metered => false);};
+    for my $name (sort keys %statement) {
+        my $call = $statement{$name} =~ s/\bID\b/$id/r =~ s/\bREQUEST\b/$request/r;
+        is(session('boss', "BEGIN; $manage SELECT 1 FROM apikeys.$call; ROLLBACK"), 'valid 42501', $name);
+        like(session('boss', "BEGIN; SELECT 'done' FROM apikeys.$call LIMIT 1; ROLLBACK"), qr/^(?:done|)$/, "$name, by its role");
+    }
+    for my $update ("apikeys.key SET tier = 'gold'", "apikeys.key SET limits = '1000/day'", "apikeys.account SET limits = '1000/day'", "apikeys.account SET plan = 'other'",
+        "apikeys.plan SET max_keys = 1", "apikeys.tier SET limits = '1000/day'", "apikeys.product SET name = 'x'") {
+        like(session('boss', "BEGIN; $manage UPDATE $update; SELECT count(*) FROM apikeys.account; ROLLBACK"), qr/^valid (?:42501 25P02|1)$/, "UPDATE $update");
+    }
+    is(session('boss', "BEGIN; $manage SELECT count(*) FROM apikeys.address_block_list; COMMIT; SELECT count(*) FROM apikeys.address_block_list"), 'valid 0 1', 'blocks are no account\'s');
+    like(session('boss', "BEGIN; $manage DELETE FROM apikeys.member; ROLLBACK; SELECT count(*) FROM apikeys.member"), qr/^valid (?:42501 )?2$/, 'DELETE FROM apikeys.member');
+    is(value(q{SELECT string_agg(concat_ws(' ', k.tier, k.limits), ',') FROM apikeys.key AS k WHERE k.tier IS NOT NULL OR k.limits IS NOT NULL}), 'bronze', 'nothing has changed');
+    # What owners may do goes on to work.
+    is(session('boss', "BEGIN; $manage SELECT alias FROM apikeys.update_key($id, '{\"alias\": \"mine\"}'); SELECT state FROM apikeys.withdraw_upgrade($request); ROLLBACK"),
+        'valid mine withdrawn', 'by its key, an account manages its keys and withdraws its requests');
+    # Whoever is held by nothing still has the portal's functions do their work.
+    is(value("BEGIN; $for SELECT account FROM apikeys.create_key('acme'); ROLLBACK"), "begun\nacme", 'a superuser, for an account');
+};
+
 # Plans and sessions that know the identity must know it in all processes, or not at all.
 subtest 'parallel plans' => sub {
     value(q{CREATE TABLE many AS SELECT n AS id, CASE WHEN n % 2 = 0 THEN 'acme' ELSE 'rival' END AS account FROM generate_series(1, 20000) AS n;
