@@ -52,6 +52,7 @@ OBJS = \
 	src/request/usage.o \
 	src/request/metering.o \
 	src/request/limitstatus.o \
+	src/request/limitsused.o \
 	src/request/call.o \
 	src/request/record.o \
 	src/request/verify.o \
@@ -86,8 +87,10 @@ SQL_PARTS = \
 	src/sql/account.sql \
 	src/sql/notice.sql \
 	src/sql/keylist.sql \
+	src/sql/find.sql \
 	src/sql/planrule.sql \
 	src/sql/key.sql \
+	src/sql/archive.sql \
 	src/sql/rotation.sql \
 	src/sql/import.sql \
 	src/sql/leak.sql \
@@ -132,6 +135,9 @@ REGRESS = \
 	leak \
 	plan \
 	change \
+	archive \
+	keylist \
+	find \
 	upgrade_request \
 	notice \
 	erasure \

@@ -89,11 +89,16 @@ SELECT key_id AS idle FROM apikeys.create_key('acme', 'idle', lifetime => '6 day
 SELECT alias FROM apikeys.deactivate_key(:idle);
 SELECT FROM pg_temp.news();
 SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
+-- Not before the last quarter of the lifetime.
+SELECT kind, alias FROM pg_temp.news();
+UPDATE apikeys.key SET expiry_set_at = '2001-02-03' WHERE key_id IN (:soon, :later, :idle);
+SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT kind, alias, details - '{hint,expires_at}'::text[] AS details FROM pg_temp.news();
 SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT * FROM pg_temp.news();
 -- Extended, it expires another time; switched on again; later; when it has expired.
 UPDATE apikeys.key SET expires_at = expires_at + interval '1 day' WHERE key_id = :soon;
+UPDATE apikeys.key SET expiry_set_at = '2001-02-03' WHERE key_id = :soon;
 SELECT alias FROM apikeys.activate_key(:idle);
 SELECT FROM pg_temp.news();
 SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
@@ -103,6 +108,7 @@ SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS 
 SELECT kind, alias FROM pg_temp.news();
 SELECT alias FROM apikeys.suspend_key(:soon, 'unpaid');
 UPDATE apikeys.key SET expires_at = expires_at - interval '1 minute' WHERE key_id IN (:soon, :idle);
+UPDATE apikeys.key SET expiry_set_at = '2001-02-03' WHERE key_id IN (:soon, :idle);
 SELECT FROM pg_temp.news();
 SELECT e.seen FROM apikeys_internal.add_expiry_notices('-infinity', 0, 1000) AS e;
 SELECT kind, alias FROM pg_temp.news();

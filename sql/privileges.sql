@@ -252,7 +252,7 @@ SELECT name FROM apikeys.account WHERE pg_temp.peek(name);
 RESET SESSION AUTHORIZATION;
 GRANT USAGE ON SCHEMA apikeys_internal TO regress_bound;
 SET SESSION AUTHORIZATION regress_bound;
-SELECT apikeys_internal.key_used(pg_temp.acme(), '5/day') AS ours, apikeys_internal.key_used(pg_temp.rival(), '5/day') AS theirs;
+SELECT apikeys_internal.limits_used(pg_temp.acme()) AS ours, apikeys_internal.limits_used(pg_temp.rival()) AS theirs, apikeys_internal.limits_used(1) AS none;
 RESET SESSION AUTHORIZATION;
 REVOKE USAGE ON SCHEMA apikeys_internal FROM regress_bound;
 SET SESSION AUTHORIZATION regress_bound;

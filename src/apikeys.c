@@ -53,6 +53,7 @@
  *	usage			usage as the tables have it
  *	metering		meters of a call, loaded from the tables
  *	limitstatus		how much of limits is used
+ *	limitsused		the same, as lists of keys show it
  *	authenticate	all checks but the meters
  *	call			deadline and waits of a call
  *	record			a request is metered and recorded

@@ -238,25 +238,27 @@ apikeys_key_text_digests(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* Tells whether a key of the account has the alias key-<number>. */
+/* Tells whether an unarchived key of the account has the alias key-<number>. */
 static bool
 aliasIsTaken(IndexScanDesc scan, TupleTableSlot *slot, int64 account_id, int64 number)
 {
-	ScanKeyData keys[2];
+	ScanKeyData keys[3];
 	text *alias = cstring_to_text(psprintf("key-" INT64_FORMAT, number));
 
 	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(account_id));
 	ScanKeyEntryInitialize(&keys[1], 0, 2, BTEqualStrategyNumber, TEXTOID,
 						   scan->indexRelation->rd_indcollation[1], F_TEXTEQ,
 						   PointerGetDatum(alias));
+	/* The last column is 0 for an unarchived key, and else its id. */
+	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(0));
 	index_rescan(scan, keys, lengthof(keys), NULL, 0);
 	return index_getnext_slot(scan, ForwardScanDirection, slot);
 }
 
 /*
- * free_alias: an alias key-<n> that no key of the account has, where n is 1 or
- * key-<n-1> is taken.  Doubling n, then halving what lies between, takes few
- * look-ups.
+ * free_alias: an alias key-<n> that no unarchived key of the account has, where
+ * n is 1 or key-<n-1> is taken.  Doubling n, then halving what lies between,
+ * takes few look-ups.
  */
 Datum
 apikeys_key_free_alias(PG_FUNCTION_ARGS)
@@ -265,7 +267,7 @@ apikeys_key_free_alias(PG_FUNCTION_ARGS)
 	Relation keys = CatalogOpenBare(&CatalogKey, AccessShareLock);
 	Relation index = index_open(get_relname_relid("key_account_id_alias_key", CatalogSchema(false)),
 								AccessShareLock);
-	IndexScanDesc scan = index_beginscan(keys, index, GetActiveSnapshot(), NULL, 2, 0);
+	IndexScanDesc scan = index_beginscan(keys, index, GetActiveSnapshot(), NULL, 3, 0);
 	TupleTableSlot *slot = table_slot_create(keys, NULL);
 	int64 taken = 0;
 	int64 free = 1;
@@ -291,29 +293,33 @@ apikeys_key_free_alias(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(cstring_to_text(psprintf("key-" INT64_FORMAT, free)));
 }
 
-/* key_state: one word for the state of a key, in the order of verification. */
+/*
+ * key_state: one word for the state of a key, in the order of verification.  A
+ * key is expiring in the last quarter of its lifetime at the earliest.
+ */
 Datum
 apikeys_key_state(PG_FUNCTION_ARGS)
 {
-	const char *state;
+	const char *state = "active";
 
-	if (PG_GETARG_BOOL(1))
+	if (PG_GETARG_BOOL(0))
+		state = "archived";
+	else if (PG_GETARG_BOOL(1))
 		state = "suspended";
-	else if (!PG_GETARG_BOOL(0))
+	else if (!PG_GETARG_BOOL(2))
 		state = "inactive";
-	else if (PG_ARGISNULL(2))
-		state = "active";
-	else
+	else if (!PG_GETARG_BOOL(3))
+		state = "account_inactive";
+	else if (!PG_ARGISNULL(5))
 	{
-		TimestampTz now = readWallClock();
-		TimestampTz expires_at = PG_GETARG_TIMESTAMPTZ(2);
+		TimestampTz lifetime_from = PG_GETARG_TIMESTAMPTZ(4);
+		TimestampTz expires_at = PG_GETARG_TIMESTAMPTZ(5);
+		int64 left = expires_at - readWallClock();
 
-		if (expires_at <= now)
+		if (left <= 0)
 			state = "expired";
-		else if (expires_at - now <= KeyExpiryNotice * USECS_PER_MINUTE)
+		else if (left <= Min(KeyExpiryNotice * USECS_PER_MINUTE, (expires_at - lifetime_from) / 4))
 			state = "expiring";
-		else
-			state = "active";
 	}
 	PG_RETURN_TEXT_P(cstring_to_text(state));
 }

@@ -49,6 +49,31 @@ refuseLocked(void)
 }
 
 /*
+ * Finds a key by its id; false: there is none.  The look-up is over: the row's
+ * pointers are gone.
+ */
+bool
+AuthenticateFind(int64 key_id, KeyRow *row)
+{
+	int64 deadline = waitUntil();
+	long nap_ms = 1;
+	Lookup lookup = {0};
+	bool found;
+	bool late;
+
+	do
+	{
+		late = !LookupBegin(&lookup);
+		found = !late && LookupById(&lookup, key_id, row);
+		late |= lookup.late;
+		LookupEnd(&lookup);
+	} while (late && WaitBeforeRetry(WAIT_TABLE_LOCK, &nap_ms, deadline));
+	if (late)
+		refuseLocked();
+	return found;
+}
+
+/*
  * Makes all checks but the meters.  The look-up stays open: the verdict and the
  * row point into it.
  */
@@ -147,7 +172,7 @@ putLimits(ReturnSetInfo *result, const PolicyCase *c, MeterKind kind)
 						 statuses[i].cap);
 		if (statuses[i].free_at != RING_NEVER)
 			appendStringInfo(&detail, ", some come back at %s",
-							 timestamptz_to_str(ClockTimestamp(statuses[i].free_at + 999)));
+							 timestamptz_to_str(LimitStatusFreeAt(&statuses[i])));
 		putCheck(result, psprintf("%s limit: %s", of_account ? "account" : "key", window),
 				 Max(c->request->cost, 1) <= statuses[i].cap - statuses[i].used,
 				 VerdictOfLimit(of_account, limit->window), detail.data);

@@ -12,6 +12,7 @@
 #include "request/lookup.h"
 #include "types/verdict.h"
 
+extern bool AuthenticateFind(int64 key_id, KeyRow *row);
 extern void Authenticate(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, Verdict *verdict);
 
 #endif

@@ -122,7 +122,14 @@ LimitStatusRead(Oid relation, MeterKind kind, int64 id, const LimitSet *limits,
 							   &adjustments.windows[i], adjustments.now);
 }
 
-/* Returns a row for each limit of a subject; SQL: limits_used. */
+/* Returns when units come back, in microseconds, not too early. */
+TimestampTz
+LimitStatusFreeAt(const LimitStatus *status)
+{
+	return ClockTimestamp(status->free_at + 999);
+}
+
+/* Returns a row for each limit of a subject; SQL: limit_status. */
 Datum
 apikeys_usage_limits(PG_FUNCTION_ARGS)
 {
@@ -143,7 +150,7 @@ apikeys_usage_limits(PG_FUNCTION_ARGS)
 							   window, LimitWindowFormat(limit->window, window))),
 						   Int64GetDatum(status->cap), Int64GetDatum(status->used),
 						   Int64GetDatum(Max(status->cap - status->used, 0)),
-						   TimestampTzGetDatum(ClockTimestamp(status->free_at + 999))};
+						   TimestampTzGetDatum(LimitStatusFreeAt(status))};
 		bool nulls[5] = {[4] = (status->free_at == RING_NEVER)};
 
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
+
 #include "engine/meter.h"
 
 typedef struct LimitStatus
@@ -16,6 +18,7 @@ typedef struct LimitStatus
 	int64 free_at; /* engine time when some of them come back, RING_NEVER */
 } LimitStatus;
 
+extern TimestampTz LimitStatusFreeAt(const LimitStatus *status);
 extern void LimitStatusRead(Oid relation, MeterKind kind, int64 id, const LimitSet *limits,
 							LimitStatus *statuses);
 

@@ -223,7 +223,8 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 
 	row->key_id = DatumGetInt64(keyColumn(lookup, KEY_KEY_ID, &isnull));
 	row->account_id = DatumGetInt64(keyColumn(lookup, KEY_ACCOUNT_ID, &isnull));
-	row->active = DatumGetBool(keyColumn(lookup, KEY_ACTIVE, &isnull));
+	(void) keyColumn(lookup, KEY_ARCHIVED_AT, &isnull);
+	row->active = isnull && DatumGetBool(keyColumn(lookup, KEY_ACTIVE, &isnull));
 	row->previous = false;
 	row->rotations = DatumGetInt32(keyColumn(lookup, KEY_ROTATIONS, &isnull));
 	value = keyColumn(lookup, KEY_EXPIRES_AT, &isnull);

@@ -23,7 +23,7 @@ typedef struct KeyRow
 {
 	int64 key_id;
 	int64 account_id;
-	bool active;
+	bool active; /* and not archived */
 	bool account_active;
 	bool suspended;
 	bool previous;			/* found by its former text, within the grace */

@@ -65,7 +65,8 @@ BEGIN
                       (SELECT l.account_id FROM apikeys.audit_log AS l WHERE l.object = 'key' AND l.object_id = former ->> 'key_id'
                        ORDER BY l.at DESC LIMIT 1));
     IF TG_OP = 'UPDATE' THEN
-        equal := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value = present -> f.key);
+        -- When the expiry was set is when the entry was made.
+        equal := ARRAY(SELECT f.key FROM jsonb_each(former) AS f WHERE f.value = present -> f.key OR f.key = 'expiry_set_at');
         former := former - equal;
         present := present - equal;
         IF former <> '{}' THEN

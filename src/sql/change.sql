@@ -11,7 +11,7 @@ DECLARE
     wanted text;
 BEGIN
     SELECT w.description INTO STRICT wanted
-    FROM (VALUES ('text', 'a string'), ('boolean', 'true or false'), ('jsonb', 'an object'),
+    FROM (VALUES ('text', 'a string'), ('boolean', 'true or false'), ('bigint', 'a whole number'), ('jsonb', 'an object'),
                  ('timestamp with time zone', 'a time as a string, such as "2030-01-31T12:00:00Z"'),
                  ('interval', 'a duration as a string, such as "30 days"'),
                  ('text[]', 'an array of strings'), ('cidr[]', 'an array of strings'),
@@ -22,6 +22,7 @@ BEGIN
     ELSIF NOT (CASE
         WHEN kind = 'null' THEN true
         WHEN type_name = 'boolean' THEN kind = 'boolean'
+        WHEN type_name = 'bigint' THEN value::text ~ '^\d{1,18}$'
         WHEN type_name = 'jsonb' THEN kind = 'object'
         WHEN type_name = 'apikeys.limits' THEN kind IN ('string', 'object')
         WHEN type_name LIKE '%[]' THEN
@@ -205,7 +206,7 @@ COMMENT ON FUNCTION apikeys.update_key(bigint, jsonb) IS
 'clears limits of the key''s own unless limits are given.
 Errors: P0002 unknown key, tier or product; 22023 an unknown member, a bad value, or what the plan does not allow; 23505 the '
 'alias is taken, or another key has the product; 53400 the plan allows no more keys; 42501 tier or limits changed by a role that '
-'may not.';
+'may not; 55000 it is archived, and would be valid again.';
 
 CREATE FUNCTION apikeys.update_account(account text, changes jsonb) RETURNS apikeys.account
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -19,7 +19,7 @@ BEGIN
     WITH erased AS (
         UPDATE apikeys.key AS k
         SET active = false,
-            alias = k.key_id || CASE WHEN EXISTS (SELECT FROM apikeys.key AS o WHERE o.account_id = k.account_id AND o.key_id <> k.key_id
+            alias = k.key_id || CASE WHEN EXISTS (SELECT FROM apikeys.key AS o WHERE o.account_id = k.account_id AND o.key_id <> k.key_id AND o.archived_at IS NULL
                                                   AND o.alias = k.key_id::text) THEN '-' || gen_random_uuid() ELSE '' END,
             allowed_domains = '{}', allowed_ips = '{}', metadata = '{}',
             suspended_reason = CASE WHEN k.suspended_reason IS NOT NULL THEN 'erased' END

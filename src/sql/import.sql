@@ -50,7 +50,8 @@ BEGIN
             SELECT nameless.places[row_number() OVER (ORDER BY f.number)], 'key-' || f.number
             FROM (SELECT s.number
                   FROM (SELECT generate_series(substr(apikeys_internal.free_alias(nameless.account_id), 5)::bigint, 1000000000000)) AS s (number)
-                  WHERE NOT EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = nameless.account_id AND k.alias = 'key-' || s.number)
+                  WHERE NOT EXISTS (SELECT FROM apikeys.key AS k
+                                    WHERE k.account_id = nameless.account_id AND k.alias = 'key-' || s.number AND k.archived_at IS NULL)
                     AND NOT EXISTS (SELECT FROM unnest(nameless.others) AS o (alias) WHERE o.alias = 'key-' || s.number)
                   LIMIT cardinality(nameless.places)) AS f;
         END IF;
@@ -58,7 +59,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.import_aliases(apikeys_internal.import_row[], boolean[]) IS
-'Aliases for the rows of locked accounts that have none: key-<n>, which no key and no other row of the account has.';
+'Aliases for the rows of locked accounts that have none: key-<n>, which no unarchived key and no other row of the account has.';
 
 CREATE FUNCTION apikeys_internal.import_lifetime(candidate apikeys_internal.import_row, rules apikeys.plan) RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -296,7 +297,7 @@ BEGIN
         UNION ALL
         SELECT b.n, '23505', 'alias', apikeys_internal.alias_fault(b.account, b.alias), NULL, NULL, 'key_account_id_alias_key'
         FROM unnest(batch) AS b JOIN unnest(owners) AS o ON o.name = b.account
-        CROSS JOIN LATERAL (SELECT FROM apikeys.key AS k WHERE k.account_id = o.account_id AND k.alias = b.alias LIMIT 1) AS k
+        CROSS JOIN LATERAL (SELECT FROM apikeys.key AS k WHERE k.account_id = o.account_id AND k.alias = b.alias AND k.archived_at IS NULL LIMIT 1) AS k
         WHERE b.alias IS NOT NULL
     LOOP
         IF fine[found.n] THEN
@@ -320,7 +321,7 @@ BEGIN
     END LOOP;
     new := ARRAY(
         SELECT ROW(
-            ids[b.n], o.account_id, coalesce(b.created_at, present),
+            ids[b.n], o.account_id, coalesce(b.created_at, present), CASE WHEN b.expires_at IS NULL THEN present END,
             apikeys_internal.expiry_of(apikeys_internal.import_lifetime(b, p), b.expires_at, present),
             b.active, b.digest, b.hash_rule, coalesce(b.prefix, ''), b.hint, l.alias, b.category,
             apikeys_internal.tier_of_new_key(b.tier, b.limits, p), b.limits, b.products, b.allowed_domains, b.allowed_ips, b.scopes,

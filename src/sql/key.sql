@@ -53,7 +53,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.refuse_taken_alias(bigint, text) IS
-'Raise that another key of the account has the alias. Errors: 23505.';
+'Raise that another unarchived key of the account has the alias. Errors: 23505.';
 
 CREATE FUNCTION apikeys_internal.check_key_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -63,8 +63,17 @@ BEGIN
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
         PERFORM apikeys_internal.new_expiry(NULL, NEW.expires_at, NULL);
     END IF;
-    IF NEW.alias <> OLD.alias AND EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias) THEN
+    IF (NEW.alias <> OLD.alias OR OLD.archived_at IS NOT NULL) AND NEW.archived_at IS NULL
+       AND EXISTS (SELECT FROM apikeys.key AS k
+                   WHERE k.account_id = NEW.account_id AND k.alias = NEW.alias AND k.archived_at IS NULL AND k.key_id <> NEW.key_id) THEN
         PERFORM apikeys_internal.refuse_taken_alias(NEW.account_id, NEW.alias);
+    ELSIF NEW.archived_at IS NOT NULL AND (NEW.active, NEW.expires_at, NEW.archived_at) IS DISTINCT FROM (OLD.active, OLD.expires_at, OLD.archived_at)
+          AND apikeys_internal.key_counts(NEW.active, NEW.expires_at, apikeys_internal.wall_clock()) THEN
+        PERFORM apikeys_internal.refuse('55000', 'key.key_id', format('key %s is archived', NEW.key_id), 'An archived key stays inactive or expired.',
+                                        'Call unarchive_key first.');
+    END IF;
+    IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
+        NEW.expiry_set_at := apikeys_internal.wall_clock();
     END IF;
     -- A new tier takes the place of the key's own limits. If the former tier does not exist, it was renamed: no new tier.
     IF NEW.tier <> coalesce(OLD.tier, '') AND NEW.limits::text = OLD.limits::text
@@ -76,8 +85,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_key_update() IS
-'Trigger: checks a changed key by the rules of its plan. A new tier clears its limits; an expiry of infinity becomes '
-'NULL.';
+'Trigger: checks a changed key by the rules of its plan, and an archived one to stay inactive or expired. A new tier clears its limits; '
+'an expiry of infinity becomes NULL.';
 
 CREATE TRIGGER key_check_update BEFORE UPDATE ON apikeys.key
 FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_key_update();
@@ -98,7 +107,7 @@ COMMENT ON TYPE apikeys.issued_key IS
 CREATE FUNCTION apikeys_internal.free_alias(account_id bigint) RETURNS text
 LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'apikeys_key_free_alias';
 COMMENT ON FUNCTION apikeys_internal.free_alias(bigint) IS
-'An alias key-<n> that no key of the account has, where n is 1 or key-<n-1> is taken. It takes few look-ups, even '
+'An alias key-<n> that no unarchived key of the account has, where n is 1 or key-<n-1> is taken. It takes few look-ups, even '
 'if there are many keys.';
 
 CREATE FUNCTION apikeys_internal.account_for_key(name text) RETURNS apikeys.account
@@ -140,9 +149,9 @@ COMMENT ON FUNCTION apikeys_internal.require_names(text, text[]) IS
 'Raise if there is no such tier (NULL: none is named) or product. Errors: P0002.';
 
 CREATE TYPE apikeys_internal.new_key AS (
-    key_id bigint, account_id bigint, created_at timestamptz, expires_at timestamptz, active boolean, digest apikeys.digest, hash_rule text,
-    prefix text, hint text, alias text, category text, tier text, limits apikeys.limits, products text[], allowed_domains text[],
-    allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb);
+    key_id bigint, account_id bigint, created_at timestamptz, expiry_set_at timestamptz, expires_at timestamptz, active boolean,
+    digest apikeys.digest, hash_rule text, prefix text, hint text, alias text, category text, tier text, limits apikeys.limits,
+    products text[], allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb);
 COMMENT ON TYPE apikeys_internal.new_key IS
 'A key that is to be stored: columns of table key, and its products.';
 
@@ -168,10 +177,10 @@ DECLARE
 BEGIN
     WITH stored AS (
         INSERT INTO apikeys.key (
-            key_id, account_id, created_at, expires_at, active, digest, hash_rule, prefix, hint, alias, category, tier, limits,
+            key_id, account_id, created_at, expiry_set_at, expires_at, active, digest, hash_rule, prefix, hint, alias, category, tier, limits,
             allowed_domains, allowed_ips, scopes, billing_type, metadata)
-        SELECT n.key_id, n.account_id, n.created_at, n.expires_at, coalesce(n.active, true), n.digest, n.hash_rule, n.prefix, n.hint, n.alias,
-               coalesce(n.category, 'production'), n.tier, n.limits, coalesce(n.allowed_domains, '{}'), coalesce(n.allowed_ips, '{}'),
+        SELECT n.key_id, n.account_id, n.created_at, nullif(n.expiry_set_at, n.created_at), n.expires_at, coalesce(n.active, true), n.digest,
+               n.hash_rule, n.prefix, n.hint, n.alias, coalesce(n.category, 'production'), n.tier, n.limits, coalesce(n.allowed_domains, '{}'), coalesce(n.allowed_ips, '{}'),
                coalesce(n.scopes, '{}'), n.billing_type, coalesce(n.metadata, '{}')
         FROM unnest(new) AS n
         ON CONFLICT DO NOTHING
@@ -245,7 +254,7 @@ BEGIN
 
     new_id := apikeys_internal.next_key_id(owner.name);
     SELECT n.* INTO made FROM apikeys_internal.store_keys(ARRAY[ROW(
-        new_id, owner.account_id, present, expires_at, true, digest, hash_rule, prefix, hint, new_alias, category,
+        new_id, owner.account_id, present, NULL, expires_at, true, digest, hash_rule, prefix, hint, new_alias, category,
         apikeys_internal.tier_of_new_key(tier, limits, rules), limits, products, allowed_domains, allowed_ips, scopes, billing_type,
         metadata)::apikeys_internal.new_key]) AS n;
     IF NOT FOUND THEN
@@ -257,7 +266,7 @@ BEGIN
                 CASE WHEN apikeys_internal.acts_as_admin()
                      THEN 'The sequence apikeys.key_number_seq is behind the keys: set it to a number that no key has had.' END,
                 'key_pkey');
-        ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = new_alias) THEN
+        ELSIF EXISTS (SELECT FROM apikeys.key AS k WHERE k.account_id = owner.account_id AND k.alias = new_alias AND k.archived_at IS NULL) THEN
             PERFORM apikeys_internal.refuse_taken_alias(owner.account_id, new_alias);
         END IF;
         RAISE serialization_failure USING
@@ -334,7 +343,8 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.activate_key(bigint) IS
 'Permit the use of an inactive key again. Errors: P0002 unknown key; 53400 the plan allows no more keys; if the '
-'plan allows one key for each product: 23505 another key has a product of this one, 22023 this one has no product.';
+'plan allows one key for each product: 23505 another key has a product of this one, 22023 this one has no product; '
+'55000 it is archived.';
 
 CREATE FUNCTION apikeys.deactivate_key(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

@@ -129,11 +129,14 @@ BEGIN
     IF (NEW.suspended_at IS NULL) <> (OLD.suspended_at IS NULL) THEN
         PERFORM apikeys_internal.add_key_notice(CASE WHEN NEW.suspended_at IS NULL THEN 'unsuspended' ELSE 'suspended' END, NEW);
     END IF;
+    IF (NEW.archived_at IS NULL) <> (OLD.archived_at IS NULL) THEN
+        PERFORM apikeys_internal.add_key_notice(CASE WHEN NEW.archived_at IS NULL THEN 'unarchived' ELSE 'archived' END, NEW);
+    END IF;
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.notice_key_change() IS
-'Trigger: adds a notice if a key was rotated, activated, deactivated, suspended, unsuspended or deleted.';
+'Trigger: adds a notice if a key was rotated, activated, deactivated, suspended, unsuspended, archived, unarchived or deleted.';
 
 CREATE FUNCTION apikeys_internal.notice_account_change() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -163,7 +166,8 @@ COMMENT ON FUNCTION apikeys_internal.notice_upgrade_change() IS
 
 CREATE TRIGGER key_notice AFTER UPDATE ON apikeys.key
 FOR EACH ROW WHEN (
-    (OLD.rotations, OLD.active, OLD.suspended_at IS NULL) IS DISTINCT FROM (NEW.rotations, NEW.active, NEW.suspended_at IS NULL))
+    (OLD.rotations, OLD.active, OLD.suspended_at IS NULL, OLD.archived_at IS NULL)
+    IS DISTINCT FROM (NEW.rotations, NEW.active, NEW.suspended_at IS NULL, NEW.archived_at IS NULL))
 EXECUTE FUNCTION apikeys_internal.notice_key_change();
 CREATE TRIGGER key_notice_delete AFTER DELETE ON apikeys.key
 FOR EACH ROW EXECUTE FUNCTION apikeys_internal.notice_key_change();
@@ -172,7 +176,7 @@ FOR EACH ROW WHEN (NEW.active <> OLD.active) EXECUTE FUNCTION apikeys_internal.n
 CREATE TRIGGER upgrade_request_notice AFTER UPDATE ON apikeys.upgrade_request
 FOR EACH ROW WHEN (NEW.state <> OLD.state OR NEW.question <> OLD.question) EXECUTE FUNCTION apikeys_internal.notice_upgrade_change();
 COMMENT ON TRIGGER key_notice ON apikeys.key IS
-'Adds a notice if a key was rotated, activated, deactivated, suspended or unsuspended.';
+'Adds a notice if a key was rotated, activated, deactivated, suspended, unsuspended, archived or unarchived.';
 COMMENT ON TRIGGER key_notice_delete ON apikeys.key IS 'Adds a notice if a key was deleted.';
 COMMENT ON TRIGGER account_notice ON apikeys.account IS 'Adds a notice if an account was activated or deactivated.';
 COMMENT ON TRIGGER upgrade_request_notice ON apikeys.upgrade_request IS
@@ -186,8 +190,8 @@ LEFT JOIN apikeys.key AS k ON k.key_id = n.key_id
 WHERE (SELECT apikeys_internal.reaches_all(false)) OR n.account_id = ANY ((SELECT apikeys_internal.reached_accounts(false))::bigint[]);
 COMMENT ON VIEW apikeys.notice_list IS 'Notices about the keys and accounts that the session may read.';
 COMMENT ON COLUMN apikeys.notice_list.kind IS
-'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, deleted, leaked (once for each text), expiring (within '
-'apikeys.expiry_notice; once for each expiry); upgrade_asked, upgrade_questioned, upgrade_answered, '
+'Of a key: created, rotated, activated, deactivated, suspended, unsuspended, archived, unarchived, deleted, leaked (once for each '
+'text), expiring (as the state of the view key_list; once for each expiry); upgrade_asked, upgrade_questioned, upgrade_answered, '
 'upgrade_approved, upgrade_declined, upgrade_withdrawn. Of an account: account_activated, account_deactivated. Of a '
 'limit of either: limit_near (80 % used), limit_reached (all used, or a request was denied); each at most once '
 'within the limit''s window and at most once an hour, unless the cap changes. Of an address that was blocked '
@@ -227,7 +231,9 @@ DECLARE
 BEGIN
     seen := 0;
     FOR candidate IN
-        SELECT k AS key, a.active FROM apikeys.key AS k JOIN apikeys.account AS a ON a.account_id = k.account_id
+        SELECT k AS key, apikeys_internal.key_state(k.archived_at IS NOT NULL, k.suspended_at IS NOT NULL, k.active, a.active,
+                                                    coalesce(k.expiry_set_at, k.created_at), k.expires_at) AS state
+        FROM apikeys.key AS k JOIN apikeys.account AS a ON a.account_id = k.account_id
         WHERE k.expires_at > present AND k.expires_at <= present + current_setting('apikeys.expiry_notice')::interval
           AND (k.expires_at, k.key_id) > (after_expiry, after_id)
           AND NOT EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid = 'apikeys.notice'::regclass)
@@ -236,7 +242,7 @@ BEGIN
         seen := seen + 1;
         after_expiry := (candidate.key).expires_at;
         after_id := (candidate.key).key_id;
-        IF candidate.active AND (candidate.key).active AND (candidate.key).suspended_at IS NULL THEN
+        IF candidate.state = 'expiring' THEN
             PERFORM apikeys_internal.add_notice_once(
                 'k', after_id, 'expiring', extract(epoch FROM after_expiry)::text, present, NULL,
                 'expiring', (candidate.key).account_id, after_id, apikeys_internal.noticed_key(candidate.key));

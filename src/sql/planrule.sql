@@ -1,7 +1,7 @@
 -- The rules of a plan: which keys it allows. They stand here and nowhere else.
 --
 -- plan_breaches has the rules. require_plan raises the first that a new or changed key breaks; change_plan lists all that the keys
--- of an account break. A key counts for its plan while it is neither inactive nor expired: key_counts.
+-- of an account break. A key counts for its plan while it is neither inactive nor expired: key_counts. So an archived key does not count.
 --
 -- check_plan locks the account. So the plan of the account stays the same until the transaction ends, and two transactions
 -- cannot both take the last place for a key. A transaction that locks keys too locks them before their account, because an

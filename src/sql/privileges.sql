@@ -95,7 +95,8 @@ GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- Views, policies and constraints call functions with the privileges of the role that uses them.
 GRANT EXECUTE ON FUNCTION
-    apikeys_internal.reaches_all(boolean), apikeys_internal.reached_accounts(boolean), apikeys_internal.acts_as_admin(), apikeys_internal.key_state(boolean, boolean, timestamptz), apikeys_internal.key_used(bigint, apikeys.limits), apikeys_internal.wall_clock()
+    apikeys_internal.reaches_all(boolean), apikeys_internal.reached_accounts(boolean), apikeys_internal.acts_as_admin(), apikeys_internal.wall_clock(),
+    apikeys_internal.key_state(boolean, boolean, boolean, boolean, timestamptz, timestamptz), apikeys_internal.limits_used(bigint)
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys_internal.automatic_blocks() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION
@@ -112,13 +113,16 @@ GRANT EXECUTE ON FUNCTION
     apikeys.update_key(bigint, jsonb),
     apikeys.activate_key(bigint),
     apikeys.deactivate_key(bigint),
+    apikeys.archive_key(bigint),
+    apikeys.unarchive_key(bigint),
     apikeys.delete_key(bigint),
     apikeys.get_key(bigint),
     apikeys.find_key(text, text),
     apikeys.explain_key(bigint, text, inet, text, text, text[], bigint),
     apikeys.key_limits(bigint),
     apikeys.account_limits(text),
-    apikeys.account_keys(text)
+    apikeys.account_keys(text, boolean),
+    apikeys.find_keys(jsonb, bigint, int)
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
@@ -174,8 +178,9 @@ GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, ap
     apikeys.notice_list
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
-    key_id, account_id, created_at, expires_at, previous_valid_until, rotated_at, suspended_at, rotations, active, prefix, hint, alias,
-    category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata, hash_rule, previous_hash_rule, created_by, leaked_at)
+    key_id, account_id, created_at, expires_at, expiry_set_at, previous_valid_until, rotated_at, suspended_at, archived_at, rotations,
+    active, prefix, hint, alias, category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata,
+    hash_rule, previous_hash_rule, created_by, leaked_at)
 ON apikeys.key TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 
 GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips, scopes, billing_type, metadata)

@@ -78,7 +78,8 @@ With a lifetime, the key expires that long from now; with expires_at, then (''in
 'before.
 An inactive, suspended or expired key can be rotated and stays in that state.
 Errors: P0002 unknown key; 22023 negative grace, both lifetime and expires_at, or an expiry that the plan does not allow; '
-'53400 an expired key gets another expiry and the plan allows no more keys, or 23505 another key has its product.';
+'53400 an expired key gets another expiry and the plan allows no more keys, or 23505 another key has its product; 55000 it is archived, '
+'and the new expiry would make it valid.';
 
 CREATE FUNCTION apikeys.end_grace(key_id bigint) RETURNS apikeys.key_list
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

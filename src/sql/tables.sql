@@ -167,9 +167,11 @@ CREATE TABLE apikeys.key (
     account_id           bigint NOT NULL REFERENCES apikeys.account,
     created_at           timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     expires_at           timestamptz,
+    expiry_set_at        timestamptz,
     previous_valid_until timestamptz,
     rotated_at           timestamptz,
     suspended_at         timestamptz,
+    archived_at          timestamptz,
     rotations            int NOT NULL DEFAULT 0 CHECK (rotations >= 0),
     active               boolean NOT NULL DEFAULT true,
     digest               apikeys.digest NOT NULL,
@@ -190,14 +192,21 @@ CREATE TABLE apikeys.key (
     previous_hash_rule   text CHECK (apikeys_internal.hash_rule_is_known(previous_hash_rule)),
     created_by           text NOT NULL DEFAULT apikeys_internal.acting_name(),
     leaked_at            timestamptz,
-    CONSTRAINT key_account_id_alias_key UNIQUE (account_id, alias),
     CONSTRAINT key_digest_key UNIQUE (digest),
     CONSTRAINT key_previous_check CHECK (num_nulls(previous_digest, previous_hash_rule, previous_valid_until) IN (0, 3)),
     CONSTRAINT key_suspended_check CHECK ((suspended_at IS NULL) = (suspended_reason IS NULL)),
     CONSTRAINT key_expires_at_check CHECK (pg_catalog.isfinite(expires_at))
 );
+-- An alias is unique among the unarchived keys of an account. The index has the archived ones too, each with
+-- its id: it finds all keys of an account.
+CREATE UNIQUE INDEX key_account_id_alias_key ON apikeys.key (account_id, alias, (key_id * (archived_at IS NOT NULL)::int));
 CREATE UNIQUE INDEX key_previous_digest_key ON apikeys.key (previous_digest) WHERE previous_digest IS NOT NULL;
 CREATE INDEX key_expires_at_idx ON apikeys.key (expires_at, key_id) WHERE expires_at IS NOT NULL;
+-- What find_keys sorts and finds by.
+CREATE INDEX key_created_at_idx ON apikeys.key (created_at, key_id);
+CREATE INDEX key_alias_idx ON apikeys.key ((pg_catalog.lower(alias) COLLATE "C"), key_id);
+CREATE INDEX key_hint_idx ON apikeys.key ((pg_catalog.reverse(hint) COLLATE "C"));
+CREATE INDEX key_suspended_at_idx ON apikeys.key (created_at, key_id) WHERE suspended_at IS NOT NULL;
 COMMENT ON TABLE apikeys.key IS
 'One row for each key: identity, settings, state. Only create_key and import_key make rows; a rotation keeps the '
 'row.';
@@ -205,7 +214,7 @@ COMMENT ON COLUMN apikeys.key.key_id IS 'The id of the key, of at most 53 bits. 
 COMMENT ON COLUMN apikeys.key.account_id IS 'The account that owns it. It never changes.';
 COMMENT ON COLUMN apikeys.key.created_at IS 'When it was made.';
 COMMENT ON COLUMN apikeys.key.created_by IS 'The session''s user who made it.';
-COMMENT ON COLUMN apikeys.key.alias IS 'Name of the key within its account.';
+COMMENT ON COLUMN apikeys.key.alias IS 'Name of the key among the unarchived keys of its account.';
 COMMENT ON COLUMN apikeys.key.category IS
 'production, development, staging or any other text; verify does not look at it.';
 COMMENT ON COLUMN apikeys.key.prefix IS
@@ -223,8 +232,11 @@ COMMENT ON COLUMN apikeys.key.suspended_reason IS 'Why the provider has suspende
 COMMENT ON COLUMN apikeys.key.leaked_at IS
 'When report_leak suspended it; a rotation without a grace ends that. NULL: it is not suspended, or the provider did it.';
 COMMENT ON COLUMN apikeys.key.suspended_at IS 'Since when it is suspended; NULL: it is not.';
+COMMENT ON COLUMN apikeys.key.archived_at IS
+'When archive_key put it out of the lists of its account''s keys; NULL: it is not archived. An archived key is inactive or expired.';
 COMMENT ON COLUMN apikeys.key.expires_at IS
 'From this time on the verdict is expired; NULL: never. It cannot be set to a time that is past.';
+COMMENT ON COLUMN apikeys.key.expiry_set_at IS 'When expires_at was set last; NULL: when the key was made. Its lifetime began then.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; limits, if set, take its place.';
 COMMENT ON COLUMN apikeys.key.limits IS 'Limits of its own; NULL: its tier''s.';
 COMMENT ON COLUMN apikeys.key.allowed_domains IS 'Domains it may be used from, exact or *.example.com; empty: any.';

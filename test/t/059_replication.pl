@@ -64,7 +64,8 @@ here(q{
     INSERT INTO apikeys.usage_total VALUES ('k', 777, 3, 0, 3, 0, 0, '2020-01-01 12:00', '2020-01-01 12:10');
     INSERT INTO apikeys.usage_bucket SELECT 'k', 777, '2020-01-01 12:05'::timestamptz + n * interval '5 minutes', 1, 0, 1, 0, 0 FROM generate_series(0, 2) AS n;
     INSERT INTO apikeys.notice (kind, sent_at) VALUES ('old', '2020-01-01');
-    SELECT apikeys.import_key('acme', 'text 5', alias => 'text 5', lifetime => '1 day')});
+    SELECT apikeys.import_key('acme', 'text 5', alias => 'text 5', lifetime => '1 day');
+    UPDATE apikeys.key SET expiry_set_at = '2001-02-03' WHERE alias = 'text 5'});
 $publisher->wait_for_catchup('service');
 is(there('SELECT apikeys.maintain()'), 't', 'maintenance of the subscriber');
 is(there(q{SELECT count(*) FROM apikeys.usage_bucket WHERE subject_id = 777}), '3', 'it merges nothing');

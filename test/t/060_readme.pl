@@ -132,7 +132,7 @@ sub first_cells
 my $functions = $node->safe_psql('readme_md', q{
     SELECT format('%s(%s%s) %s%s: %s', p.proname,
         (SELECT string_agg(p.proargnames[i], ', ') FROM generate_series(1, p.pronargs - p.pronargdefaults) AS i),
-        (SELECT ' [, ' || string_agg(p.proargnames[i], ', ') || ']' FROM generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) AS i),
+        (SELECT CASE WHEN p.pronargs > p.pronargdefaults THEN ' [, ' ELSE '[' END || string_agg(p.proargnames[i], ', ') || ']' FROM generate_series(p.pronargs - p.pronargdefaults + 1, p.pronargs) AS i),
         CASE WHEN p.proretset THEN 'setof ' END,
         coalesce(
             (SELECT '(' || string_agg(a.name, ', ' ORDER BY a.i) || ')'
@@ -150,7 +150,7 @@ my $functions = $node->safe_psql('readme_md', q{
       AND NOT EXISTS (SELECT FROM pg_amproc AS a WHERE a.amproc = p.oid)
       AND NOT EXISTS (SELECT FROM pg_cast AS c WHERE c.castfunc = p.oid)
       -- What views, policies and constraints call for the one who uses them.
-      AND p.proname NOT IN ('key_state', 'key_used', 'wall_clock', 'domains_are_valid', 'hash_rule_is_known', 'prefix_is_valid', 'lifetimes_are_valid',
+      AND p.proname NOT IN ('key_state', 'limits_used', 'wall_clock', 'domains_are_valid', 'hash_rule_is_known', 'prefix_is_valid', 'lifetimes_are_valid',
           'lifetime_is_offered', 'longest_lifetime', 'has_text', 'automatic_blocks')
     GROUP BY p.oid});
 is_deeply([ sort map { s/` \xc2\xb7 /: /r =~ s/ \xe2\x86\x92 / /r } $section{Functions} =~ /^`(\w+\(\N+)/mg ], [ sort split /\n/, $functions ],

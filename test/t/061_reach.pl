@@ -54,7 +54,8 @@ GRANT SELECT ON look TO PUBLIC;
 CREATE TABLE act (way text, changing boolean, statement text);
 INSERT INTO act VALUES
     ('get_key', false, 'SELECT apikeys.get_key(KEY)'), ('find_key', false, 'SELECT apikeys.find_key(ACCOUNT, concat(''of '', ACCOUNT))'),
-    ('account_keys', false, 'SELECT apikeys.account_keys(ACCOUNT)'), ('key_limits', false, 'SELECT apikeys.key_limits(KEY)'),
+    ('account_keys', false, 'SELECT apikeys.account_keys(ACCOUNT)'), ('find_keys', false, 'SELECT apikeys.find_keys(jsonb_build_object(''account'', ACCOUNT))'),
+    ('id', false, 'SELECT apikeys.find_keys(''{"id": KEY}'')'), ('after', false, 'SELECT apikeys.find_keys(after => KEY)'), ('key_limits', false, 'SELECT apikeys.key_limits(KEY)'),
     ('account_limits', false, 'SELECT apikeys.account_limits(ACCOUNT)'), ('explain_key', false, 'SELECT apikeys.explain_key(KEY)'),
     ('get_upgrade', false, 'SELECT apikeys.get_upgrade(UPGRADE)'),
     ('usage_series', false, 'SELECT apikeys.usage_series(KEY, now() - interval ''1 day'', now(), ''1 day'')'),
@@ -64,6 +65,7 @@ INSERT INTO act VALUES
     ('update_key', true, 'SELECT apikeys.update_key(KEY, ''{}'')'), ('copy_key', true, 'SELECT apikeys.copy_key(KEY)'), ('end_grace', true, 'SELECT apikeys.end_grace(KEY)'),
     ('update_account', true, 'SELECT apikeys.update_account(ACCOUNT, ''{}'')'),
     ('activate_key', true, 'SELECT apikeys.activate_key(KEY)'), ('deactivate_key', true, 'SELECT apikeys.deactivate_key(KEY)'),
+    ('archive_key', true, 'SELECT apikeys.archive_key(KEY)'), ('unarchive_key', true, 'SELECT apikeys.unarchive_key(KEY)'),
     ('delete_key', true, 'SELECT apikeys.delete_key(KEY)'), ('assign_product', true, 'SELECT apikeys.assign_product(KEY, ''routes'')'),
     ('unassign_product', true, 'SELECT apikeys.unassign_product(KEY, ''maps'')'),
     ('request_upgrade', true, 'SELECT apikeys.request_upgrade(KEY, ''gold'', ''more'')'),

@@ -26,12 +26,13 @@ my %in_c = (
 # What triggers raise, of all that they can, for what a function changes; and what refuse() is told by variables.
 my @of_plan = ('22023 expires_at', '22023 limits', '22023 billing_type', '22023 products', '53400 max_keys', '23505 products');
 my %besides = (
-    'apikeys.activate_key' => [ '22023 products', '53400 max_keys', '23505 products' ],
-    'apikeys.rotate_key' => [ '22023 expires_at', '22023 products', '53400 max_keys', '23505 products' ],
+    'apikeys.activate_key' => [ '22023 products', '53400 max_keys', '23505 products', '55000 key_id' ],
+    'apikeys.unarchive_key' => [ '23505 alias' ],
+    'apikeys.rotate_key' => [ '22023 expires_at', '22023 products', '53400 max_keys', '23505 products', '55000 key_id' ],
     'apikeys.delete_key' => [ '23503 key_id' ],
     'apikeys.assign_product' => [ '23505 products' ],
     'apikeys.update_key' => [
-        '23505 alias', @of_plan, map { "22023 $_" } qw(alias category active expires_at tier limits allowed_domains allowed_ips scopes billing_type metadata) ],
+        '23505 alias', '55000 key_id', @of_plan, map { "22023 $_" } qw(alias category active expires_at tier limits allowed_domains allowed_ips scopes billing_type metadata) ],
     'apikeys.update_account' => [ map { "22023 $_" } qw(display_name contact plan limits active metadata) ],
     'apikeys.create_tier' => [ '23502 name', '23502 rank', '23502 limits', '23505 name', '23505 rank' ],
     'apikeys.create_product' => [ '23502 name', '23505 name' ],
