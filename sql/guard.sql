@@ -200,3 +200,22 @@ COMMIT;
 SELECT count(*) FROM apikeys.key;
 DELETE FROM apikeys.account;
 DELETE FROM apikeys.plan;
+
+-- A column can be added to each table, also one whose default is computed row by row: no function depends on their rows' types.
+BEGIN;
+DO $$
+DECLARE
+    owned regclass;
+BEGIN
+    FOR owned IN
+        SELECT d.objid FROM pg_depend AS d JOIN pg_class AS c ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+        WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'apikeys')
+              AND c.relkind IN ('r', 'p')
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('ALTER TABLE %s ADD COLUMN more timestamptz DEFAULT clock_timestamp()', owned);
+        EXECUTE format('ALTER TABLE %s DROP COLUMN more', owned);
+    END LOOP;
+END
+$$;
+ROLLBACK;

@@ -72,10 +72,12 @@ WHERE a.grantee <> g.owner AND (a.is_grantable OR a.grantee = 0 OR a.grantee::re
 --
 -- What a catalog can tell of traps
 --
--- Functions with others' rights, or in a language that looks names up as it runs, must have their search_path set.
+-- Functions with others' rights, or in a language that looks names up as it runs, must have their search_path set. Helpers in SQL that
+-- nobody else may call have that of the function whose plan they become part of.
 SELECT p.oid::regprocedure AS path_not_set FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
 WHERE p.pronamespace IN ('apikeys'::regnamespace, 'apikeys_internal'::regnamespace) AND (p.prosecdef OR l.lanname = 'plpgsql' OR l.lanname = 'sql' AND p.prosqlbody IS NULL)
-  AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
+  AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)
+  AND (p.prosecdef OR l.lanname = 'plpgsql' OR EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee <> p.proowner));
 -- Views must not let a function in a WHERE clause see the rows that they hide.
 SELECT relname AS no_barrier FROM pg_class WHERE relnamespace = 'apikeys'::regnamespace AND relkind = 'v' AND NOT coalesce('security_barrier=true' = ANY (reloptions), false);
 -- Where managers may read a table with accounts' rows, policies hide those of others.

@@ -62,7 +62,9 @@ COMMENT ON FUNCTION apikeys_internal.import_aliases(apikeys_internal.import_row[
 
 CREATE FUNCTION apikeys_internal.import_lifetime(candidate apikeys_internal.import_row, rules apikeys.plan) RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN candidate.expires_at IS NULL THEN coalesce(candidate.lifetime, rules.default_lifetime) ELSE candidate.lifetime END;
+AS $$
+    SELECT CASE WHEN candidate.expires_at IS NULL THEN coalesce(candidate.lifetime, rules.default_lifetime) ELSE candidate.lifetime END;
+$$;
 COMMENT ON FUNCTION apikeys_internal.import_lifetime(apikeys_internal.import_row, apikeys.plan) IS
 'The lifetime of a row of import_keys: the one given or, if it has no expiry, the default of its plan.';
 

@@ -153,7 +153,9 @@ COMMENT ON FUNCTION apikeys_internal.next_key_id(text) IS 'The id of a new key o
 
 CREATE FUNCTION apikeys_internal.tier_of_new_key(tier text, limits apikeys.limits, rules apikeys.plan) RETURNS text
 LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN limits IS NULL THEN coalesce(tier, rules.default_tier) ELSE tier END;
+AS $$
+    SELECT CASE WHEN limits IS NULL THEN coalesce(tier, rules.default_tier) ELSE tier END;
+$$;
 COMMENT ON FUNCTION apikeys_internal.tier_of_new_key(text, apikeys.limits, apikeys.plan) IS
 'The tier of a key that is created with this tier and these limits.';
 

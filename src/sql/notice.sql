@@ -81,10 +81,12 @@ COMMENT ON FUNCTION apikeys_internal.add_limit_notice("char", bigint, bigint, te
 -- It becomes part of the plans that call it.
 CREATE FUNCTION apikeys_internal.noticed_key(subject apikeys.key) RETURNS jsonb
 LANGUAGE sql STABLE
-RETURN pg_catalog.jsonb_build_object(
-    'alias', subject.alias, 'category', subject.category, 'hint', subject.hint, 'tier', subject.tier,
-    'limits', subject.limits::pg_catalog.text, 'expires_at', subject.expires_at, 'previous_valid_until', subject.previous_valid_until,
-    'suspended_reason', subject.suspended_reason);
+AS $$
+    SELECT pg_catalog.jsonb_build_object(
+        'alias', subject.alias, 'category', subject.category, 'hint', subject.hint, 'tier', subject.tier,
+        'limits', subject.limits::pg_catalog.text, 'expires_at', subject.expires_at, 'previous_valid_until', subject.previous_valid_until,
+        'suspended_reason', subject.suspended_reason);
+$$;
 COMMENT ON FUNCTION apikeys_internal.noticed_key(apikeys.key) IS 'The details that notices show of a key.';
 
 CREATE FUNCTION apikeys_internal.add_key_notice(kind text, subject apikeys.key) RETURNS void
@@ -99,13 +101,13 @@ COMMENT ON FUNCTION apikeys_internal.add_key_notice(text, apikeys.key) IS
 
 CREATE FUNCTION apikeys_internal.add_upgrade_notice(kind text, request apikeys.upgrade_request) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+AS $$
     SELECT apikeys_internal.add_notice(kind, k.account_id, k.key_id, jsonb_build_object(
         'upgrade', (request).id, 'alias', k.alias, 'tier', (request).tier, 'limits', (request).limits::text, 'due_at', (request).due_at,
         'motivation', (request).motivation, 'question', (request).question, 'answer', (request).answer,
         'decided_by', (request).decided_by, 'note', (request).note))
     FROM apikeys.key AS k WHERE k.key_id = (request).key_id;
-END;
+$$;
 COMMENT ON FUNCTION apikeys_internal.add_upgrade_notice(text, apikeys.upgrade_request) IS
 'Add a notice about an upgrade request, with its present contents.';
 

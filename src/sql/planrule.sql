@@ -15,17 +15,21 @@ COMMENT ON FUNCTION apikeys_internal.key_counts(boolean, timestamptz, timestampt
 
 CREATE FUNCTION apikeys_internal.plan_has_rules(rules apikeys.plan) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN num_nonnulls(rules.max_keys, rules.max_lifetime, rules.lifetimes, rules.billing_types) > 0
-    OR rules.one_key_per_product OR NOT rules.allow_unexpiring OR NOT rules.custom_limits_allowed;
+AS $$
+    SELECT pg_catalog.num_nonnulls(rules.max_keys, rules.max_lifetime, rules.lifetimes, rules.billing_types) > 0
+        OR rules.one_key_per_product OR NOT rules.allow_unexpiring OR NOT rules.custom_limits_allowed;
+$$;
 COMMENT ON FUNCTION apikeys_internal.plan_has_rules(apikeys.plan) IS
 'Whether there are keys that a plan does not allow.';
 
 -- What is said of rules that import_rows judges too, for many new keys of an account one after the other.
 CREATE FUNCTION apikeys_internal.max_keys_fault(account text, number bigint, rules apikeys.plan, OUT message text, OUT detail text, OUT hint text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-RETURN (format('account "%s" has %s of %s keys', account, number, rules.max_keys), NULL::text,
-        CASE WHEN apikeys_internal.acts_as_admin() THEN format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name)
-             ELSE 'Deactivate or delete one of them.' END);
+AS $$
+    SELECT (format('account "%s" has %s of %s keys', account, number, rules.max_keys), NULL::text,
+            CASE WHEN apikeys_internal.acts_as_admin() THEN format('Deactivate or delete one of them, or raise max_keys of plan "%s".', rules.name)
+                 ELSE 'Deactivate or delete one of them.' END);
+$$;
 CREATE FUNCTION apikeys_internal.no_product_fault(alias text, OUT message text, OUT detail text, OUT hint text)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
 RETURN (format('key "%s" must have a product', alias),
@@ -224,7 +228,7 @@ COMMENT ON FUNCTION apikeys_internal.products_are_within(text[], bigint) IS
 
 CREATE FUNCTION apikeys_internal.key_excess(candidate apikeys.key, bar apikeys.key, OUT field text, OUT detail text)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+AS $$
     SELECT r.field, r.detail
     FROM (VALUES
         ('scopes', candidate.scopes <@ bar.scopes, 'It has scopes that the key does not have.'),
@@ -239,7 +243,7 @@ BEGIN ATOMIC
     ) AS r (field, within, detail)
     WHERE NOT coalesce(r.within, false)
     LIMIT 1;
-END;
+$$;
 COMMENT ON FUNCTION apikeys_internal.key_excess(apikeys.key, apikeys.key) IS
 'In what a key is good for more than another, products aside; NULL: in nothing.';
 

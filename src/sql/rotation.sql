@@ -2,7 +2,9 @@
 
 CREATE FUNCTION apikeys_internal.prefix_for(former text, rules apikeys.plan) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN apikeys_internal.prefix_is_valid(former) THEN former ELSE (rules).key_prefix END;
+AS $$
+    SELECT CASE WHEN apikeys_internal.prefix_is_valid(former) THEN former ELSE (rules).key_prefix END;
+$$;
 COMMENT ON FUNCTION apikeys_internal.prefix_for(text, apikeys.plan) IS
 'The prefix of a new text in the place of one with this prefix: the same, or the plan''s if it is none of ours.';
 

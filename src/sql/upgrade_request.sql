@@ -137,7 +137,7 @@ COMMENT ON FUNCTION apikeys_internal.check_upgrade(bigint, text, apikeys.limits)
 
 CREATE FUNCTION apikeys_internal.matching_upgrade_rule(request apikeys.upgrade_request) RETURNS apikeys.upgrade_rule
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+AS $$
     SELECT r.*
     FROM apikeys.upgrade_rule AS r
     LEFT JOIN apikeys.tier AS bar ON bar.name = r.min_tier
@@ -146,7 +146,7 @@ BEGIN ATOMIC
       AND (r.project_kind IS NULL OR lower(r.project_kind) = lower((request).project_kind))
       AND (r.purpose IS NULL OR lower(r.purpose) = lower((request).purpose))
     ORDER BY r.id LIMIT 1;
-END;
+$$;
 COMMENT ON FUNCTION apikeys_internal.matching_upgrade_rule(apikeys.upgrade_request) IS
 'The first rule that declines a request; NULL: none.';
 
