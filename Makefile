@@ -37,6 +37,7 @@ OBJS = \
 	src/request/block.o \
 	src/request/hint.o \
 	src/request/lookup.o \
+	src/request/productlist.o \
 	src/types/verdict.o \
 	src/types/response.o \
 	src/request/request.o \

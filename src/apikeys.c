@@ -45,6 +45,7 @@
  *	identity		for whom the transaction acts
  *	reach			which accounts it may read and change
  *	lookup			from key text to rows
+ *	productlist		the products of a key
  *	hint			where a backend found rows before
  *	policy			the checks that need no meters
  *	block			blocked client addresses

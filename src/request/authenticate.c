@@ -84,7 +84,7 @@ Authenticate(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, Verdict *verd
 
 	RequestRead(fcinfo, &request);
 	if (!PG_ARGISNULL(REQUEST_KEY))
-		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
+		RequestSetKey(&request, PG_GETARG_TEXT_PP(REQUEST_KEY));
 	PolicyDecide(lookup, &request, row, verdict, waitUntil());
 }
 
@@ -116,7 +116,7 @@ apikeys_key_recognize(PG_FUNCTION_ARGS)
 	Lookup lookup = {0};
 	KeyRow row;
 
-	request.key = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
+	RequestSetKey(&request, PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0));
 	request.ip = PG_ARGISNULL(1) ? NULL : PG_GETARG_INET_PP(1);
 	PolicyDecide(&lookup, &request, &row, &verdict, waitUntil());
 	LookupEnd(&lookup);

@@ -13,13 +13,20 @@
  * checks whether it is the row that it wants, and asks the index if not.  A
  * part of the key is therefore enough for a tag.
  *
- * The hints of a table live as long as the backend.  The sets are as large as a
- * cache line: a tag can be in any of the places of its set.
+ * The hints of a table live as long as the backend.  A tag can be in any of the
+ * places of its set, which is a pair of cache lines: processors fetch these
+ * together.
+ *
+ * Where many keys are in use, a look-up waits for memory most of the time.  So
+ * its cache lines can be asked for in advance: first the set, then what its
+ * hint leads to.  That reads no shared memory but by prefetches, which cannot
+ * fail, whatever they are told to fetch.
  */
 #include "postgres.h"
 
 #include "access/heapam.h"
 #include "access/tableam.h"
+#include "storage/buf_internals.h"
 #include "storage/bufmgr.h"
 #include "storage/smgr.h"
 #include "utils/memutils.h"
@@ -28,23 +35,77 @@
 #include "compat.h"
 #include "request/hint.h"
 
-#define HINT_SETS 8192
-#define HINT_WAYS 3
+#define HINT_WAYS 4
+#define CACHE_LINE 64
+#define PREFETCHED_ROW_MAX 256 /* bytes of a row that are fetched in advance */
 
 typedef union HintSet
 {
 	Hint hints[HINT_WAYS]; /* the newest first */
-	char pad[64];
+	char pad[2 * CACHE_LINE];
 } HintSet;
+
+StaticAssertDecl(sizeof(HintSet) == 2 * CACHE_LINE, "a set is a pair of cache lines");
 
 /* Returns the set that a tag belongs to; the first use of a table makes it. */
 static Hint *
 findSet(HintTable *table, uint32 tag)
 {
 	if (unlikely(table->sets == NULL)) /* zeros are invalid TIDs */
-		table->sets = (HintSet *) CACHELINEALIGN(MemoryContextAllocZero(
-			TopMemoryContext, HINT_SETS * sizeof(HintSet) + PG_CACHE_LINE_SIZE));
-	return table->sets[tag % HINT_SETS].hints;
+		table->sets = (HintSet *) TYPEALIGN(
+			sizeof(HintSet),
+			MemoryContextAllocZero(TopMemoryContext, (table->set_count + 1) * sizeof(HintSet)));
+	return table->sets[tag % table->set_count].hints;
+}
+
+/* Returns the hint that a table has of a tag; NULL: none. */
+static Hint *
+findHint(const HintTable *table, uint32 tag)
+{
+	Hint *hints = table->sets[tag % table->set_count].hints;
+
+	for (int i = 0; i < HINT_WAYS; i++)
+		if (hints[i].tag == tag && ItemPointerIsValid(&hints[i].tid))
+			return &hints[i];
+	return NULL;
+}
+
+/* Starts to fetch the set that a tag belongs to. */
+void
+HintPrefetch(const HintTable *table, uint32 tag)
+{
+	if (likely(table->sets))
+	{
+		const char *set = (const char *) &table->sets[tag % table->set_count];
+
+		__builtin_prefetch(set);
+		__builtin_prefetch(set + CACHE_LINE);
+	}
+}
+
+/*
+ * Starts to fetch what HintFetch of the tag will read, and the meter; the set
+ * itself should have been fetched before.  Returns the hint; NULL: none.
+ */
+const Hint *
+HintPrefetchRow(const HintTable *table, uint32 tag)
+{
+	const Hint *hint = likely(table->sets) ? findHint(table, tag) : NULL;
+
+	if (hint && hint->buffer > 0)
+	{
+		const char *page = BufferGetPage(hint->buffer);
+
+		__builtin_prefetch(GetBufferDescriptor(hint->buffer - 1), 1);
+		__builtin_prefetch(page);
+		__builtin_prefetch(
+			PageGetItemId((Page) page, ItemPointerGetOffsetNumberNoCheck(&hint->tid)));
+		for (int i = 0; i < Min(hint->row_len, PREFETCHED_ROW_MAX) + CACHE_LINE - 1;
+			 i += CACHE_LINE)
+			__builtin_prefetch(page + hint->row_offset + i);
+		MeterPrefetch(hint->meter);
+	}
+	return hint;
 }
 
 /*
@@ -105,12 +166,21 @@ beginFetch(Hint *hint, Relation rel)
 	return fetch;
 }
 
-/* Ends the fetch, and remembers the buffer. */
+/* Ends the fetch of a row, or of none, and remembers where it was. */
 static void
-endFetch(Hint *hint, Relation rel, IndexFetchTableData *fetch)
+endFetch(Hint *hint, Relation rel, IndexFetchTableData *fetch, const TupleTableSlot *row)
 {
 	if (rel->rd_tableam == GetHeapamTableAmRoutine())
+	{
 		hint->buffer = ((IndexFetchHeapData *) fetch)->xs_cbuf;
+		if (row && TTS_IS_BUFFERTUPLE(row))
+		{
+			const HeapTupleData *tuple = ((const HeapTupleTableSlot *) row)->tuple;
+
+			hint->row_offset = (char *) tuple->t_data - (char *) BufferGetPage(hint->buffer);
+			hint->row_len = tuple->t_len;
+		}
+	}
 	table_index_fetch_end(fetch);
 }
 
@@ -121,22 +191,17 @@ endFetch(Hint *hint, Relation rel, IndexFetchTableData *fetch)
 Hint *
 HintFetch(HintTable *table, uint32 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot)
 {
-	Hint *hint = findSet(table, tag);
-	Hint *end = hint + HINT_WAYS;
+	Hint *hint = likely(table->sets) ? findHint(table, tag) : NULL;
 	ItemPointerData tid;
 	IndexFetchTableData *fetch;
 	bool call_again = false;
 	bool found;
 
-	while (hint < end && hint->tag != tag)
-		hint++;
-	if (hint == end || !ItemPointerIsValid(&hint->tid) ||
-		!blockExists(rel, ItemPointerGetBlockNumber(&hint->tid)))
+	if (hint == NULL || !blockExists(rel, ItemPointerGetBlockNumber(&hint->tid)))
 		return NULL;
-	MeterPrefetch(hint->meter);
 	tid = hint->tid;
 	fetch = beginFetch(hint, rel);
 	found = table_index_fetch_tuple(fetch, &tid, snapshot, slot, &call_again, NULL);
-	endFetch(hint, rel, fetch);
+	endFetch(hint, rel, fetch, found ? slot : NULL);
 	return found ? hint : NULL;
 }

@@ -20,19 +20,25 @@ typedef struct Hint
 {
 	uint32 tag;
 	MeterIndex meter; /* METER_NONE: not known */
+	Buffer buffer;	  /* InvalidBuffer: not known */
 	ItemPointerData tid;
 	uint16 uses;
-	Buffer buffer; /* InvalidBuffer: not known */
+	uint16 row_offset; /* of the row in its page; 0: not known */
+	uint16 row_len;
+	uint32 account_tag; /* of a key: its account's */
 } Hint;
 
-/* The hints of one table; zeroed at the start. */
+/* The hints of one table. */
 typedef struct HintTable
 {
+	uint32 set_count;
 	union HintSet *sets; /* NULL: none yet */
 } HintTable;
 
 extern Hint *HintSave(HintTable *table, uint32 tag, const ItemPointerData *tid);
 extern Hint *HintNone(void);
+extern void HintPrefetch(const HintTable *table, uint32 tag);
+extern const Hint *HintPrefetchRow(const HintTable *table, uint32 tag);
 extern Hint *
 HintFetch(HintTable *table, uint32 tag, Relation rel, Snapshot snapshot, TupleTableSlot *slot);
 

@@ -46,9 +46,12 @@
 #include "types/digest.h"
 #include "types/limits.h"
 
-/* By the first bytes of the digest, and by the account id. */
-static HintTable key_hints;
-static HintTable account_hints;
+/*
+ * By the first bytes of the digest, and by the account id: 1 MB and 256 kB for
+ * each backend that looks up keys.
+ */
+static HintTable key_hints = {.set_count = 8192};
+static HintTable account_hints = {.set_count = 2048};
 
 /* A slot that is kept. */
 typedef struct KeptSlot
@@ -255,6 +258,7 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 	if (account_hint == NULL)
 		elog(ERROR, "account " INT64_FORMAT " of key " INT64_FORMAT " is missing", row->account_id,
 			 row->key_id);
+	hint->account_tag = account_hint->tag;
 	row->meter = &hint->meter;
 	row->account_meter = &account_hint->meter;
 	row->account_active =
@@ -304,6 +308,23 @@ tagOf(const Digest *digest)
 
 	memcpy(&tag, digest, sizeof(tag));
 	return tag;
+}
+
+/* Starts to fetch what LookupPrefetch reads of the key with a digest. */
+void
+LookupExpect(const Digest *digest)
+{
+	HintPrefetch(&key_hints, tagOf(digest));
+}
+
+/* Starts to fetch what LookupByText will read of the key with a digest. */
+void
+LookupPrefetch(const Digest *digest)
+{
+	const Hint *hint = HintPrefetchRow(&key_hints, tagOf(digest));
+
+	if (hint)
+		(void) HintPrefetchRow(&account_hints, hint->account_tag);
 }
 
 /* Finds the key with a digest, made by a rule, where it was before. */
@@ -356,27 +377,23 @@ findPart(Lookup *lookup, const char *key, size_t len, const HashRule *rule, KeyR
 }
 
 /*
- * Finds the key that a text belongs to and fills the row; false: there is none,
- * or the look-up is late.  A text of our shape and of a plan's prefix whose
- * checksum is wrong is refused without a search of the key table; other shapes
- * may be imported keys.
+ * Finds the key that a text, which has this digest, belongs to and fills the
+ * row; false: there is none, or the look-up is late.  A text of our shape and
+ * of a plan's prefix whose checksum is wrong is refused without a search of the
+ * key table; other shapes may be imported keys.
  *
  * A text that is found where its key was before is not checked for its shape.
  * So hints are not kept for texts with a wrong checksum: such a text must be
  * refused once a plan takes its prefix.
  */
 bool
-LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
+LookupByText(Lookup *lookup, const char *key, size_t len, const Digest *digest, KeyRow *row)
 {
 	const HashRule *rule = HashRules; /* the whole text */
 	size_t prefix_len;
 	KeyTextShape shape;
-	Digest digest;
 
-	if (len > KEYTEXT_PRESENTED_MAX)
-		return false;
-	SecretDigest(&digest, key, len);
-	if (findRemembered(lookup, &digest, rule, row))
+	if (findRemembered(lookup, digest, rule, row))
 		return true;
 	shape = KeyTextClassify(key, len, &prefix_len);
 	if (shape == KEYTEXT_BAD_CHECKSUM)
@@ -387,7 +404,7 @@ LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row)
 		if (known || lookup->late)
 			return false;
 	}
-	if (findDigest(lookup, &digest, rule, shape != KEYTEXT_BAD_CHECKSUM, row))
+	if (findDigest(lookup, digest, rule, shape != KEYTEXT_BAD_CHECKSUM, row))
 		return true;
 	while (shape != KEYTEXT_WELL_FORMED && (++rule)->name)
 		if (findPart(lookup, key, len, rule, row))
@@ -407,61 +424,6 @@ LookupById(Lookup *lookup, int64 key_id, KeyRow *row)
 		return false;
 	readRow(lookup, HintNone(), row);
 	return true;
-}
-
-/*
- * Reads what the key's list of products, in the table that is open, says of one
- * of them, unless the index cannot be locked without waiting (false).
- */
-static bool
-readProducts(Lookup *lookup, Relation rel, int64 key_id, const text *product, ProductMatch *match)
-{
-	Datum value = Int64GetDatum(key_id);
-	TupleTableSlot *slot;
-	CatalogScan scan;
-
-	if (!CatalogTryScanBegin(&scan, &CatalogKeyProduct, rel, 0, lookup->snapshot, 1, &value))
-		return false;
-	*match = PRODUCT_UNRESTRICTED;
-	slot = table_slot_create(rel, NULL);
-	while (*match != PRODUCT_ASSIGNED && CatalogScanNext(&scan, slot, NULL))
-	{
-		bool isnull;
-		text *assigned =
-			DatumGetTextPP(CatalogColumn(&CatalogKeyProduct, slot, KEY_PRODUCT_PRODUCT, &isnull));
-
-		CHECK_FOR_INTERRUPTS();
-		*match = PRODUCT_NOT_ASSIGNED;
-		if (product && VARSIZE_ANY_EXHDR(assigned) == VARSIZE_ANY_EXHDR(product) &&
-			memcmp(VARDATA_ANY(assigned), VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product)) == 0)
-			*match = PRODUCT_ASSIGNED;
-	}
-	CatalogScanEnd(&scan);
-	ExecDropSingleTupleTableSlot(slot);
-	return true;
-}
-
-/*
- * Tells what the key's list of products says of one of them (NULL: none was
- * named); not assigned, if the look-up is late.
- */
-ProductMatch
-LookupProduct(Lookup *lookup, int64 key_id, const text *product)
-{
-	ProductMatch match = PRODUCT_NOT_ASSIGNED;
-	Relation rel = NULL;
-	bool exist;
-
-	if (!RuleCacheProductsExist(&exist))
-		lookup->late = true;
-	else if (!exist)
-		return PRODUCT_UNRESTRICTED;
-	else if ((rel = CatalogTryOpen(&CatalogKeyProduct)) == NULL ||
-			 !readProducts(lookup, rel, key_id, product, &match))
-		lookup->late = true;
-	if (rel)
-		table_close(rel, AccessShareLock);
-	return match;
 }
 
 /*

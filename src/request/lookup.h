@@ -14,6 +14,7 @@
 
 #include "engine/meter.h"
 #include "pure/limittext.h"
+#include "pure/secret.h"
 
 /*
  * What decides about a key: its row and its account's.  Pointers live until
@@ -58,19 +59,13 @@ typedef struct Lookup
 	TupleTableSlot *account_slot;
 } Lookup;
 
-/* What a key's list of products says of one of them. */
-typedef enum ProductMatch
-{
-	PRODUCT_UNRESTRICTED, /* the list is empty */
-	PRODUCT_ASSIGNED,
-	PRODUCT_NOT_ASSIGNED
-} ProductMatch;
-
 extern Oid LookupKeyRelation(void);
 extern bool LookupBegin(Lookup *lookup);
-extern bool LookupByText(Lookup *lookup, const char *key, size_t len, KeyRow *row);
+extern void LookupExpect(const Digest *digest);
+extern void LookupPrefetch(const Digest *digest);
+extern bool
+LookupByText(Lookup *lookup, const char *key, size_t len, const Digest *digest, KeyRow *row);
 extern bool LookupById(Lookup *lookup, int64 key_id, KeyRow *row);
-extern ProductMatch LookupProduct(Lookup *lookup, int64 key_id, const text *product);
 extern bool LookupMadeHere(Lookup *lookup, int64 key_id);
 extern void LookupEnd(Lookup *lookup);
 

@@ -25,6 +25,7 @@
 #include "pure/pattern.h"
 #include "request/block.h"
 #include "request/policy.h"
+#include "request/productlist.h"
 
 #define SCOPES_UNSORTED 8 /* asked for at most: the key's are compared one by one */
 
@@ -114,7 +115,7 @@ domainAllowed(const PolicyCase *c)
 static bool
 productAllowed(const PolicyCase *c)
 {
-	return LookupProduct(c->lookup, c->row->key_id, c->request->product) != PRODUCT_NOT_ASSIGNED;
+	return ProductListMatch(c->lookup, c->row->key_id, c->request->product) != PRODUCT_NOT_ASSIGNED;
 }
 
 /* Orders scopes for a search: the shorter one first. */
@@ -228,7 +229,7 @@ describeProduct(const PolicyCase *c, StringInfo out)
 {
 	const text *product = c->request->product;
 
-	if (LookupProduct(c->lookup, c->row->key_id, product) == PRODUCT_UNRESTRICTED)
+	if (ProductListMatch(c->lookup, c->row->key_id, product) == PRODUCT_UNRESTRICTED)
 		appendStringInfoString(out, "any product");
 	else if (product)
 		appendStringInfo(out, "the request is for %s", text_to_cstring(product));
@@ -288,7 +289,6 @@ decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 	PolicyCase policy_case = {lookup, row, request};
 	const PolicyCheck *check = PolicyChecks;
 	BlockAnswer block = BlockApplies(request->ip, &verdict->retry_after);
-	bool presented = request->key != NULL && VARSIZE_ANY_EXHDR(request->key) > 0;
 	bool found;
 
 	lookup->late = (block == BLOCK_UNKNOWN);
@@ -296,8 +296,8 @@ decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 		verdict->code = VERDICT_IP_BLOCKED;
 	if (block != BLOCK_NONE)
 		return false;
-	found = presented &&
-			LookupByText(lookup, VARDATA_ANY(request->key), VARSIZE_ANY_EXHDR(request->key), row);
+	found = request->key && LookupByText(lookup, VARDATA_ANY(request->key),
+										 VARSIZE_ANY_EXHDR(request->key), &request->digest, row);
 	if (lookup->late)
 		return false;
 	if (!found)
@@ -305,7 +305,7 @@ decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 		if (!BlockCountFailure(request->ip, &verdict->retry_after))
 			verdict->code = VERDICT_IP_BLOCKED;
 		else
-			verdict->code = presented ? VERDICT_INVALID : VERDICT_MISSING;
+			verdict->code = request->presented ? VERDICT_INVALID : VERDICT_MISSING;
 		return false;
 	}
 	while (check->name && check->passes(&policy_case))

@@ -10,6 +10,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "pure/keytext.h"
 #include "request/request.h"
 
 /* Returns the units of a cost; raises 22023 if they are out of range. */
@@ -84,11 +85,23 @@ RequestSetScopes(Request *request, const text *list)
 	}
 }
 
+/* Sets the text of the key (NULL: none), and computes its digest. */
+void
+RequestSetKey(Request *request, const text *key)
+{
+	size_t len = key ? VARSIZE_ANY_EXHDR(key) : 0;
+
+	request->presented = (len > 0);
+	request->key = (len > 0 && len <= KEYTEXT_PRESENTED_MAX) ? key : NULL;
+	if (request->key)
+		SecretDigest(&request->digest, VARDATA_ANY(key), len);
+}
+
 /* Reads the arguments of a request but the key. */
 void
 RequestRead(FunctionCallInfo fcinfo, Request *request)
 {
-	request->key = NULL;
+	RequestSetKey(request, NULL);
 	request->endpoint = PG_ARGISNULL(REQUEST_ENDPOINT) ? NULL : PG_GETARG_TEXT_PP(REQUEST_ENDPOINT);
 	request->ip = PG_ARGISNULL(REQUEST_IP) ? NULL : PG_GETARG_INET_PP(REQUEST_IP);
 	request->origin = PG_ARGISNULL(REQUEST_ORIGIN) ? NULL : PG_GETARG_TEXT_PP(REQUEST_ORIGIN);

@@ -11,6 +11,8 @@
 #include "utils/array.h"
 #include "utils/inet.h"
 
+#include "pure/secret.h"
+
 /*
  * The arguments of verify and authenticate; explain_key has a key_id in the
  * first one's place.
@@ -41,7 +43,9 @@ typedef struct Scope
 /* NULL where none was given. */
 typedef struct Request
 {
-	const text *key;
+	const text *key; /* NULL as well if it is too long to be one, or empty */
+	bool presented;	 /* it has a key text, which is not empty */
+	Digest digest;	 /* of the key text, unless NULL */
 	const text *endpoint;
 	const inet *ip;
 	const text *origin;
@@ -59,6 +63,7 @@ typedef struct RequestArray
 	bool *nulls;
 } RequestArray;
 
+extern void RequestSetKey(Request *request, const text *key);
 extern void RequestRead(FunctionCallInfo fcinfo, Request *request);
 extern int32 RequestCost(int64 cost);
 extern void RequestSetScopes(Request *request, const text *list);

@@ -48,6 +48,10 @@
  */
 #define MANY_LOOKUPS 100
 
+/* How many requests before it the memory that one needs is fetched. */
+#define EXPECT_AHEAD 8
+#define PREFETCH_AHEAD 4
+
 PG_FUNCTION_INFO_V1(apikeys_key_verify);
 PG_FUNCTION_INFO_V1(apikeys_key_verify_many);
 PG_FUNCTION_INFO_V1(apikeys_identity_begin_as);
@@ -110,6 +114,22 @@ endLookup(Lookup *lookup, Verdict *verdict)
 	LookupEnd(lookup);
 }
 
+/* Starts to fetch where prefetch() looks for a request. */
+static inline void
+expect(const Request *request)
+{
+	if (request->key)
+		LookupExpect(&request->digest);
+}
+
+/* Starts to fetch what the decision about a request will read. */
+static inline void
+prefetch(const Request *request)
+{
+	if (request->key)
+		LookupPrefetch(&request->digest);
+}
+
 /*
  * Decides about a request, meters and records it, and waits until that is
  * durable, if it must be.  The look-up stays open if the key's row is needed
@@ -123,8 +143,10 @@ verify(FunctionCallInfo fcinfo, Lookup *lookup, KeyRow *row, bool row_needed, Ve
 
 	RequestRead(fcinfo, &request);
 	if (!PG_ARGISNULL(REQUEST_KEY))
-		request.key = PG_GETARG_TEXT_PP(REQUEST_KEY);
+		RequestSetKey(&request, PG_GETARG_TEXT_PP(REQUEST_KEY));
+	expect(&request);
 	CallBegin(&call);
+	prefetch(&request);
 	decide(&request, lookup, row, verdict, &call);
 	if (call.durable_at != 0 && !row_needed)
 		endLookup(lookup, verdict);
@@ -226,14 +248,24 @@ takeRequest(const ManyRequests *many, int i, Request *request)
 	const text *scopes = element(&many->arguments[REQUEST_SCOPES], i);
 	NullableDatum cost = RequestArrayElement(&many->arguments[REQUEST_COST], i);
 
-	*request = (Request){.key = element(&many->arguments[REQUEST_KEY], i),
-						 .endpoint = element(&many->arguments[REQUEST_ENDPOINT], i),
+	*request = (Request){.endpoint = element(&many->arguments[REQUEST_ENDPOINT], i),
 						 .ip = element(&many->arguments[REQUEST_IP], i),
 						 .origin = element(&many->arguments[REQUEST_ORIGIN], i),
 						 .product = element(&many->arguments[REQUEST_PRODUCT], i),
 						 .cost = cost.isnull ? 1 : RequestCost(DatumGetInt64(cost.value))};
+	RequestSetKey(request, element(&many->arguments[REQUEST_KEY], i));
 	if (scopes)
 		RequestSetScopes(request, scopes);
+}
+
+/* Starts to fetch what requests after one of many will need. */
+static inline void
+fetchAhead(const Request *requests, int count, int current)
+{
+	if (current + EXPECT_AHEAD < count)
+		expect(&requests[current + EXPECT_AHEAD]);
+	if (current + PREFETCH_AHEAD >= 0 && current + PREFETCH_AHEAD < count)
+		prefetch(&requests[current + PREFETCH_AHEAD]);
 }
 
 /*
@@ -260,8 +292,11 @@ apikeys_key_verify_many(PG_FUNCTION_ARGS)
 	}
 	InitMaterializedSRF(fcinfo, 0);
 	CallBegin(&call);
+	for (int i = -EXPECT_AHEAD; i < 0; i++)
+		fetchAhead(requests, count, i);
 	for (int i = 0; i < count; i++)
 	{
+		fetchAhead(requests, count, i);
 		CHECK_FOR_INTERRUPTS();
 		if (i % MANY_LOOKUPS == 0)
 			LookupEnd(&lookup);
