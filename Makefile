@@ -106,6 +106,7 @@ SQL_PARTS = \
 	src/sql/usage.sql \
 	src/sql/adjustment.sql \
 	src/sql/analytics.sql \
+	src/sql/logpage.sql \
 	src/sql/identity.sql \
 	src/sql/comments.sql \
 	src/sql/privileges.sql
@@ -143,6 +144,7 @@ REGRESS = \
 	notice \
 	erasure \
 	analytics \
+	logpage \
 	audit \
 	authenticate \
 	response \

@@ -9,6 +9,12 @@ SELECT n, 1 + (n - 1) / 10, sha256(convert_to('bench-' || n, 'UTF8'))::apikeys.d
 RESET session_replication_role;
 
 CREATE SCHEMA bench;
+CREATE FUNCTION bench.request_id(at timestamptz, key_id bigint, sequence bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM at) * 1000000)::bigint / 1000), 12, '0') ||
+            to_hex(7 * 4096 + ((extract(epoch FROM at) * 1000000)::bigint % 1000) * 4) ||
+            lpad(to_hex((-9223372036854775808) | (key_id << 9) | (sequence & 511)), 16, '0'))::uuid
+$$;
+COMMENT ON FUNCTION bench.request_id(timestamptz, bigint, bigint) IS 'An id as verify gives it.';
 CREATE PROCEDURE bench.load_day(day timestamptz, count bigint) LANGUAGE plpgsql AS $$
 DECLARE
     partition text := 'request_log_' || to_char(day AT TIME ZONE 'UTC', 'YYYYMMDD');
@@ -16,13 +22,13 @@ BEGIN
     EXECUTE format('CREATE TABLE apikeys.%I (LIKE apikeys.request_log INCLUDING ALL)', partition);
     EXECUTE format('ALTER TABLE apikeys.%I REPLICA IDENTITY FULL', partition);
     EXECUTE format('INSERT INTO apikeys.%I (at, key_id, account_id, request_id, code, status, endpoint, duration_ms, ip, cost, credits, category, product, completed)
-        SELECT $1 + n * (interval ''1 day'' / $2), r.key_id, 1 + (r.key_id - 1) / 10, gen_random_uuid(),
+        SELECT t.at, r.key_id, 1 + (r.key_id - 1) / 10, bench.request_id(t.at, r.key_id, n),
                CASE WHEN r.fate < 0.95 THEN ''valid'' WHEN r.fate < 0.98 THEN ''quota_exceeded'' ELSE ''rate_limited'' END,
                CASE WHEN r.fate < 0.90 THEN 200 WHEN r.fate < 0.94 THEN 404 WHEN r.fate < 0.95 THEN 502 WHEN r.fate < 0.98 THEN 401 ELSE 429 END,
                ''/v1/items/'' || (20 * random() * random())::int, CASE WHEN r.fate < 0.95 THEN -ln(1 - random()) * 80 END,
                ''192.0.2.1''::inet + (250 * random())::int, 1, CASE WHEN r.fate < 0.95 THEN 1 END, ''production'',
                (''{tiles,routing,geocoding}''::text[])[1 + (2.99 * random())::int %% 3], r.fate < 0.95
-        FROM generate_series(0, $2 - 1) AS n,
+        FROM generate_series(0, $2 - 1) AS n, LATERAL (SELECT $1 + n * (interval ''1 day'' / $2)) AS t (at),
              LATERAL (SELECT CASE WHEN random() < 0.1 THEN 1 + floor(10 * random()) ELSE 11 + floor(9990 * random()) END::bigint, random()
                       WHERE n IS NOT NULL) AS r (key_id, fate)', partition) USING day, count;
     EXECUTE format('CREATE INDEX %I ON apikeys.%I (key_id, at)', partition || '_key_id_at_idx', partition);
@@ -73,3 +79,23 @@ END
 $$;
 COMMENT ON FUNCTION bench.measure(text, int) IS
 'Runs a statement once, then so many times: milliseconds of the first and the median of the others, its rows, and how many partitions of the log it reads. Call it in a transaction of its own.';
+
+CREATE FUNCTION bench.last_of_page(filter jsonb, page int) RETURNS uuid LANGUAGE plpgsql AS $$
+DECLARE
+    earlier uuid;
+    former  uuid;
+    last    uuid;
+BEGIN
+    FOR i IN 1 .. page LOOP
+        SELECT p.request_id INTO last FROM apikeys.log_page(filter, former) WITH ORDINALITY AS p ORDER BY p.ordinality DESC LIMIT 1;
+        IF last IS NULL THEN
+            RETURN earlier;
+        END IF;
+        earlier := former;
+        former := last;
+    END LOOP;
+    RETURN former;
+END
+$$;
+COMMENT ON FUNCTION bench.last_of_page(jsonb, int) IS 'The last request of a page of the log; of the last but one, if there are fewer.';
+CREATE TABLE bench.some_request AS SELECT request_id FROM apikeys.request_log WHERE at < now() - interval '9 days' ORDER BY at DESC LIMIT 1;

@@ -13,7 +13,9 @@
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "engine/directory.h"
@@ -37,6 +39,7 @@
 
 PG_FUNCTION_INFO_V1(apikeys_request_complete);
 PG_FUNCTION_INFO_V1(apikeys_request_complete_many);
+PG_FUNCTION_INFO_V1(apikeys_request_place);
 
 /*
  * Finds whose key it is; false: there is none with that id, or the tables
@@ -137,16 +140,18 @@ makeEvent(Event *event, NullableDatum status, NullableDatum duration_ms, Nullabl
 						errmsg("credits must not be greater than %lld", (long long) CREDITS_MAX)));
 }
 
-/* Reads the key's id in the request's; false: verify never made such an id. */
+/*
+ * Reads the key's id, and when the request was made, in the request's id;
+ * false: verify never made such an id.
+ */
 static bool
-readRequestId(const pg_uuid_t *id, Event *event)
+readRequestId(const pg_uuid_t *id, Event *event, int64 *at_us)
 {
 	uint32 sequence;
-	int64 requested_at;
 
 	memcpy(&event->request_id, id, REQUESTID_LEN);
-	return RequestIdDecode(&event->request_id, &requested_at, &event->key_id, &sequence) &&
-		   requested_at <= ClockNow() / 1000 + CLOCKS_APART_US;
+	return RequestIdDecode(&event->request_id, at_us, &event->key_id, &sequence) &&
+		   *at_us <= ClockNow() / 1000 + CLOCKS_APART_US;
 }
 
 /*
@@ -156,7 +161,9 @@ readRequestId(const pg_uuid_t *id, Event *event)
 static bool
 acceptId(NullableDatum id, Event *event, int64 deadline)
 {
-	if (id.isnull || !readRequestId(DatumGetUUIDP(id.value), event))
+	int64 at_us;
+
+	if (id.isnull || !readRequestId(DatumGetUUIDP(id.value), event, &at_us))
 		return false;
 	return EngineLogRequests || (findAccount(event->key_id, &event->account_id, deadline) &&
 								 keyIsUsed(event->key_id, deadline));
@@ -251,4 +258,28 @@ apikeys_request_complete_many(PG_FUNCTION_ARGS)
 			memmove(events + count++ * COMPLETION_SIZE, event, COMPLETION_SIZE);
 	}
 	PG_RETURN_INT64(count > 0 && queueCompletions(events, count, &call) ? count : 0);
+}
+
+/*
+ * Returns when a request was made and on which key, as its id says; SQL:
+ * request_place.
+ */
+Datum
+apikeys_request_place(PG_FUNCTION_ARGS)
+{
+	Event event;
+	TupleDesc desc;
+	Datum values[2] = {0};
+	bool nulls[2] = {true, true};
+	int64 at_us;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "request_place returns no row");
+	if (readRequestId(PG_GETARG_UUID_P(0), &event, &at_us))
+	{
+		values[0] = TimestampTzGetDatum(ClockTimestamp(at_us * 1000));
+		values[1] = Int64GetDatum(event.key_id);
+		nulls[0] = nulls[1] = false;
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

@@ -14,8 +14,10 @@
 
 #include <sys/socket.h>
 
+#include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/inet.h"
 #include "utils/rel.h"
 
@@ -55,6 +57,9 @@ typedef enum Room
 	ROOM_UNSERVED, /* there is room, and no writer now */
 	ROOM_SERVED
 } Room;
+
+PG_FUNCTION_INFO_V1(apikeys_record_endpoint);
+PG_FUNCTION_INFO_V1(apikeys_record_product);
 
 int RecordOnOverload = OVERLOAD_DENY;
 bool RecordQueryString = false;
@@ -111,6 +116,60 @@ pathLength(const char *endpoint, int len)
 	return end ? end - endpoint : len;
 }
 
+/* Appends an endpoint to the event. */
+static void
+addEndpoint(Event *event, uint32 *size, const text *endpoint)
+{
+	const char *value = VARDATA_ANY(endpoint);
+	int len = VARSIZE_ANY_EXHDR(endpoint);
+
+	if (!RecordQueryString)
+		len = pathLength(value, Min(len, REDACTED_MAX));
+	event->has_endpoint = true;
+	event->endpoint_len = addSentText(event, size, value, len, EVENT_ENDPOINT_MAX);
+}
+
+/* Appends a product to the event. */
+static void
+addProduct(Event *event, uint32 *size, const text *product)
+{
+	event->product_len = addSentText(event, size, VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product),
+									 EVENT_PRODUCT_MAX);
+}
+
+/*
+ * Returns a text that a request was given in the form that the log has; add is
+ * addEndpoint or addProduct.
+ */
+static Datum
+loggedForm(const text *given, void (*add)(Event *, uint32 *, const text *))
+{
+	union
+	{
+		Event event;
+		char space[EVENT_SIZE_MAX];
+	} buffer = {0};
+	uint32 size = offsetof(Event, texts);
+
+	add(&buffer.event, &size, given);
+	return PointerGetDatum(
+		cstring_to_text_with_len(buffer.event.texts, size - offsetof(Event, texts)));
+}
+
+/* SQL: logged_endpoint. */
+Datum
+apikeys_record_endpoint(PG_FUNCTION_ARGS)
+{
+	return loggedForm(PG_GETARG_TEXT_PP(0), addEndpoint);
+}
+
+/* SQL: logged_product. */
+Datum
+apikeys_record_product(PG_FUNCTION_ARGS)
+{
+	return loggedForm(PG_GETARG_TEXT_PP(0), addProduct);
+}
+
 /*
  * Makes the event of a request, without what the admission decides; the buffer
  * has EVENT_SIZE_MAX bytes.
@@ -137,20 +196,11 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
 		memcpy(event->address, address.bytes, address.len);
 	}
 	if (request->endpoint)
-	{
-		const char *endpoint = VARDATA_ANY(request->endpoint);
-		int endpoint_len = VARSIZE_ANY_EXHDR(request->endpoint);
-
-		if (!RecordQueryString)
-			endpoint_len = pathLength(endpoint, Min(endpoint_len, REDACTED_MAX));
-		event->has_endpoint = true;
-		event->endpoint_len = addSentText(event, &size, endpoint, endpoint_len, EVENT_ENDPOINT_MAX);
-	}
+		addEndpoint(event, &size, request->endpoint);
 	event->category_len = addText(event, &size, VARDATA_ANY(row->category),
 								  VARSIZE_ANY_EXHDR(row->category), EVENT_CATEGORY_MAX);
 	if (request->product)
-		event->product_len = addSentText(event, &size, VARDATA_ANY(request->product),
-										 VARSIZE_ANY_EXHDR(request->product), EVENT_PRODUCT_MAX);
+		addProduct(event, &size, request->product);
 	event->size = MAXALIGN(size);
 	memset((char *) event + size, 0, event->size - size);
 }

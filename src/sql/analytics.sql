@@ -19,8 +19,8 @@ COMMENT ON VIEW apikeys.log IS
 'The request log, with names, of all keys that the session may read. Filter by at, because it is '
 'partitioned by day (UTC), and by key_id or account, because it is indexed by key_id and at. Managers who are bound '
 'to accounts should do the same: otherwise the rows of all other accounts are read too, and left out. Give at as a '
-'constant or a parameter: with now() - interval all partitions are planned. ORDER BY at DESC LIMIT reads and sorts all '
-'rows of the range, since no index has at first and the view is a security barrier: make the range short.';
+'constant or a parameter: with now() - interval all partitions are planned. To show it page by page use log_page: ORDER BY '
+'at DESC LIMIT reads and sorts all rows of the range, since no index has at first and the view is a security barrier.';
 COMMENT ON COLUMN apikeys.log.alias IS 'The key''s alias now.';
 
 -- Reports.

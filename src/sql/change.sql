@@ -14,7 +14,7 @@ BEGIN
     FROM (VALUES ('text', 'a string'), ('boolean', 'true or false'), ('bigint', 'a whole number'), ('jsonb', 'an object'),
                  ('timestamp with time zone', 'a time as a string, such as "2030-01-31T12:00:00Z"'),
                  ('interval', 'a duration as a string, such as "30 days"'),
-                 ('text[]', 'an array of strings'), ('cidr[]', 'an array of strings'),
+                 ('text[]', 'an array of strings'), ('cidr[]', 'an array of strings'), ('inet', 'an address or a network as a string'),
                  ('apikeys.limits', 'a string such as "1000/day", or an object such as {"day": 1000}')) AS w (type_name, description)
     WHERE w.type_name = check_member.type_name;
     IF kind = 'null' AND NOT nullable THEN
@@ -36,6 +36,46 @@ END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_member(text, jsonb, text, boolean) IS
 'Raise if a member of the changes to <table>.<column> does not have the JSON type for a column of that type. Errors: 22023.';
+
+-- Values are tried one by one, so that an error can name the member.
+CREATE FUNCTION apikeys_internal.checked_filter(relation text, filter jsonb, types jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    member record;
+BEGIN
+    IF coalesce(jsonb_typeof(filter), '') <> 'object' THEN
+        PERFORM apikeys_internal.refuse('22023', 'filter', 'a filter must be a JSON object');
+    END IF;
+    filter := jsonb_strip_nulls(filter);
+    FOR member IN
+        SELECT f.key AS name, f.value, types ->> f.key AS type_name, relation || '.' || left(f.key, 63) AS place FROM jsonb_each(filter) AS f ORDER BY f.key
+    LOOP
+        IF member.type_name IS NULL THEN
+            PERFORM apikeys_internal.refuse('22023', member.place, format('a filter has no member "%s"', left(member.name, 63)), NULL,
+                                            format('Its members: %s.', (SELECT string_agg(t.name, ', ') FROM jsonb_object_keys(types) AS t (name))));
+        END IF;
+        IF member.type_name = 'text[]' AND jsonb_typeof(member.value) = 'string' THEN
+            member.value := jsonb_build_array(member.value);
+            filter := jsonb_set(filter, ARRAY[member.name], member.value);
+        END IF;
+        PERFORM apikeys_internal.check_member(member.place, member.value, member.type_name, false);
+        BEGIN
+            PERFORM CASE member.type_name
+                        WHEN 'inet' THEN (member.value #>> '{}')::inet IS NULL
+                        WHEN 'timestamp with time zone' THEN (member.value #>> '{}')::timestamptz IS NULL
+                    END;
+        EXCEPTION
+            WHEN data_exception THEN
+                PERFORM apikeys_internal.refuse('22023', member.place, SQLERRM);
+        END;
+    END LOOP;
+    RETURN filter;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.checked_filter(text, jsonb, jsonb) IS
+'A filter of rows, without nulls; where it may have an array of strings, a single one is made one. types has the type of each member that '
+'it may have. Errors: 22023.';
 
 CREATE FUNCTION apikeys_internal.check_changes(relation text, changes jsonb, members text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

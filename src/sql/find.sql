@@ -8,25 +8,11 @@ CREATE FUNCTION apikeys_internal.key_filter(filter jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    types jsonb := '{"account": "text", "alias": "text", "alias_part": "text", "archived": "boolean", "category": "text", "hint": "text",
-                     "id": "bigint", "product": "text", "sort": "text", "state": "text[]", "tier": "text"}';
-    item  record;
     wrong text;
 BEGIN
-    IF coalesce(jsonb_typeof(filter), '') <> 'object' THEN
-        PERFORM apikeys_internal.refuse('22023', 'filter', 'a filter must be a JSON object');
-    END IF;
-    filter := jsonb_strip_nulls(filter);
-    IF jsonb_typeof(filter -> 'state') = 'string' THEN
-        filter := jsonb_set(filter, '{state}', jsonb_build_array(filter -> 'state'));
-    END IF;
-    FOR item IN SELECT f.key AS name, f.value FROM jsonb_each(filter) AS f ORDER BY f.key LOOP
-        IF NOT types ? item.name THEN
-            PERFORM apikeys_internal.refuse('22023', 'key.' || left(item.name, 63), format('keys cannot be found by "%s"', left(item.name, 63)), NULL,
-                                            format('What they can be found by: %s.', (SELECT string_agg(t.name, ', ') FROM jsonb_object_keys(types) AS t (name))));
-        END IF;
-        PERFORM apikeys_internal.check_member('key.' || item.name, item.value, types ->> item.name, false);
-    END LOOP;
+    filter := apikeys_internal.checked_filter('key', filter, '{
+        "account": "text", "alias": "text", "alias_part": "text", "archived": "boolean", "category": "text", "hint": "text",
+        "id": "bigint", "product": "text", "sort": "text", "state": "text[]", "tier": "text"}');
     SELECT s.state INTO wrong FROM jsonb_array_elements_text(filter -> 'state') AS s (state)
     WHERE s.state <> ALL ('{active,expiring,expired,inactive,account_inactive,suspended,archived}') LIMIT 1;
     IF FOUND THEN

@@ -91,6 +91,8 @@ GRANT EXECUTE ON FUNCTION
     apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint),
     apikeys.log_report(timestamptz, timestamptz, text[], interval, text, text, bigint)
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.log_page(jsonb, uuid, int), apikeys.find_request(uuid)
+TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- Views, policies and constraints call functions with the privileges of the role that uses them.
