@@ -87,6 +87,7 @@ SQL_PARTS = \
 	src/sql/audit.sql \
 	src/sql/account.sql \
 	src/sql/notice.sql \
+	src/sql/outbox.sql \
 	src/sql/keylist.sql \
 	src/sql/find.sql \
 	src/sql/planrule.sql \
@@ -142,6 +143,7 @@ REGRESS = \
 	find \
 	upgrade_request \
 	notice \
+	outbox \
 	erasure \
 	analytics \
 	logpage \
@@ -167,7 +169,8 @@ ISOLATION = \
 	block \
 	plan \
 	product \
-	upgrade_request
+	upgrade_request \
+	outbox
 ISOLATION_OPTS = --inputdir=$(srcdir)/test --load-extension=apikeys
 
 PG_CONFIG ?= pg_config

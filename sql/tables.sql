@@ -133,7 +133,7 @@ FROM (VALUES
     (100, 'adjustment (subject, subject_id, limit_window, units, counts_from)', '''k'', 1, '''', 1, 1'),
     (101, 'adjustment (subject, subject_id, limit_window, units, counts_from, reason)', '''k'', 1, ''day'', 1, 1, E''\n'''),
     (110, 'address_block (network, reason)', '''::ffff:192.0.2.0/120'', ''not plain'''), (111, 'address_block (network, reason)', '''192.0.2.0/24'', E'' \n'''),
-    (115, 'audit_log (action, object, object_id, via)', '''x'', ''x'', ''x'', ''wish'''), (120, 'notice (kind)', ''''''), (121, 'notice (kind, details)', '''created'', ''1''')
+    (115, 'audit_log (action, object, object_id, via)', '''x'', ''x'', ''x'', ''wish'''), (120, 'notice (kind)', ''''''), (122, 'notice_consumer (name)', ''' '''), (121, 'notice (kind, details)', '''created'', ''1''')
 ) AS t(n, relation, row), pg_temp.refusal(format('INSERT INTO apikeys.%s VALUES (%s)', relation, row)) AS r;
 ALTER TABLE apikeys.key ENABLE TRIGGER key_check_update;
 SELECT pg_temp.set_checks('ENABLE');

@@ -110,6 +110,7 @@ static const TextRule rules[] = {
 	{"upgrade_rule", "reason", "a reason", TEXT_PROSE, 0, TEXT_BYTES_MAX, true},
 	{"address_block", "reason", "a reason", TEXT_PROSE, 0, TEXT_BYTES_MAX, true},
 	{"adjustment", "reason", "a reason", TEXT_PROSE, 0, TEXT_BYTES_MAX, true},
+	{"notice_consumer", "name", "the name of a consumer", TEXT_NAME, 1, 256, true},
 	{"audit_log", "actor", "apikeys.actor", TEXT_PROSE, 0, 512, false},
 };
 

@@ -1,13 +1,9 @@
 -- Notices: events that the application may want to tell its users about, or act on.
 --
 -- Table notice is an outbox. A row is written in the transaction that it reports: there is no notice of what did not happen, and
--- none is missing. After the commit the background worker announces it, in a transaction of its own, with NOTIFY apikeys and a
--- payload such as
---
---   {"id": 7, "kind": "rotated", "key_id": 4711, "account": "acme"}
---
--- and sets sent_at. Every role that may connect can read the payload, and send one like it: LISTEN and NOTIFY know no privileges.
--- So receivers act on the row, which also has the details.
+-- none is missing. After the commit the background worker announces it, in a transaction of its own: it sends NOTIFY apikeys with the
+-- id of the notice, adds a delivery for each consumer (outbox.sql) and sets sent_at. Every role that may connect can read what NOTIFY
+-- sends, and send the like: LISTEN and NOTIFY know no privileges. So it has the id alone, and receivers act on the row.
 --
 -- Each notice is announced at least once; it is announced again only if a crash undid sent_at, or a backup was restored. Ids do
 -- not follow the order of commits. A receiver that was away reads the rows whose sent_at is after the last that it knows.
@@ -210,13 +206,13 @@ BEGIN ATOMIC
         ORDER BY n.id LIMIT most
         FOR NO KEY UPDATE SKIP LOCKED
     ), sent AS (
-        UPDATE apikeys.notice AS n SET sent_at = clock_timestamp() FROM due AS d WHERE n.id = d.id
-        RETURNING n.id, n.kind, n.account_id, n.key_id
+        UPDATE apikeys.notice AS n SET sent_at = clock_timestamp() FROM due AS d WHERE n.id = d.id RETURNING n.id
+    ), delivered AS (
+        INSERT INTO apikeys.notice_delivery (consumer, notice_id)
+        SELECT c.name, t.id FROM sent AS t CROSS JOIN apikeys.notice_consumer AS c
+        ON CONFLICT DO NOTHING
     )
-    SELECT count(pg_notify('apikeys', s.payload))
-    FROM (SELECT jsonb_build_object('id', t.id, 'kind', t.kind, 'account', a.name, 'key_id', t.key_id)::text
-          FROM sent AS t LEFT JOIN apikeys.account AS a ON a.account_id = t.account_id
-          ORDER BY t.id) AS s (payload);
+    SELECT count(pg_notify('apikeys', s.id::text)) FROM (SELECT t.id FROM sent AS t ORDER BY t.id) AS s;
 END;
 COMMENT ON FUNCTION apikeys_internal.announce_notices(int) IS
 'Announce notices that were not yet announced, at most this many, except those that another transaction has locked; '
@@ -265,9 +261,11 @@ BEGIN ATOMIC
         FOR UPDATE SKIP LOCKED
     ), dropped AS (
         DELETE FROM apikeys.notice AS n USING old AS o WHERE n.id = o.id RETURNING 0
+    ), undelivered AS (
+        DELETE FROM apikeys.notice_delivery AS d USING old AS o WHERE d.notice_id = o.id
     )
     SELECT count(*) FROM dropped;
 END;
 COMMENT ON FUNCTION apikeys_internal.delete_notices(int, int) IS
-'Delete notices that were announced this many days ago or longer, at most this many; returns how many. Called by '
-'the background worker.';
+'Delete notices that were announced this many days ago or longer, also where a consumer has not confirmed them, at most '
+'this many; returns how many. Called by the background worker.';

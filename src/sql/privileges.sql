@@ -93,6 +93,9 @@ GRANT EXECUTE ON FUNCTION
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.log_page(jsonb, uuid, int), apikeys.find_request(uuid)
 TO apikeys_verifier, apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION
+    apikeys.take_notices(text, int, interval), apikeys.confirm_notices(text, bigint[]), apikeys.remove_notice_consumer(text)
+TO apikeys_staff, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.flush(), apikeys.maintain() TO apikeys_admin;
 
 -- Views, policies and constraints call functions with the privileges of the role that uses them.
@@ -199,8 +202,8 @@ GRANT SELECT ON apikeys.audit_log, apikeys.adjustment TO apikeys_manager, apikey
 GRANT UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;
 
 GRANT SELECT ON
-    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.notice, apikeys.notice_mark,
-    apikeys.quarantine, apikeys.request_log, apikeys.usage_bucket, apikeys.usage_total
+    apikeys.member, apikeys.address_block, apikeys.upgrade_request, apikeys.upgrade_rule, apikeys.notice, apikeys.notice_consumer,
+    apikeys.notice_delivery, apikeys.notice_mark, apikeys.quarantine, apikeys.request_log, apikeys.usage_bucket, apikeys.usage_total
 TO apikeys_admin, apikeys_auditor;
 
 -- Policies. Of accounts and keys there is none for INSERT and DELETE, because no role may do that.
@@ -247,7 +250,7 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY ARRAY['member', 'address_block', 'upgrade_request', 'upgrade_rule', 'notice', 'notice_mark', 'quarantine',
+    FOREACH name IN ARRAY ARRAY['member', 'address_block', 'upgrade_request', 'upgrade_rule', 'notice', 'notice_consumer', 'notice_delivery', 'notice_mark', 'quarantine',
                                 'request_log', 'usage_bucket', 'usage_total'] LOOP
         EXECUTE format($make$
             ALTER TABLE apikeys.%1$I ENABLE ROW LEVEL SECURITY;

@@ -464,6 +464,28 @@ COMMENT ON COLUMN apikeys.notice.details IS
 'More about it, depending on the kind, as of that time. Never a key text or a digest.';
 COMMENT ON COLUMN apikeys.notice.sent_at IS 'When it was announced with NOTIFY apikeys; NULL: not yet.';
 
+CREATE TABLE apikeys.notice_consumer (
+    name          text PRIMARY KEY CHECK (apikeys_internal.has_text(name)),
+    registered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE apikeys.notice_consumer IS 'The programs that notices are delivered to: they call take_notices.';
+COMMENT ON COLUMN apikeys.notice_consumer.name IS 'What it calls itself.';
+COMMENT ON COLUMN apikeys.notice_consumer.registered_at IS 'When it has called first: it gets the notices that were announced after that.';
+
+CREATE TABLE apikeys.notice_delivery (
+    consumer     text NOT NULL,
+    notice_id    bigint NOT NULL,
+    attempts     int NOT NULL DEFAULT 0,
+    leased_until timestamptz NOT NULL DEFAULT '-infinity',
+    PRIMARY KEY (consumer, notice_id)
+);
+COMMENT ON TABLE apikeys.notice_delivery IS
+'Notices that a consumer has not confirmed yet. The writer adds them as it announces a notice, and deletes them with it.';
+COMMENT ON COLUMN apikeys.notice_delivery.consumer IS 'The name of the consumer.';
+COMMENT ON COLUMN apikeys.notice_delivery.notice_id IS 'The notice.';
+COMMENT ON COLUMN apikeys.notice_delivery.attempts IS 'How often the consumer has taken it.';
+COMMENT ON COLUMN apikeys.notice_delivery.leased_until IS 'Until when nobody else gets it; in the past: it is due.';
+
 CREATE TABLE apikeys.notice_mark (
     subject    "char" NOT NULL,
     subject_id bigint NOT NULL,

@@ -85,6 +85,8 @@ $source->safe_psql('service', qq{
     INSERT INTO apikeys.upgrade_rule (purpose, reason) VALUES ('spam', 'no');
     INSERT INTO apikeys.audit_log (action, object, object_id, new) VALUES ('update', 'key', '$used', '{"tier": "gold"}');
     INSERT INTO apikeys.notice (kind, key_id) VALUES ('expiring', $used);
+    INSERT INTO apikeys.notice_consumer (name) VALUES ('mailer');
+    INSERT INTO apikeys.notice_delivery (consumer, notice_id) SELECT 'mailer', max(id) FROM apikeys.notice;
     INSERT INTO apikeys.notice_mark (subject, subject_id, topic, value, at) VALUES ('k', $used, 'expiring', '1', now());
     INSERT INTO apikeys.quarantine (reason, event) VALUES ('poison', '{"cost": -1}');
     GRANT SELECT ON apikeys.key_list TO clerk;

@@ -187,10 +187,12 @@ subtest "to make the provider's decisions" => sub {
         ask_upgrade => "ask_upgrade(REQUEST, 'x')", approve_upgrade => 'approve_upgrade(REQUEST)', decline_upgrade => "decline_upgrade(REQUEST, 'x')",
         create_upgrade_rule => "create_upgrade_rule('x', 'gold')", create_tier => "create_tier('silver', 7)", create_product => "create_product('p')", create_plan => "create_plan('p')",
         check_ledger => 'check_ledger()', check_guards => 'check_guards()',
+        take_notices => "take_notices('mailer')", confirm_notices => "confirm_notices('pager', '{}')", remove_notice_consumer => "remove_notice_consumer('pager')",
         block_address => "block_address('192.0.2.1', 'x')", unblock_address => "unblock_address('192.0.2.9')");
     value(q{SELECT a.account_id FROM apikeys.update_account('acme', '{"limits": {"day": 100}}') AS a; SELECT name FROM apikeys.create_plan('other'); CREATE ROLE watcher;
         SELECT t.name FROM apikeys.create_tier('bronze', 1, '10/day') AS t; SELECT t.name FROM apikeys.create_tier('gold', 2, '1000/day') AS t;
-        SELECT role FROM apikeys.add_member('watcher', 'acme'); SELECT network FROM apikeys.block_address('192.0.2.9', 'x')});
+        SELECT role FROM apikeys.add_member('watcher', 'acme'); SELECT network FROM apikeys.block_address('192.0.2.9', 'x');
+        SELECT id FROM apikeys.take_notices('pager')});
     my ($id, $request) = split /\n/, value(q{UPDATE apikeys.key SET tier = 'bronze' WHERE alias = 'manage acme'; SELECT apikeys.find_key('acme', 'manage acme');
         SELECT id FROM apikeys.request_upgrade(apikeys.find_key('acme', 'manage acme'), 'gold', 'x')});
     is(value(q{SELECT string_agg(DISTINCT p.proname, ' ' ORDER BY p.proname) FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace AND p.provolatile = 'v'
