@@ -95,7 +95,7 @@ FROM (VALUES
     (14, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwxy'''), (15, 'plan', 'key_prefix = '''''), (16, 'plan', 'max_keys = -1'),
     (17, 'plan', 'max_lifetime = ''0'''), (18, 'plan', 'lifetimes = ''{1 day,0}'''), (19, 'plan', 'lifetimes = ''{1 day,NULL}'''),
     (24, 'plan', 'lifetimes = ''{}'''), (20, 'plan', 'default_lifetime = ''-1 day'''), (21, 'plan', 'default_tier = ''lead'''), (22, 'plan', 'key_prefix = ''abcdefghijklmnopqrstuvwx'''),
-    (23, 'plan', 'key_prefix = E''ak\n'''), (27, 'plan', 'billing_types = ''{}'''), (28, 'plan', 'billing_types = ''{free,NULL}'''), (25, 'plan', 'lifetimes = ''{7 days}'', default_lifetime = ''8 days'''), (26, 'plan', 'max_lifetime = ''7 days'', default_lifetime = ''8 days'''),
+    (23, 'plan', 'key_prefix = E''ak\n'''), (27, 'plan', 'billing_types = ''{}'''), (140, 'plan', 'purposes = ''{}'''), (141, 'plan', 'project_kinds = ''{}'''), (142, 'plan', 'upgrade_requires = ''{motivation}'''), (143, 'plan', 'tiers = ''{gold,NULL}'''), (28, 'plan', 'billing_types = ''{free,NULL}'''), (25, 'plan', 'lifetimes = ''{7 days}'', default_lifetime = ''8 days'''), (26, 'plan', 'max_lifetime = ''7 days'', default_lifetime = ''8 days'''),
     (32, 'account', 'plan = ''none'''), (33, 'account', 'metadata = ''[]'''),
     (40, 'product', 'name = '''''), (41, 'product', 'name = repeat(''x'', 257)'),
     (53, 'key', 'rotations = -1'),

@@ -181,10 +181,9 @@ SELECT tier, limits FROM apikeys.get_key(:theirs);
 -- A tier must then be above them, too, and takes their place.
 UPDATE apikeys.key SET limits = '500/day' WHERE key_id = :theirs;
 SELECT f.* FROM (VALUES
-    (1, format($$SELECT apikeys.request_upgrade(%s, 'silver', 'more')$$, :theirs)),
-    (2, format($$SELECT apikeys.request_upgrade(%s, 'bronze', 'more')$$, :theirs)),
-    (3, format($$SELECT apikeys.request_upgrade(%s, limits => '499/day', motivation => 'more')$$, :theirs)),
-    (4, format($$SELECT apikeys.request_upgrade(%s, limits => '500/day, 1/second', motivation => 'more')$$, :theirs))
+    (1, format($$SELECT apikeys.request_upgrade(%s, limits => '500/day', motivation => 'more')$$, :theirs)),
+    (2, format($$SELECT apikeys.request_upgrade(%s, limits => '1/month', motivation => 'more')$$, :theirs)),
+    (3, format($$SELECT apikeys.request_upgrade(%s, limits => '600/day, 1/month', motivation => 'more')$$, :theirs))
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 SELECT id AS custom FROM apikeys.request_upgrade(:theirs, 'gold', 'more') \gset
 SELECT state FROM apikeys.approve_upgrade(:custom);
@@ -196,13 +195,14 @@ UPDATE apikeys.plan SET custom_limits_allowed = false WHERE name = 'custom';
 SELECT f.code, f.message FROM pg_temp.failure(format('SELECT apikeys.approve_upgrade(%s)', :custom)) AS f;
 UPDATE apikeys.plan SET custom_limits_allowed = true, default_tier = NULL WHERE name = 'custom';
 SELECT key_id AS free FROM apikeys.create_key('rival', 'free') \gset
-SELECT f.code, f.message FROM (VALUES
-    (1, format($$SELECT apikeys.request_upgrade(%s, 'gold', 'more')$$, :free)),
-    (2, format($$SELECT apikeys.request_upgrade(%s, limits => '2000/day', motivation => 'more')$$, :free))
-) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+SELECT f.code, f.message FROM pg_temp.failure(format($$SELECT apikeys.request_upgrade(%s, limits => '', motivation => 'more')$$, :free)) AS f;
 UPDATE apikeys.key SET limits = '50/day' WHERE key_id = :free;
 SELECT state FROM apikeys.withdraw_upgrade((SELECT id FROM apikeys.request_upgrade(:free, 'silver', 'more')));
-SELECT f.code, f.message FROM pg_temp.failure(format($$SELECT apikeys.request_upgrade(%s, 'bronze', 'more')$$, :free)) AS f;
+SELECT f.code, f.message FROM pg_temp.failure(format($$SELECT apikeys.request_upgrade(%s, limits => '1/month', motivation => 'more')$$, :free)) AS f;
+-- What was asked for may be less by now.
+SELECT id AS overtaken FROM apikeys.request_upgrade(:free, limits => '60/day', motivation => 'more') \gset
+UPDATE apikeys.key SET limits = '70/day' WHERE key_id = :free;
+SELECT f.* FROM pg_temp.failure(format('SELECT apikeys.approve_upgrade(%s)', :overtaken)) AS f;
 
 --
 -- Declined by rules, at once and with their reason
@@ -239,6 +239,75 @@ SELECT action, object_id, account_id IS NOT NULL AS of_account, coalesce(new ->>
 FROM apikeys.audit_log WHERE id > :start AND object = 'upgrade_request' AND object_id IN ('1', '2') ORDER BY id;
 SELECT action, new FROM apikeys.audit_log WHERE id > :start AND object = 'upgrade_rule' ORDER BY id;
 
+-- What a plan offers and asks for.
+SELECT name FROM apikeys.create_product('maps') UNION ALL SELECT name FROM apikeys.create_product('routes');
+SELECT tiers, purposes, project_kinds, upgrade_requires FROM apikeys.create_plan('offers', default_tier => 'bronze', tiers => '{silver}',
+    purposes => '{research,a product}', project_kinds => '{app,site}', upgrade_requires => '{project_kind,expected_users}');
+SELECT f.code, f.message FROM (VALUES
+    (1, $$SELECT apikeys.create_plan('p', tiers => '{silver,lead}')$$), (2, $$SELECT apikeys.create_plan('p', purposes => '{}')$$),
+    (3, $$SELECT apikeys.create_plan('p', upgrade_requires => '{motivation}')$$), (4, $$SELECT apikeys.create_plan('p', upgrade_requires => NULL)$$),
+    (5, $$SELECT apikeys.create_plan('p', tiers => '{NULL}')$$), (6, $$UPDATE apikeys.plan SET project_kinds = '{NULL}'$$), (7, $$UPDATE apikeys.plan SET purposes = '{" x"}'$$)
+) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
+UPDATE apikeys.account SET plan = 'offers' WHERE name = 'acme';
+SELECT key_id AS offered FROM apikeys.create_key('acme', 'offered') \gset
+CREATE FUNCTION pg_temp.asked(key_id bigint, arguments text, OUT code text, OUT message text, OUT hint text, OUT place text, OUT broken text, OUT result text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('SELECT concat_ws('' '', r.state, r.decided_by, r.motivation) FROM apikeys.request_upgrade(%s, %s) AS r', key_id, arguments) INTO result;
+    RAISE SQLSTATE '00UND';
+EXCEPTION
+    WHEN SQLSTATE '00UND' THEN NULL;
+    WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, place = COLUMN_NAME, broken = CONSTRAINT_NAME;
+END
+$$;
+SELECT t.n, f.* FROM (VALUES
+    (1, $$'gold', 'more', project_kind => 'app', expected_users => 5$$), (2, $$'silver', 'more'$$), (3, $$'silver', 'more', project_kind => 'app'$$),
+    (4, $$'silver', 'more', project_kind => 'App', expected_users => 5$$), (5, $$'silver', 'more', project_kind => 'app', purpose => 'fun', expected_users => 5$$),
+    (6, $$'silver', 'more', project_kind => 'app', purpose => 'research', expected_users => 5$$), (7, $$'silver', 'more', project_kind => ' ', expected_users => 5$$),
+    (8, $$'silver', project_kind => 'app', expected_users => 5$$)
+) AS t(n, arguments), pg_temp.asked(:offered, t.arguments) AS f ORDER BY n;
+UPDATE apikeys.plan SET tiers = '{}', upgrade_requires = '{}' WHERE name = 'offers';
+SELECT f.* FROM pg_temp.asked(:offered, $$'silver', 'more'$$) AS f;
+-- A renamed tier is offered by its new name.
+UPDATE apikeys.plan SET tiers = '{gold,silver}' WHERE name = 'offers';
+UPDATE apikeys.tier SET name = 'argent' WHERE name = 'silver';
+SELECT tiers FROM apikeys.plan WHERE name = 'offers';
+UPDATE apikeys.tier SET name = 'silver' WHERE name = 'argent';
+-- By product: of a key that is good for all, too.
+SELECT min_tier, product FROM apikeys.create_upgrade_rule('Maps are as they are.', product => 'maps');
+SELECT f.result FROM pg_temp.asked(:offered, $$'silver', 'more'$$) AS f;
+SELECT products FROM apikeys.assign_product(:offered, 'routes');
+SELECT f.result FROM pg_temp.asked(:offered, $$'silver', 'more'$$) AS f;
+SELECT products FROM apikeys.assign_product(:offered, 'maps');
+SELECT f.result FROM pg_temp.asked(:offered, $$'silver', 'more'$$) AS f;
+SELECT f.code, f.message FROM pg_temp.failure($$SELECT apikeys.create_upgrade_rule('x', product => 'none')$$) AS f;
+-- How long it may take.
+SHOW apikeys.upgrade_days;
+
+-- Less is granted at once: no cap higher, none gone, no rule asked.
+SELECT former, wanted, apikeys_internal.limits_are_less(former::apikeys.limits, wanted::apikeys.limits) AS less
+FROM (VALUES (1, '10/day', '9/day'), (2, '10/day', '10/day'), (3, '10/day', '11/day'), (4, '10/day', '10/day, 5/second'), (5, '10/day, 100/month', '10/day'), (6, '10/day', ''),
+             (7, '', '10/day'), (8, '', ''), (9, '10/day, 100/month', '5/day, 101/month'), (10, '10/day', '5/hour'), (11, '10/day', '0/day')) AS t(n, former, wanted) ORDER BY n;
+UPDATE apikeys.plan SET tiers = NULL WHERE name = 'offers';
+UPDATE apikeys.key SET tier = 'gold' WHERE key_id = :offered;
+SELECT t.n, f.* FROM (VALUES (1, $$'silver'$$), (2, $$'bronze', 'quiet days'$$), (3, $$limits => '500/day'$$), (4, $$limits => '1000/day'$$), (5, $$limits => '1001/month'$$), (6, $$limits => '1000/day, 10/second'$$))
+    AS t(n, arguments), pg_temp.asked(:offered, t.arguments) AS f ORDER BY n;
+-- A tier of a lower rank that allows more in some window is neither.
+SELECT limits FROM apikeys.create_tier('odd', 0, '5000/day');
+SELECT f.* FROM pg_temp.asked(:offered, $$'odd', 'x'$$) AS f;
+SELECT count(*) AS notices FROM apikeys.notice \gset
+SET SESSION AUTHORIZATION regress_owner;
+SELECT tier, state, decided_by, motivation, note FROM apikeys.request_upgrade(:offered, 'silver');
+RESET SESSION AUTHORIZATION;
+SELECT tier, limits FROM apikeys.get_key(:offered);
+SELECT kind FROM apikeys.notice ORDER BY id OFFSET :notices;
+BEGIN;
+SELECT apikeys.begin_for('acme');
+SELECT tier, state FROM apikeys.request_upgrade(:offered, 'bronze');
+SELECT tier FROM apikeys.get_key(:offered);
+SELECT action, object, via, new ->> 'tier' AS tier FROM apikeys.audit_log WHERE object_id = :'offered' ORDER BY id DESC LIMIT 1;
+ROLLBACK;
+
 -- A key that is deleted takes its requests along; the log keeps them.
 SELECT alias FROM apikeys.delete_key(:fourth);
 SELECT count(*) FROM apikeys.upgrade_list WHERE alias = 'fourth';
@@ -248,5 +317,6 @@ DELETE FROM apikeys.key;
 DELETE FROM apikeys.member;
 DELETE FROM apikeys.account;
 DELETE FROM apikeys.plan;
+DELETE FROM apikeys.product;
 DELETE FROM apikeys.tier;
 DROP ROLE regress_owner, regress_rival, regress_provider, regress_controller;

@@ -263,6 +263,9 @@ defineSettings(void)
 		"apikeys.expiry_notice", "How long before its expiry a key counts as expiring.", NULL,
 		&KeyExpiryNotice, 7 * MINS_PER_HOUR * HOURS_PER_DAY, 0, 366 * MINS_PER_HOUR * HOURS_PER_DAY,
 		PGC_SIGHUP, GUC_UNIT_MIN, NULL, NULL, NULL);
+	DefineCustomIntVariable("apikeys.upgrade_days",
+							"Working days within which an upgrade request is to be decided.", NULL,
+							&KeyUpgradeDays, 2, 1, 100, PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
 static void

@@ -43,6 +43,7 @@
 
 bool KeyCreateAccounts;
 int KeyExpiryNotice;
+int KeyUpgradeDays;
 
 PG_FUNCTION_INFO_V1(apikeys_key_draw);
 PG_FUNCTION_INFO_V1(apikeys_key_digest);

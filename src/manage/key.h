@@ -12,6 +12,7 @@
 
 extern bool KeyCreateAccounts; /* setting apikeys.create_accounts */
 extern int KeyExpiryNotice;	   /* setting apikeys.expiry_notice, minutes */
+extern int KeyUpgradeDays;	   /* setting apikeys.upgrade_days, working days */
 
 extern const HashRule *KeyRequireHashRule(text *name);
 extern Digest *KeyTextDigest(text *key, text *hash_rule);

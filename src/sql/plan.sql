@@ -60,7 +60,8 @@ CREATE FUNCTION apikeys.create_plan(
     lifetimes interval[] DEFAULT NULL, default_lifetime interval DEFAULT NULL, allow_unexpiring boolean DEFAULT true,
     limits apikeys.limits DEFAULT '', default_tier text DEFAULT NULL, one_key_per_product boolean DEFAULT false,
     custom_limits_allowed boolean DEFAULT true, billing_types text[] DEFAULT NULL,
-    manage_keys boolean DEFAULT false)
+    manage_keys boolean DEFAULT false, tiers text[] DEFAULT NULL, purposes text[] DEFAULT NULL, project_kinds text[] DEFAULT NULL,
+    upgrade_requires text[] DEFAULT '{}')
 RETURNS apikeys.plan
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -70,17 +71,26 @@ DECLARE
     about    text;
     broken   text;
     cause    text;
+    unknown  text;
 BEGIN
+    SELECT t.name INTO unknown FROM unnest(apikeys_internal.checked('plan.tiers', create_plan.tiers)) AS t (name)
+    WHERE NOT EXISTS (SELECT FROM apikeys.tier AS r WHERE r.name = t.name) LIMIT 1;
+    IF FOUND THEN
+        PERFORM apikeys_internal.refuse('23503', 'plan.tiers', format('tier %s does not exist', apikeys_internal.quoted(unknown)));
+    END IF;
     INSERT INTO apikeys.plan (
         name, key_prefix, max_keys, max_lifetime, lifetimes, default_lifetime, allow_unexpiring, limits, default_tier,
-        one_key_per_product, custom_limits_allowed, billing_types, manage_keys)
+        one_key_per_product, custom_limits_allowed, billing_types, manage_keys, tiers, purposes, project_kinds, upgrade_requires)
     VALUES (
         apikeys_internal.checked('plan.name', create_plan.name), apikeys_internal.checked('plan.key_prefix', create_plan.key_prefix),
         create_plan.max_keys, create_plan.max_lifetime, apikeys_internal.checked('plan.lifetimes', create_plan.lifetimes),
         create_plan.default_lifetime, create_plan.allow_unexpiring, create_plan.limits,
         apikeys_internal.checked('plan.default_tier', create_plan.default_tier),
         create_plan.one_key_per_product, create_plan.custom_limits_allowed,
-        apikeys_internal.checked('plan.billing_types', create_plan.billing_types), create_plan.manage_keys)
+        apikeys_internal.checked('plan.billing_types', create_plan.billing_types), create_plan.manage_keys,
+        create_plan.tiers, apikeys_internal.checked('plan.purposes', create_plan.purposes),
+        apikeys_internal.checked('plan.project_kinds', create_plan.project_kinds),
+        apikeys_internal.checked('plan.upgrade_requires', create_plan.upgrade_requires))
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'plan', made.name, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
@@ -91,9 +101,22 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean,
-    boolean, text[], boolean) IS
+    boolean, text[], boolean, text[], text[], text[], text[]) IS
 'Make a plan, a set of rules for accounts; the arguments are the columns of table plan. Errors: 22023 a bad name, or '
 'a list out of bounds; 23505 the name is taken; 23503 unknown tier; 23502, 23514 refused by the table.';
+
+CREATE FUNCTION apikeys_internal.rename_tier() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE apikeys.plan AS p SET tiers = array_replace(p.tiers, OLD.name, NEW.name) WHERE OLD.name = ANY (p.tiers);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.rename_tier() IS 'AFTER UPDATE of the name of a tier: plans that offer it follow, as the columns do that refer to it.';
+CREATE TRIGGER tier_rename AFTER UPDATE OF name ON apikeys.tier
+FOR EACH ROW WHEN (OLD.name IS DISTINCT FROM NEW.name) EXECUTE FUNCTION apikeys_internal.rename_tier();
+COMMENT ON TRIGGER tier_rename ON apikeys.tier IS 'Plans that offer the tier follow its new name.';
 
 -- Who manages an account.
 

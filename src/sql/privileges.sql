@@ -156,7 +156,8 @@ TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.create_tier(text, int, apikeys.limits, text),
     apikeys.create_product(text, text),
-    apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean, boolean, text[], boolean),
+    apikeys.create_plan(text, text, int, interval, interval[], interval, boolean, apikeys.limits, text, boolean, boolean, text[], boolean,
+                        text[], text[], text[], text[]),
     apikeys.change_plan(text, text, boolean),
     apikeys.add_member(name, text),
     apikeys.remove_member(name, text)
@@ -172,7 +173,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.ask_upgrade(bigint, text),
     apikeys.approve_upgrade(bigint, text),
     apikeys.decline_upgrade(bigint, text),
-    apikeys.create_upgrade_rule(text, text, text, text),
+    apikeys.create_upgrade_rule(text, text, text, text, text),
     apikeys.erase_account_data(text)
 TO apikeys_admin;
 

@@ -16,6 +16,16 @@ END;
 COMMENT ON FUNCTION apikeys_internal.working_days_after(timestamptz, int) IS
 'The same time of day, this many working days later (at least 1). Working days are Monday to Friday in UTC.';
 
+CREATE FUNCTION apikeys_internal.upgrade_due_after(start timestamptz) RETURNS timestamptz
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN apikeys_internal.working_days_after(start, current_setting('apikeys.upgrade_days')::int);
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.upgrade_due_after(timestamptz) IS
+'Until when an upgrade request that is made then is to be decided: apikeys.upgrade_days working days later.';
+
 CREATE FUNCTION apikeys_internal.limits_are_covered(limits apikeys.limits, bar apikeys.limits) RETURNS boolean
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC
@@ -43,6 +53,16 @@ END;
 COMMENT ON FUNCTION apikeys_internal.limits_are_higher(apikeys.limits, apikeys.limits) IS
 'Whether limits are higher than the former ones: no former window gets a lower cap, at least one gets a higher cap '
 'or none, and a new window leaves room to use up each former one.';
+
+CREATE FUNCTION apikeys_internal.limits_are_less(former apikeys.limits, wanted apikeys.limits) RETURNS boolean
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT former::text <> wanted::text AND NOT EXISTS (
+        SELECT FROM apikeys.limits_items(former) AS f LEFT JOIN apikeys.limits_items(wanted) AS w ON w.limit_window = f.limit_window
+        WHERE w.cap IS NULL OR w.cap > f.cap);
+END;
+COMMENT ON FUNCTION apikeys_internal.limits_are_less(apikeys.limits, apikeys.limits) IS
+'Whether limits allow less than the former ones: each former window has a cap, which is no higher, and there is a difference.';
 
 -- Lists.
 
@@ -96,7 +116,7 @@ COMMENT ON FUNCTION apikeys.get_upgrade(bigint) IS
 
 -- Rules.
 
-CREATE FUNCTION apikeys_internal.check_upgrade(key_id bigint, tier text, limits apikeys.limits) RETURNS void
+CREATE FUNCTION apikeys_internal.check_upgrade(key_id bigint, tier text, limits apikeys.limits, OUT is_less boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -105,18 +125,28 @@ DECLARE
     held      apikeys.tier;
     wanted    apikeys.tier;
     effective apikeys.limits;
+    asked     apikeys.limits;
 BEGIN
     SELECT k.* INTO STRICT present FROM apikeys.key AS k WHERE k.key_id = check_upgrade.key_id;
     SELECT p.* INTO STRICT rules FROM apikeys.account AS a JOIN apikeys.plan AS p ON p.name = a.plan WHERE a.account_id = present.account_id;
     SELECT t.* INTO held FROM apikeys.tier AS t WHERE t.name = present.tier;
     SELECT t.* INTO wanted FROM apikeys.tier AS t WHERE t.name = check_upgrade.tier;
     effective := coalesce(present.limits, held.limits, '');
+    asked := coalesce(limits, wanted.limits);
     IF tier IS NOT NULL AND wanted.name IS NULL THEN
         PERFORM apikeys_internal.refuse('P0002', 'upgrade_request.tier', format('tier "%s" does not exist', tier));
+    ELSIF tier <> ALL (rules.tiers) THEN
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.tier', format('tier "%s" cannot be asked for', tier), NULL,
+            CASE cardinality(rules.tiers) WHEN 0 THEN 'The plan offers no tiers.' ELSE format('The plan offers: %s.', array_to_string(rules.tiers, ', ')) END,
+            'tiers');
     ELSIF limits IS NOT NULL AND NOT rules.custom_limits_allowed THEN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_request.limits',
             format('plan "%s" does not allow limits of a key''s own', rules.name), NULL, 'Ask for a tier.',
             'custom_limits_allowed');
+    END IF;
+    is_less := apikeys_internal.limits_are_less(effective, asked) AND NOT coalesce(present.limits IS NULL AND wanted.rank >= held.rank, false);
+    IF is_less THEN
+        RETURN;
     ELSIF wanted.rank <= held.rank THEN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_request.tier',
             format('tier "%s" is not above the key''s tier "%s"', tier, held.name));
@@ -124,16 +154,49 @@ BEGIN
         RETURN;
     ELSIF effective::text = '' THEN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_request.limits', 'the key has no limits that could be higher');
-    ELSIF NOT apikeys_internal.limits_are_higher(effective, coalesce(limits, wanted.limits)) THEN
+    ELSIF NOT apikeys_internal.limits_are_higher(effective, asked) THEN
         PERFORM apikeys_internal.refuse('22023', CASE WHEN limits IS NULL THEN 'upgrade_request.tier' ELSE 'upgrade_request.limits' END,
-            format('limits of %s are not above the key''s: %s', coalesce(limits, wanted.limits), effective), NULL,
-            'No cap may be lower than before, at least one must be higher or gone, and a new window must leave room to use up the others.');
+            format('limits of %s are neither above nor below the key''s: %s', asked, effective), NULL,
+            'No cap may be lower than before, at least one must be higher or gone, and a new window must leave room to use up the others; '
+            'or none may be higher or gone.');
     END IF;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.check_upgrade(bigint, text, apikeys.limits) IS
-'Raise if a tier or limits would be no upgrade for a key. Tiers are compared by rank; a tier is compared by its '
-'limits with a key that has limits of its own. Errors: P0002, 22023.';
+'Whether a tier or limits are less than a key has; raise if they are neither less nor an upgrade. Tiers are compared by rank, and one of '
+'a lower rank is less only if its limits are; a tier is compared by its limits with a key that has limits of its own. Errors: P0002, 22023.';
+
+CREATE FUNCTION apikeys_internal.check_upgrade_texts(
+    key_id bigint, project text, project_kind text, purpose text, expected_requests bigint, expected_users bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    rules apikeys.plan;
+    fault record;
+BEGIN
+    SELECT p.* INTO STRICT rules
+    FROM apikeys.key AS k JOIN apikeys.account AS a ON a.account_id = k.account_id JOIN apikeys.plan AS p ON p.name = a.plan
+    WHERE k.key_id = check_upgrade_texts.key_id;
+    SELECT f.* INTO fault
+    FROM (VALUES
+        (1, 'project', apikeys_internal.has_text(project), NULL, NULL::text[]),
+        (2, 'project_kind', apikeys_internal.has_text(project_kind), project_kind, rules.project_kinds),
+        (3, 'purpose', apikeys_internal.has_text(purpose), purpose, rules.purposes),
+        (4, 'expected_requests', expected_requests IS NOT NULL, NULL, NULL),
+        (5, 'expected_users', expected_users IS NOT NULL, NULL, NULL)) AS f (place, field, is_said, said, offered)
+    WHERE (NOT f.is_said AND f.field = ANY (rules.upgrade_requires)) OR f.said <> ALL (f.offered)
+    ORDER BY f.place LIMIT 1;
+    IF fault.said <> ALL (fault.offered) THEN
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.' || fault.field, format('%s must be one of those that the plan offers', fault.field),
+            NULL, format('It offers: %s.', array_to_string(fault.offered, ', ')), fault.field || 's');
+    ELSIF FOUND THEN
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.' || fault.field, format('an upgrade request must say its %s', fault.field), NULL, NULL,
+            'upgrade_requires');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.check_upgrade_texts(bigint, text, text, text, bigint, bigint) IS
+'Raise if an upgrade request does not say what the plan of its key asks for, or says what it does not offer. Errors: 22023.';
 
 CREATE FUNCTION apikeys_internal.matching_upgrade_rule(request apikeys.upgrade_request) RETURNS apikeys.upgrade_rule
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -145,13 +208,16 @@ AS $$
     WHERE (r.min_tier IS NULL OR coalesce(wanted.rank >= bar.rank, apikeys_internal.limits_are_covered((request).limits, bar.limits)))
       AND (r.project_kind IS NULL OR lower(r.project_kind) = lower((request).project_kind))
       AND (r.purpose IS NULL OR lower(r.purpose) = lower((request).purpose))
+      AND (r.product IS NULL
+           OR NOT EXISTS (SELECT FROM apikeys.key_product AS p WHERE p.key_id = (request).key_id)
+           OR EXISTS (SELECT FROM apikeys.key_product AS p WHERE p.key_id = (request).key_id AND p.product = r.product))
     ORDER BY r.id LIMIT 1;
 $$;
 COMMENT ON FUNCTION apikeys_internal.matching_upgrade_rule(apikeys.upgrade_request) IS
 'The first rule that declines a request; NULL: none.';
 
 CREATE FUNCTION apikeys.create_upgrade_rule(
-    reason text, min_tier text DEFAULT NULL, project_kind text DEFAULT NULL, purpose text DEFAULT NULL)
+    reason text, min_tier text DEFAULT NULL, project_kind text DEFAULT NULL, purpose text DEFAULT NULL, product text DEFAULT NULL)
 RETURNS apikeys.upgrade_rule
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -163,19 +229,21 @@ DECLARE
     cause    text;
 BEGIN
     PERFORM apikeys_internal.checked('upgrade_rule.min_tier', min_tier);
+    PERFORM apikeys_internal.checked('upgrade_rule.product', product);
     reason := apikeys_internal.checked('upgrade_rule.reason', reason);
     project_kind := apikeys_internal.checked('upgrade_rule.project_kind', project_kind);
     purpose := apikeys_internal.checked('upgrade_rule.purpose', purpose);
     IF NOT apikeys_internal.has_text(reason) THEN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_rule.reason',
             'an upgrade rule must have a reason', NULL, NULL, 'upgrade_rule_reason_check');
-    ELSIF num_nonnulls(min_tier, project_kind, purpose) = 0 THEN
+    ELSIF num_nonnulls(min_tier, project_kind, purpose, product) = 0 THEN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_rule.min_tier',
-            'an upgrade rule must ask for a tier, a kind of project or a purpose',
+            'an upgrade rule must ask for a tier, a kind of project, a purpose or a product',
             'Without any of them it would decline every request.', NULL, 'upgrade_rule_criterion_check');
     END IF;
-    INSERT INTO apikeys.upgrade_rule (min_tier, project_kind, purpose, reason)
-    VALUES (create_upgrade_rule.min_tier, create_upgrade_rule.project_kind, create_upgrade_rule.purpose, create_upgrade_rule.reason)
+    INSERT INTO apikeys.upgrade_rule (min_tier, project_kind, purpose, product, reason)
+    VALUES (create_upgrade_rule.min_tier, create_upgrade_rule.project_kind, create_upgrade_rule.purpose, create_upgrade_rule.product,
+            create_upgrade_rule.reason)
     RETURNING * INTO made;
     PERFORM apikeys_internal.audit('insert', 'upgrade_rule', made.id::text, NULL, NULL, apikeys_internal.audited_row(to_jsonb(made)));
     RETURN made;
@@ -185,10 +253,20 @@ EXCEPTION
         PERFORM apikeys_internal.refuse_violation(SQLSTATE, relation, about, broken, SQLERRM, cause);
 END
 $$;
-COMMENT ON FUNCTION apikeys.create_upgrade_rule(text, text, text, text) IS
+COMMENT ON FUNCTION apikeys.create_upgrade_rule(text, text, text, text, text) IS
 'Decline at once, with the reason, upgrade requests that match all other arguments that are not NULL. min_tier: '
 'requests for this tier or a higher one, or for limits that have no lower cap than its; project_kind and purpose: '
-'the same text, in upper or lower case. Errors: 23503 unknown tier; 22023 no reason, or nothing to match.';
+'the same text, in upper or lower case; product: requests for keys that are good for it. Errors: 23503 unknown tier or product; 22023 no '
+'reason, or nothing to match.';
+
+CREATE FUNCTION apikeys_internal.grant_upgrade(request apikeys.upgrade_request) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE apikeys.key AS k SET tier = coalesce(request.tier, k.tier), limits = request.limits WHERE k.key_id = request.key_id;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.grant_upgrade(apikeys.upgrade_request) IS 'Give a key, which is locked, what was asked for.';
 
 -- Asking.
 
@@ -204,6 +282,7 @@ DECLARE
     present  timestamptz := apikeys_internal.wall_clock();
     made     apikeys.upgrade_request;
     matching apikeys.upgrade_rule;
+    is_less  boolean;
 BEGIN
     PERFORM apikeys_internal.checked('upgrade_request.tier', tier);
     motivation := apikeys_internal.checked('upgrade_request.motivation', motivation);
@@ -213,22 +292,28 @@ BEGIN
     IF (tier IS NULL) = (limits IS NULL) THEN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_request.tier', 'ask for either a tier or limits', NULL, NULL,
                                         'upgrade_request_target_check');
-    ELSIF NOT apikeys_internal.has_text(motivation) THEN
-        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.motivation',
-            'an upgrade request must have a motivation', NULL, NULL, 'upgrade_request_motivation_check');
     ELSIF expected_requests < 0 OR expected_users < 0 THEN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_request.' || f.name, 'expected requests and users must not be negative', NULL, NULL,
                                         format('upgrade_request_%s_check', f.name))
         FROM (SELECT CASE WHEN expected_requests < 0 THEN 'expected_requests' ELSE 'expected_users' END) AS f (name);
     END IF;
     PERFORM FROM apikeys.key AS k WHERE k.key_id = request_upgrade.key_id FOR NO KEY UPDATE;
-    PERFORM apikeys_internal.check_upgrade(key_id, tier, limits);
+    is_less := apikeys_internal.check_upgrade(key_id, tier, limits);
+    IF is_less THEN
+        motivation := coalesce(motivation, 'less is enough');
+    ELSE
+        PERFORM apikeys_internal.check_upgrade_texts(key_id, project, project_kind, purpose, expected_requests, expected_users);
+    END IF;
+    IF NOT apikeys_internal.has_text(motivation) THEN
+        PERFORM apikeys_internal.refuse('22023', 'upgrade_request.motivation',
+            'an upgrade request must have a motivation', NULL, NULL, 'upgrade_request_motivation_check');
+    END IF;
     INSERT INTO apikeys.upgrade_request (
         key_id, tier, limits, motivation, project, project_kind, purpose, expected_requests, expected_users, asked_at, due_at)
     VALUES (
         asked.key_id, request_upgrade.tier, request_upgrade.limits, request_upgrade.motivation, request_upgrade.project,
         request_upgrade.project_kind, request_upgrade.purpose, request_upgrade.expected_requests, request_upgrade.expected_users,
-        present, apikeys_internal.working_days_after(present, 2))
+        present, apikeys_internal.upgrade_due_after(present))
     ON CONFLICT DO NOTHING
     RETURNING * INTO made;
     IF NOT FOUND THEN
@@ -246,6 +331,10 @@ BEGIN
     PERFORM apikeys_internal.audit('insert', 'upgrade_request', made.id::text, k.account_id, NULL, apikeys_internal.audited_row(to_jsonb(made)))
     FROM apikeys.key AS k WHERE k.key_id = made.key_id;
     PERFORM apikeys_internal.add_upgrade_notice('upgrade_asked', made);
+    IF is_less THEN
+        PERFORM apikeys_internal.grant_upgrade(made);
+        RETURN apikeys_internal.close_upgrade(made.id, 'approved', 'request_upgrade', NULL);
+    END IF;
     matching := apikeys_internal.matching_upgrade_rule(made);
     IF matching.id IS NOT NULL THEN
         RETURN apikeys_internal.close_upgrade(made.id, 'declined', format('upgrade_rule %s', matching.id), matching.reason);
@@ -257,9 +346,10 @@ COMMENT ON FUNCTION apikeys.request_upgrade(bigint, text, text, text, text, text
 'Ask for a higher tier of a key, or for higher limits of its own if the plan allows them. A higher tier has a '
 'higher rank. Higher limits lower no cap, raise or remove at least one, and a new window must leave room to use up '
 'each present one. The motivation is required; project, project_kind, purpose and the expected numbers (requests a '
-'month, users) help to decide. A request that matches a rule in upgrade_rule is declined at once: see state and '
-'note of the result.
-Errors: P0002 unknown key or tier; 22023 not higher, no motivation, or not allowed by the plan; 23505 the key has '
+'month, users) help to decide, and the plan may require them or offer a choice. A request that matches a rule in upgrade_rule is '
+'declined at once: see state and note of the result. A request for less (no cap higher or gone) is granted at once and needs no '
+'motivation.
+Errors: P0002 unknown key or tier; 22023 neither higher nor less, no motivation, or not as the plan wants it; 23505 the key has '
 'an open request.';
 
 CREATE FUNCTION apikeys_internal.lock_upgrade(id bigint, VARIADIC states text[]) RETURNS apikeys.upgrade_request
@@ -309,13 +399,13 @@ BEGIN
         PERFORM apikeys_internal.refuse('22023', 'upgrade_request.answer', 'an answer must not be empty');
     END IF;
     UPDATE apikeys.upgrade_request AS r
-    SET state = 'pending', answer = answer_upgrade.answer, due_at = apikeys_internal.working_days_after(apikeys_internal.wall_clock(), 2)
+    SET state = 'pending', answer = answer_upgrade.answer, due_at = apikeys_internal.upgrade_due_after(apikeys_internal.wall_clock())
     WHERE r.id = answer_upgrade.id;
     RETURN apikeys.get_upgrade(id);
 END
 $$;
 COMMENT ON FUNCTION apikeys.answer_upgrade(bigint, text) IS
-'Answer the question about an upgrade request. It is pending again and due two working days later. Errors: P0002 '
+'Answer the question about an upgrade request. It is pending again, and due apikeys.upgrade_days working days later. Errors: P0002 '
 'unknown request; 22023 no answer; 55000 there is no question.';
 
 CREATE FUNCTION apikeys.withdraw_upgrade(id bigint) RETURNS apikeys.upgrade_list
@@ -357,8 +447,11 @@ DECLARE
     request apikeys.upgrade_request := apikeys_internal.lock_upgrade(id, 'pending', 'needs_information');
 BEGIN
     PERFORM apikeys_internal.require_provider();
-    PERFORM apikeys_internal.check_upgrade(request.key_id, request.tier, request.limits);
-    UPDATE apikeys.key AS k SET tier = coalesce(request.tier, k.tier), limits = request.limits WHERE k.key_id = request.key_id;
+    IF apikeys_internal.check_upgrade(request.key_id, request.tier, request.limits) THEN
+        PERFORM apikeys_internal.refuse('22023', CASE WHEN request.limits IS NULL THEN 'upgrade_request.tier' ELSE 'upgrade_request.limits' END,
+            'what was asked for is less than the key has now', NULL, 'Decline the request.');
+    END IF;
+    PERFORM apikeys_internal.grant_upgrade(request);
     RETURN apikeys_internal.close_upgrade(id, 'approved', SESSION_USER, apikeys_internal.checked('upgrade_request.note', note));
 END
 $$;

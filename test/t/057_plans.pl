@@ -13,6 +13,11 @@ my $node = server('main', "timezone = 'UTC'\njit = off\nautovacuum = off\nmax_wa
 
 value(<<'EOF');
 CREATE EXTENSION apikeys;
+-- An id as verify gives it.
+CREATE FUNCTION public.request_id(at timestamptz, key_id bigint) RETURNS uuid LANGUAGE sql AS $$
+    SELECT (lpad(to_hex(u.us / 1000), 12, '0') || to_hex(7 * 4096 + (u.us % 1000) * 4) || lpad(to_hex((-9223372036854775808) | (key_id << 9)), 16, '0'))::uuid
+    FROM (SELECT (extract(epoch FROM at) * 1000000)::bigint AS us) AS u
+$$;
 SET session_replication_role = replica;
 INSERT INTO apikeys.tier (name, rank, limits) VALUES ('bronze', 1, '1000/day'), ('gold', 2, '10000/day');
 INSERT INTO apikeys.product (name) VALUES ('maps'), ('routes'), ('tiles'), ('parking');
@@ -49,9 +54,14 @@ BEGIN
     END LOOP;
 END $$;
 INSERT INTO apikeys.request_log (at, key_id, account_id, request_id, code, status, cost, category, completed)
-SELECT greatest(current_date - d, now() - d * interval '1 day' - interval '1 hour'), n, 1 + n % 1000, gen_random_uuid(), 'valid', 200, 1, 'production', false
-FROM generate_series(1, 100000) AS n, generate_series(0, 2) AS d WHERE n % 10 <> 9;
+SELECT t.at, n, 1 + n % 1000, public.request_id(t.at, n), 'valid', 200, 1, 'production', false
+FROM generate_series(1, 100000) AS n, generate_series(0, 2) AS d, LATERAL (SELECT greatest(current_date - d, now() - d * interval '1 day' - interval '1 hour')) AS t (at)
+WHERE n % 10 <> 9;
 COMMIT;
+CREATE TABLE public.request AS SELECT request_id AS id FROM apikeys.request_log WHERE key_id = 2002 ORDER BY at LIMIT 1;
+GRANT SELECT ON public.request TO PUBLIC;
+INSERT INTO apikeys.notice_consumer (name) VALUES ('mailer');
+INSERT INTO apikeys.notice_delivery (consumer, notice_id) SELECT 'mailer', id FROM apikeys.notice;
 SELECT setval(pg_get_serial_sequence('apikeys.' || t, c), 1000000)
 FROM (VALUES ('account', 'account_id'), ('upgrade_request', 'id'), ('audit_log', 'id'), ('adjustment', 'id'), ('notice', 'id')) AS s(t, c);
 SELECT setval('apikeys.key_number_seq', 1000000);
@@ -96,6 +106,8 @@ my @calls = (
         qq{SELECT * FROM apikeys.usage_series(2002, $since, '1 hour')}, qq{SELECT * FROM apikeys.usage_report($since, only_key => 2002)},
         qq{SELECT * FROM apikeys.usage_report($since, '{key,product}', '1 day', only_account => 'account 3')},
         qq{SELECT * FROM apikeys.log_report($since, '{endpoint}', only_key => 2002)}, qq{SELECT * FROM apikeys.log_report($since, '{code}', only_account => 'account 3')},
+        q{SELECT apikeys.log_page('{"key_id": 2002}')}, q{SELECT apikeys.log_page('{"account": "account 3", "status": "2xx"}', (SELECT id FROM request))},
+        q{SELECT apikeys.find_request((SELECT id FROM request))},
         q{SELECT apikeys.withdraw_upgrade(2002); SELECT apikeys.request_upgrade(2002, 'gold', 'more')}, q{SELECT apikeys.get_upgrade(2002)},
         q{SELECT * FROM apikeys.key_list WHERE key_id = 2002}, q{SELECT * FROM apikeys.key_list WHERE account = 'account 3'},
         q{SELECT * FROM apikeys.key_list WHERE account = 'account 3' AND alias = 'alias 2002'},
@@ -119,7 +131,7 @@ my @calls = (
         q{SELECT * FROM apikeys.adjustment WHERE subject = 'k' AND subject_id = 2002},
         q{SELECT * FROM apikeys.usage_total WHERE subject = 'k' AND subject_id = 2002}, q{SELECT * FROM apikeys.usage_bucket WHERE subject = 'k' AND subject_id = 2002},
         q{SELECT * FROM apikeys.request_log WHERE key_id = 2002 AND at > now() - interval '1 day'},
-        q{SELECT apikeys.shard_hash(2002), apikeys.shard_hash('key 2002')}, q{SELECT * FROM apikeys.upgrade_queue WHERE key_id = 2002});
+        q{SELECT apikeys.confirm_notices('mailer', ARRAY(SELECT n.id FROM apikeys.take_notices('mailer') AS n))}, q{SELECT apikeys.shard_hash(2002), apikeys.shard_hash('key 2002')}, q{SELECT * FROM apikeys.upgrade_queue WHERE key_id = 2002});
 
 # Every function that is told a key, an account or a request is among them.
 my $called = join ' ', map { $_->[1] } @calls;
