@@ -54,6 +54,22 @@ SELECT n, pg_temp.ask('no key', ('2001:db8:0:1::' || n)::inet, 7) FROM generate_
 SELECT pg_temp.ask('good', '2001:db8:0:1:ffff::'), pg_temp.ask('good', '2001:db8::1'), pg_temp.ask('good', '2001:db8:0:2::1');
 SELECT network, automatic, reason, lasts, failures FROM pg_temp.blocked;
 
+-- Below the block, failures leave a trace: the address with what it asked for last, and a count by code.
+CREATE TEMP TABLE counted AS SELECT * FROM apikeys.verdict_counts();
+SELECT code FROM apikeys.verify('no key', '/first', '198.51.100.7');
+SELECT v.code FROM unnest('{no key,NULL,good}'::text[]) WITH ORDINALITY AS k (text, n), LATERAL apikeys.verify(k.text, '/v1/items?token=x&n=' || k.n, '198.51.100.7') AS v;
+SELECT code FROM apikeys.verify('no key', '/v1/' || repeat('x', 200), '198.51.100.8');
+SELECT code FROM apikeys.verify('no key', NULL, '2001:db8:0:9::1');
+SELECT code FROM apikeys.verify('no key', '/v1/items', '192.0.2.1');
+SELECT key AS spare FROM apikeys.create_key('acme', 'spare') \gset
+SELECT code FROM apikeys.verify('no key', '/v1/' || :'spare' || '/items', '198.51.100.9');
+SELECT network, failures, failed_at BETWEEN now() - interval '1 minute' AND clock_timestamp() AS now, replace(left(endpoint, 8), right(:'spare', 4), 'last') AS endpoint,
+       octet_length(endpoint) AS len, strpos(endpoint, :'spare') > 0 AS leaked
+FROM apikeys.failing_addresses WHERE network << '198.51.100.0/24' OR network = '2001:db8:0:9::/64' ORDER BY network;
+SELECT apikeys.flush();
+SELECT code, n.verdicts - c.verdicts AS more FROM apikeys.verdict_counts() AS n JOIN counted AS c USING (code) WHERE n.verdicts > c.verdicts ORDER BY code;
+SELECT count(*) = 14 AS all_codes FROM counted;
+
 -- explain_key shows it first, and counts nothing.
 SELECT ip, e.check_name, e.passed, e.code, regexp_replace(e.detail, '\d{4}-\d\d-.*', 'TIME') AS detail
 FROM unnest('{192.0.2.1,192.0.2.2,NULL}'::inet[]) AS a(ip), apikeys.explain_key(1, ip => ip) WITH ORDINALITY AS e(check_name, passed, code, detail, n) WHERE n <= 2;

@@ -164,9 +164,13 @@ AddressIsBlocked(const PatternAddress *address, AddressBlock *block)
 	return blocked;
 }
 
-/* Counts a failure of the address, unless it is blocked. */
+/*
+ * Counts a failure of the address, unless it is blocked, and keeps the endpoint
+ * that it has asked for, of at most ADDRESSSET_ENDPOINT_MAX bytes.
+ */
 AddressOutcome
-AddressFail(const PatternAddress *address, const FailureRules *rules)
+AddressFail(const PatternAddress *address, const FailureRules *rules, const char *endpoint,
+			int endpoint_len)
 {
 	AddressSubject subject;
 	uint32 tag;
@@ -179,6 +183,13 @@ AddressFail(const PatternAddress *address, const FailureRules *rules)
 	shared = findSet(address, &subject, &tag);
 	SpinLockAcquire(&shared->mutex);
 	outcome = AddressSetFail(&shared->set, tag, &subject, rules, now);
+	if (outcome != ADDRESS_WAS_BLOCKED)
+	{
+		AddressEntry *entry = AddressSetFind(&shared->set, tag, &subject);
+
+		entry->endpoint_len = endpoint_len;
+		memcpy(entry->endpoint, endpoint, endpoint_len);
+	}
 	SpinLockRelease(&shared->mutex);
 	if (outcome == ADDRESS_BLOCKED_NOW)
 		pg_atomic_fetch_add_u64(&control->blocks_made, 1);
@@ -210,6 +221,39 @@ AddressNextBlock(uint32 *position, AddressBlock *block)
 		SpinLockRelease(&shared->mutex);
 	}
 	return found;
+}
+
+/*
+ * Goes on from a position, 0 at first, to the next address of this database
+ * that has failed within the trailing window and is not blocked; false: there
+ * are no more.
+ */
+bool
+AddressNextFailing(uint32 *position, AddressFailures *failures)
+{
+	uint32 end = control ? control->set_count * ADDRESSSET_PLACES : 0;
+	int64 now = ClockNow();
+
+	failures->count = 0;
+	while (failures->count == 0 && *position < end)
+	{
+		AddressSetShared *shared = &sets[*position / ADDRESSSET_PLACES].shared;
+		int place = (*position)++ % ADDRESSSET_PLACES;
+		AddressEntry *entry = &shared->set.entries[place];
+
+		SpinLockAcquire(&shared->mutex);
+		if (shared->set.tags[place] != 0 && entry->subject.database == MyDatabaseId &&
+			now >= entry->blocked_until)
+		{
+			failures->network = entry->subject.network;
+			failures->count = RingUsed(&entry->ring, now);
+			failures->failed_at = entry->failed_at;
+			failures->endpoint_len = entry->endpoint_len;
+			memcpy(failures->endpoint, entry->endpoint, entry->endpoint_len);
+		}
+		SpinLockRelease(&shared->mutex);
+	}
+	return failures->count > 0;
 }
 
 /*

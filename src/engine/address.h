@@ -20,6 +20,16 @@ typedef struct AddressBlock
 	bool recorded;	 /* it is on record */
 } AddressBlock;
 
+/* The failures of an address of this database that is not blocked. */
+typedef struct AddressFailures
+{
+	PatternAddress network;
+	uint64 count;	 /* in the trailing window */
+	int64 failed_at; /* the latest one: engine time, nanoseconds */
+	int endpoint_len;
+	char endpoint[ADDRESSSET_ENDPOINT_MAX]; /* of the latest one */
+} AddressFailures;
+
 typedef struct AddressStatistics
 {
 	int64 addresses_used;
@@ -32,7 +42,9 @@ extern void AddressShmemRequest(void);
 extern void AddressShmemInit(void);
 
 extern bool AddressIsBlocked(const PatternAddress *address, AddressBlock *block);
-extern AddressOutcome AddressFail(const PatternAddress *address, const FailureRules *rules);
+extern AddressOutcome AddressFail(const PatternAddress *address, const FailureRules *rules,
+								  const char *endpoint, int endpoint_len);
+extern bool AddressNextFailing(uint32 *position, AddressFailures *failures);
 extern bool AddressNextBlock(uint32 *position, AddressBlock *block);
 extern bool AddressLift(const PatternAddress *network);
 extern uint64 AddressBlocksMade(void);

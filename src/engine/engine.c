@@ -21,6 +21,7 @@
 
 PG_FUNCTION_INFO_V1(apikeys_engine_stats);
 PG_FUNCTION_INFO_V1(apikeys_engine_flush);
+PG_FUNCTION_INFO_V1(apikeys_engine_verdicts);
 PG_FUNCTION_INFO_V1(apikeys_engine_maintain);
 
 typedef enum StatsColumn
@@ -142,6 +143,27 @@ apikeys_engine_stats(PG_FUNCTION_ARGS)
 	values[STATS_LAUNCHER_ERROR] = CStringGetTextDatum(launcher.last_error);
 	values[STATS_CLOCK_AHEAD] = makeInterval((ClockNow() - ClockWallNow()) / 1000);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/* Returns how many verdicts there were of each code; SQL: verdict_counts. */
+Datum
+apikeys_engine_verdicts(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	DirectoryStatistics queue;
+
+	EngineRequirePreload();
+	(void) DirectoryStatisticsGet(&queue);
+	InitMaterializedSRF(fcinfo, 0);
+	for (int code = 0; code < VERDICT_CODES; code++)
+	{
+		Datum values[2] = {CStringGetTextDatum(VerdictName(code)),
+						   Int64GetDatum(queue.counters[QUEUE_VERDICTS + code])};
+		bool nulls[2] = {false, false};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }
 
 /* Waits until all events queued so far are in the tables; SQL: flush. */

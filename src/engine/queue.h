@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "engine/event.h"
+#include "types/verdict.h"
 
 /* What stats() shows besides the state of the ring. */
 typedef enum QueueCounter
@@ -19,10 +20,11 @@ typedef enum QueueCounter
 	QUEUE_QUARANTINED,
 	QUEUE_DROPPED,	  /* denied requests for which there was no room */
 	QUEUE_UNRECORDED, /* admitted ones, with apikeys.on_overload = allow */
-	QUEUE_OVERLOADED  /* verdicts */
+	QUEUE_OVERLOADED, /* verdicts */
+	QUEUE_VERDICTS	  /* those with the first code; the other codes follow */
 } QueueCounter;
 
-#define QUEUE_COUNTERS (QUEUE_OVERLOADED + 1)
+#define QUEUE_COUNTERS (QUEUE_VERDICTS + VERDICT_CODES)
 
 extern int QueueSize;	 /* setting apikeys.queue_size, kB */
 extern int QueueTimeout; /* setting apikeys.queue_timeout, milliseconds */

@@ -11,6 +11,7 @@
 #include "pure/ring.h"
 
 #define ADDRESSSET_PLACES 8
+#define ADDRESSSET_ENDPOINT_MAX 95 /* bytes */
 
 /*
  * Whose failures are counted together.  Made by AddressSubjectSet alone, so
@@ -36,7 +37,9 @@ typedef struct AddressEntry
 	uint32 window;	 /* of the ring */
 	uint32 failures; /* that led to the block */
 	bool recorded;	 /* the block is on record */
-	int64 failed_at; /* the latest failure: nanoseconds, engine time */
+	uint8 endpoint_len;
+	char endpoint[ADDRESSSET_ENDPOINT_MAX]; /* of the latest failure */
+	int64 failed_at;						/* its time: nanoseconds, engine time */
 	int64 blocked_at;
 	int64 blocked_until; /* 0: never was */
 	Ring ring;			 /* failures in the trailing window */

@@ -25,6 +25,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -35,6 +36,7 @@
 #include "pure/limittext.h"
 #include "pure/pattern.h"
 #include "request/block.h"
+#include "request/record.h"
 #include "tables/rulecache.h"
 #include "types/verdict.h"
 
@@ -69,6 +71,7 @@ static int recorded_count;
 static uint64 blocks_seen = 0; /* all of the first so many are on record, or are over */
 static uint64 blocks_found;	   /* the same once the open transaction has committed */
 
+PG_FUNCTION_INFO_V1(apikeys_block_failing);
 PG_FUNCTION_INFO_V1(apikeys_block_list);
 PG_FUNCTION_INFO_V1(apikeys_block_lift);
 
@@ -246,13 +249,16 @@ BlockApplies(const inet *ip, int64 *ends_after)
 }
 
 /*
- * Counts a text from the address (NULL: from none) that is no key.  False: the
- * address was blocked meanwhile, by failures in other sessions; *ends_after is
- * how long that lasts.
+ * Counts a request whose text is no key as a failure of its address, if it has
+ * one.  False: the address was blocked meanwhile, by failures in other
+ * sessions; *ends_after is how long that lasts.
  */
 bool
-BlockCountFailure(const inet *ip, int64 *ends_after)
+BlockCountFailure(const Request *request, int64 *ends_after)
 {
+	const inet *ip = request->ip;
+	char endpoint[ADDRESSSET_ENDPOINT_MAX];
+	int endpoint_len = 0;
 	AddressBlock block;
 	FailureRules rules = {failure_limit.cap, failure_limit.window, BlockDuration * NS_PER_SECOND};
 	PatternAddress address;
@@ -263,7 +269,9 @@ BlockCountFailure(const inet *ip, int64 *ends_after)
 	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
 	if (isTrusted(&address))
 		return true;
-	outcome = AddressFail(&address, &rules);
+	if (request->endpoint)
+		endpoint_len = RecordEndpoint(request->endpoint, endpoint, sizeof(endpoint));
+	outcome = AddressFail(&address, &rules, endpoint, endpoint_len);
 	if (outcome == ADDRESS_BLOCKED_NOW && !RecoveryInProgress())
 		DirectoryAskForNotices();
 	if (outcome != ADDRESS_WAS_BLOCKED)
@@ -349,6 +357,32 @@ apikeys_block_list(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	while (failure_limit.cap != 0 && AddressNextBlock(&position, &block))
 		putBlock((ReturnSetInfo *) fcinfo->resultinfo, &block);
+	return (Datum) 0;
+}
+
+/*
+ * Lists the addresses that have failed and are not blocked; SQL:
+ * failed_addresses.
+ */
+Datum
+apikeys_block_failing(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	uint32 position = 0;
+	AddressFailures failures;
+
+	InitMaterializedSRF(fcinfo, 0);
+	while (AddressNextFailing(&position, &failures))
+	{
+		Datum values[4] = {
+			InetPGetDatum(formNetwork(&failures.network)), Int64GetDatum((int64) failures.count),
+			TimestampTzGetDatum(ClockTimestamp(failures.failed_at)),
+			PointerGetDatum(cstring_to_text_with_len(failures.endpoint, failures.endpoint_len))};
+		bool nulls[4] = {false, false, false, failures.endpoint_len == 0};
+
+		CHECK_FOR_INTERRUPTS();
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
 	return (Datum) 0;
 }
 

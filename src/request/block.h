@@ -11,6 +11,8 @@
 #include "utils/guc.h"
 #include "utils/inet.h"
 
+#include "request/request.h"
+
 extern char *BlockFailures; /* setting apikeys.ip_failures */
 extern int BlockDuration;	/* setting apikeys.ip_block_duration, seconds */
 extern char *BlockTrusted;	/* setting apikeys.ip_trusted */
@@ -29,7 +31,7 @@ typedef enum BlockAnswer
 } BlockAnswer;
 
 extern BlockAnswer BlockApplies(const inet *ip, int64 *ends_after);
-extern bool BlockCountFailure(const inet *ip, int64 *ends_after);
+extern bool BlockCountFailure(const Request *request, int64 *ends_after);
 extern BlockAnswer BlockExplain(const inet *ip, StringInfo detail);
 
 /* The writer's side. */

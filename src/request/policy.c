@@ -302,7 +302,7 @@ decideNow(Lookup *lookup, const Request *request, KeyRow *row, Verdict *verdict)
 		return false;
 	if (!found)
 	{
-		if (!BlockCountFailure(request->ip, &verdict->retry_after))
+		if (!BlockCountFailure(request, &verdict->retry_after))
 			verdict->code = VERDICT_IP_BLOCKED;
 		else
 			verdict->code = request->presented ? VERDICT_INVALID : VERDICT_MISSING;

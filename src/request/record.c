@@ -65,40 +65,37 @@ int RecordOnOverload = OVERLOAD_DENY;
 bool RecordQueryString = false;
 
 /*
- * Appends a text to the event, at most max bytes in whole characters; returns
- * how many bytes it took.
+ * Copies at most max bytes of a text, in whole characters; returns how many.
  */
-static uint16
-addText(Event *event, uint32 *size, const char *value, int len, int max)
+static int
+putText(char *out, const char *value, int len, int max)
 {
 	if (len > max)
 		len = pg_mbcliplen(value, len, max);
-	memcpy((char *) event + *size, value, len);
-	*size += len;
+	memcpy(out, value, len);
 	return len;
 }
 
 /*
- * Appends a text that the client has sent, as addText does, with the hints of
+ * Copies a text that the client has sent, as putText does, with the hints of
  * the keys that are in it in their place.  A key text that the cut would
  * shorten is found, too.
  */
-static uint16
-addSentText(Event *event, uint32 *size, const char *value, int len, int max)
+static int
+putSentText(char *out, const char *value, int len, int max)
 {
 	size_t body;
 	size_t body_len;
-	uint16 added;
 	char *copy;
 
 	if (likely(!KeyTextFind(value, Min(len, max + KEYTEXT_MAX), 0, &body, &body_len)))
-		return addText(event, size, value, len, max);
+		return putText(out, value, len, max);
 	len = Min(len, REDACTED_MAX);
 	copy = pnstrdup(value, len);
 	len = KeyTextRedact(copy, len, GetDatabaseEncoding() == PG_UTF8);
-	added = addText(event, size, copy, len, max);
+	len = putText(out, copy, len, max);
 	pfree(copy);
-	return added;
+	return len;
 }
 
 /*
@@ -116,25 +113,37 @@ pathLength(const char *endpoint, int len)
 	return end ? end - endpoint : len;
 }
 
-/* Appends an endpoint to the event. */
-static void
-addEndpoint(Event *event, uint32 *size, const text *endpoint)
+/*
+ * Writes an endpoint in the form that is stored, at most max bytes; returns how
+ * many.
+ */
+int
+RecordEndpoint(const text *endpoint, char *out, int max)
 {
 	const char *value = VARDATA_ANY(endpoint);
 	int len = VARSIZE_ANY_EXHDR(endpoint);
 
 	if (!RecordQueryString)
 		len = pathLength(value, Min(len, REDACTED_MAX));
+	return putSentText(out, value, len, max);
+}
+
+/* Appends an endpoint to the event. */
+static void
+addEndpoint(Event *event, uint32 *size, const text *endpoint)
+{
 	event->has_endpoint = true;
-	event->endpoint_len = addSentText(event, size, value, len, EVENT_ENDPOINT_MAX);
+	event->endpoint_len = RecordEndpoint(endpoint, (char *) event + *size, EVENT_ENDPOINT_MAX);
+	*size += event->endpoint_len;
 }
 
 /* Appends a product to the event. */
 static void
 addProduct(Event *event, uint32 *size, const text *product)
 {
-	event->product_len = addSentText(event, size, VARDATA_ANY(product), VARSIZE_ANY_EXHDR(product),
-									 EVENT_PRODUCT_MAX);
+	event->product_len = putSentText((char *) event + *size, VARDATA_ANY(product),
+									 VARSIZE_ANY_EXHDR(product), EVENT_PRODUCT_MAX);
+	*size += event->product_len;
 }
 
 /*
@@ -197,8 +206,9 @@ makeEvent(Event *event, const Request *request, const KeyRow *row)
 	}
 	if (request->endpoint)
 		addEndpoint(event, &size, request->endpoint);
-	event->category_len = addText(event, &size, VARDATA_ANY(row->category),
+	event->category_len = putText((char *) event + size, VARDATA_ANY(row->category),
 								  VARSIZE_ANY_EXHDR(row->category), EVENT_CATEGORY_MAX);
+	size += event->category_len;
 	if (request->product)
 		addProduct(event, &size, request->product);
 	event->size = MAXALIGN(size);

@@ -33,6 +33,7 @@ extern int RecordOnOverload; /* setting apikeys.on_overload, an OnOverload */
 /* setting apikeys.log_query_string */
 extern bool RecordQueryString;
 
+extern int RecordEndpoint(const text *endpoint, char *out, int max);
 extern Recorded RecordRequest(const Lookup *lookup, const Request *request, const KeyRow *row,
 							  bool first_use_locked, Verdict *verdict, Call *call);
 

@@ -89,17 +89,21 @@ decide(const Request *request, Lookup *lookup, KeyRow *row, Verdict *verdict, Ca
 		VerdictSetOverloaded(verdict);
 }
 
-/* Finishes a verdict: it is overloaded if its event is not durable in time. */
+/*
+ * Finishes a verdict: it is overloaded if its event is not durable in time.
+ * Counts it, unless its event does.
+ */
 static void
 finishVerdict(Verdict *verdict)
 {
 	if (verdict->durable_at != 0 && !QueueWaitDurable(verdict->durable_at, DEADLINE_NOW))
 		VerdictSetOverloaded(verdict);
+	if (verdict->recorded && verdict->code != VERDICT_OVERLOADED)
+		return;		   /* the writer counts it */
+	DirectoryAttach(); /* a call that has named no key has no queue yet */
+	QueueCount(QUEUE_VERDICTS + verdict->code, 1);
 	if (verdict->code == VERDICT_OVERLOADED)
-	{
-		DirectoryAttach(); /* a call that could not lock the tables has no queue yet */
 		QueueCount(QUEUE_OVERLOADED, 1);
-	}
 }
 
 /*

@@ -32,6 +32,25 @@ COMMENT ON COLUMN apikeys.address_block_list.until IS 'When it ends; NULL: never
 COMMENT ON COLUMN apikeys.address_block_list.failures IS
 'The number of verdicts invalid and missing that led to it; NULL: it was made by hand.';
 
+CREATE FUNCTION apikeys_internal.failed_addresses(OUT network cidr, OUT failures bigint, OUT failed_at timestamptz, OUT endpoint text)
+RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apikeys_block_failing';
+COMMENT ON FUNCTION apikeys_internal.failed_addresses() IS
+'The addresses of this database that have failed and are not blocked; none if the library is not preloaded. Part of the view '
+'failing_addresses.';
+
+CREATE VIEW apikeys.failing_addresses WITH (security_barrier) AS
+SELECT f.network, f.failures, f.failed_at, f.endpoint
+FROM apikeys_internal.failed_addresses() AS f WHERE (SELECT apikeys_internal.reaches_all(false));
+COMMENT ON VIEW apikeys.failing_addresses IS
+'Client addresses whose requests had no key or an unknown one, within the window of apikeys.ip_failures, and that are not blocked: '
+'who guesses slowly, or has deployed a wrong key. Those of trusted addresses are not counted.';
+COMMENT ON COLUMN apikeys.failing_addresses.network IS 'An IPv4 address, or a /64 of IPv6.';
+COMMENT ON COLUMN apikeys.failing_addresses.failures IS 'How many of its requests failed within the window.';
+COMMENT ON COLUMN apikeys.failing_addresses.failed_at IS 'Time of the latest of them.';
+COMMENT ON COLUMN apikeys.failing_addresses.endpoint IS
+'What it asked for, in the form of the log and cut to 95 bytes; NULL: the request did not say.';
+
 CREATE FUNCTION apikeys_internal.record_block(network cidr, failures bigint, until timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC

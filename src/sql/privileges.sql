@@ -84,7 +84,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.key_facts(text, inet)
 TO apikeys_verifier, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.report_leak(jsonb, boolean), apikeys.key_patterns() TO apikeys_admin, apikeys_scanner;
-GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.verdict_counts(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text),
@@ -103,7 +103,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys_internal.reaches_all(boolean), apikeys_internal.reached_accounts(boolean), apikeys_internal.acts_as_admin(), apikeys_internal.wall_clock(),
     apikeys_internal.key_state(boolean, boolean, boolean, boolean, timestamptz, timestamptz), apikeys_internal.limits_used(bigint)
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
-GRANT EXECUTE ON FUNCTION apikeys_internal.automatic_blocks() TO apikeys_admin, apikeys_auditor;
+GRANT EXECUTE ON FUNCTION apikeys_internal.automatic_blocks(), apikeys_internal.failed_addresses() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION
     apikeys_internal.domains_are_valid(text[]), apikeys_internal.has_text(text), apikeys_internal.hash_rule_is_known(text)
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
@@ -197,7 +197,7 @@ GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.
 GRANT UPDATE, DELETE ON apikeys.plan, apikeys.tier, apikeys.product TO apikeys_admin;
 GRANT DELETE ON apikeys.member TO apikeys_admin;
 GRANT SELECT ON apikeys.upgrade_list TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
-GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list TO apikeys_admin, apikeys_auditor;
+GRANT SELECT ON apikeys.upgrade_queue, apikeys.address_block_list, apikeys.failing_addresses TO apikeys_admin, apikeys_auditor;
 -- Owners see what was changed, granted and reset of theirs: the policies below.
 GRANT SELECT ON apikeys.audit_log, apikeys.adjustment TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT UPDATE, DELETE ON apikeys.upgrade_rule TO apikeys_admin;

@@ -16,6 +16,13 @@ COMMENT ON FUNCTION apikeys.stats() IS
 'last error, and how far the clock by which limits are counted is ahead of the wall clock (negative: behind), because '
 'that was set since the server started. Errors: 55000 not preloaded.';
 
+CREATE FUNCTION apikeys.verdict_counts(OUT code text, OUT verdicts bigint) RETURNS SETOF record
+LANGUAGE C VOLATILE PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'apikeys_engine_verdicts';
+COMMENT ON FUNCTION apikeys.verdict_counts() IS
+'How many verdicts of each code verify, verify_many and begin_as have given in this database since the server started, also those of which '
+'there is no record: missing, invalid, ip_blocked, overloaded. Recorded ones are counted as they are written. '
+'Errors: 55000 not preloaded.';
+
 CREATE FUNCTION apikeys.flush() RETURNS boolean
 LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'apikeys_engine_flush';
 COMMENT ON FUNCTION apikeys.flush() IS

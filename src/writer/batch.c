@@ -457,6 +457,8 @@ BatchRetire(const Batch *batch)
 			MeterRetire(event->account_meter, false);
 		if (event->kind != EVENT_RISES)
 			events++;
+		if (event->kind == EVENT_REQUEST)
+			QueueCount(QUEUE_VERDICTS + event->code, 1);
 	}
 	return events;
 }
