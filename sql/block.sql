@@ -55,6 +55,7 @@ SELECT pg_temp.ask('good', '2001:db8:0:1:ffff::'), pg_temp.ask('good', '2001:db8
 SELECT network, automatic, reason, lasts, failures FROM pg_temp.blocked;
 
 -- Below the block, failures leave a trace: the address with what it asked for last, and a count by code.
+SELECT apikeys.flush();
 CREATE TEMP TABLE counted AS SELECT * FROM apikeys.verdict_counts();
 SELECT code FROM apikeys.verify('no key', '/first', '198.51.100.7');
 SELECT v.code FROM unnest('{no key,NULL,good}'::text[]) WITH ORDINALITY AS k (text, n), LATERAL apikeys.verify(k.text, '/v1/items?token=x&n=' || k.n, '198.51.100.7') AS v;

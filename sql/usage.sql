@@ -212,6 +212,15 @@ INSERT INTO apikeys.usage_bucket SELECT 'k', id('series'), v.* FROM (VALUES
     ('2031-03-30 01:00Z', 20, 0, 20, 0, 0), ('2031-03-30 21:55Z', 30, 0, 30, 0, 0), ('2031-03-30 22:00Z', 40, 0, 40, 0, 0)) AS v;
 -- Empty steps, and both ends: a step is whole.
 SELECT * FROM apikeys.usage_series(id('series'), '2031-01-31 20:10Z', '2031-01-31 23:30Z', '1 hour');
+BEGIN;
+INSERT INTO apikeys.usage_bucket SELECT 'a', k.account_id, b.bucket, b.admitted, b.denied, b.units, b.errors, b.credits
+FROM apikeys.usage_bucket AS b JOIN apikeys.key AS k ON b.subject = 'k' AND b.subject_id = k.key_id WHERE k.key_id = id('series');
+SELECT a.*, a = s AS same
+FROM apikeys.account_usage_series((SELECT a.name FROM apikeys.account AS a JOIN apikeys.key AS k USING (account_id) WHERE k.key_id = id('series')), '2031-01-31 20:10Z', '2031-01-31 23:30Z', '1 hour') AS a
+JOIN apikeys.usage_series(id('series'), '2031-01-31 20:10Z', '2031-01-31 23:30Z', '1 hour') AS s USING (at) ORDER BY at;
+SELECT sum(s.units) = (SELECT sum(units) FROM apikeys.usage_bucket WHERE subject = 'a' AND bucket >= '2031-01-01Z' AND bucket < '2032-01-01Z') AS all_units, count(*)
+FROM apikeys.total_usage_series('2031-01-01Z', '2032-01-01Z', '1 day') AS s;
+ROLLBACK;
 SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-01-31 22:00Z', '2031-01-31 23:00Z', '1 hour');
 SELECT at, admitted FROM apikeys.usage_series(id('series'), '2031-03-30 00:50Z', '2031-03-30 01:05Z', '5 minutes');
 -- A step shorter than what is stored.
@@ -281,7 +290,9 @@ SELECT f.code, f.message FROM (VALUES
     (11, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '1 hour', NULL)$$),
     (12, $$SELECT * FROM apikeys.usage_series(1, '2031-01-01Z', '2031-01-02Z', '1 hour')$$),
     (13, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', 'infinity', '1 hour')$$),
-    (14, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '7 hours')$$)
+    (14, $$SELECT * FROM apikeys.usage_series(id('series'), '2031-01-01Z', '2031-01-02Z', '7 hours')$$),
+    (15, $$SELECT * FROM apikeys.account_usage_series('nobody', '2031-01-01Z', '2031-01-02Z', '1 hour')$$),
+    (16, $$SELECT * FROM apikeys.total_usage_series('2031-01-01Z', '2031-01-02Z', '7 hours')$$)
 ) AS t(n, statement), pg_temp.failure(statement) AS f ORDER BY n;
 
 --

@@ -88,6 +88,8 @@ GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.verdict_counts(), apikeys.che
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;
 GRANT EXECUTE ON FUNCTION
     apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text),
+    apikeys.account_usage_series(text, timestamptz, timestamptz, interval, text),
+    apikeys.total_usage_series(timestamptz, timestamptz, interval, text),
     apikeys.usage_report(timestamptz, timestamptz, text[], interval, text, text, bigint),
     apikeys.log_report(timestamptz, timestamptz, text[], interval, text, text, bigint)
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;

@@ -118,24 +118,44 @@ $$;
 COMMENT ON FUNCTION apikeys_internal.series_steps(timestamptz, timestamptz, interval, text) IS
 'The whole steps of a series from the one that holds since to the one before until. Errors: 22023, 54000.';
 
+-- The steps follow each other without a gap, so the step that a bucket begins in is found by where they begin.
+CREATE FUNCTION apikeys_internal.usage_by_step(
+    kind "char", subjects bigint[], since timestamptz, until timestamptz, step interval, time_zone text,
+    OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off
+AS $$
+DECLARE
+    starts timestamptz[];
+    ends   timestamptz;
+BEGIN
+    SELECT array_agg(s.starts_at ORDER BY s.starts_at), max(s.ends_at) INTO starts, ends FROM apikeys_internal.series_steps(since, until, step, time_zone) AS s;
+    RETURN QUERY
+        SELECT s.starts_at, least(coalesce(u.admitted, 0), 9223372036854775807)::bigint, least(coalesce(u.denied, 0), 9223372036854775807)::bigint,
+               least(coalesce(u.units, 0), 9223372036854775807)::bigint, least(coalesce(u.errors, 0), 9223372036854775807)::bigint,
+               least(coalesce(u.credits, 0), 9223372036854775807)::bigint
+        FROM unnest(starts) WITH ORDINALITY AS s (starts_at, place)
+        LEFT JOIN (SELECT width_bucket(b.bucket, starts), sum(b.admitted), sum(b.denied), sum(b.units), sum(b.errors), sum(b.credits)
+                   FROM apikeys.usage_bucket AS b
+                   WHERE b.subject = kind AND (subjects IS NULL OR b.subject_id = ANY (subjects)) AND b.bucket >= starts[1] AND b.bucket < ends
+                   GROUP BY 1) AS u (place, admitted, denied, units, errors, credits) ON u.place = s.place
+        ORDER BY s.place;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.usage_by_step("char", bigint[], timestamptz, timestamptz, interval, text) IS
+'Usage over time of keys (k) or accounts (a) together; NULL: of all of them. See usage_series. Errors: 22023, 54000.';
+
 CREATE FUNCTION apikeys.usage_series(
     key_id bigint, since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
     OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
 ) RETURNS SETOF record
-LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     listed apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
-    RETURN QUERY
-        SELECT s.starts_at, u.admitted, u.denied, u.units, u.errors, u.credits
-        FROM apikeys_internal.series_steps(since, until, step, time_zone) AS s,
-             LATERAL (SELECT least(coalesce(sum(b.admitted), 0), 9223372036854775807)::bigint, least(coalesce(sum(b.denied), 0), 9223372036854775807)::bigint, least(coalesce(sum(b.units), 0), 9223372036854775807)::bigint,
-                             least(coalesce(sum(b.errors), 0), 9223372036854775807)::bigint, least(coalesce(sum(b.credits), 0), 9223372036854775807)::bigint
-                      FROM apikeys.usage_bucket AS b
-                      WHERE b.subject = 'k' AND b.subject_id = listed.key_id AND b.bucket >= s.starts_at AND b.bucket < s.ends_at
-             ) AS u(admitted, denied, units, errors, credits)
-        ORDER BY s.starts_at;
+    RETURN QUERY SELECT u.* FROM apikeys_internal.usage_by_step('k', ARRAY[listed.key_id], since, until, step, time_zone) AS u;
 END
 $$;
 COMMENT ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, interval, text) IS
@@ -147,6 +167,38 @@ COMMENT ON FUNCTION apikeys.usage_series(bigint, timestamptz, timestamptz, inter
 'change a step is longer or shorter, and an hour that comes twice is two steps. Usage is stored in steps of 5 minutes for 2 days, then of hours, and after 90 '
 'days of days (UTC); a stored step counts in the step in which it begins. Errors: P0002 unknown key; 22023 since '
 'not before until, not finite, step not positive, mixed or no part of a day, unknown time zone; 54000 more than 100000 steps.';
+
+CREATE FUNCTION apikeys.account_usage_series(
+    account text, since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
+    OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    owner apikeys.account := apikeys_internal.get_account(account, false);
+BEGIN
+    RETURN QUERY SELECT u.* FROM apikeys_internal.usage_by_step('a', ARRAY[owner.account_id], since, until, step, time_zone) AS u;
+END
+$$;
+COMMENT ON FUNCTION apikeys.account_usage_series(text, timestamptz, timestamptz, interval, text) IS
+'Usage over time of all keys of an account together; arguments and columns as in usage_series. Errors: P0002 unknown account; 22023, 54000 as '
+'usage_series.';
+
+CREATE FUNCTION apikeys.total_usage_series(
+    since timestamptz, until timestamptz, step interval, time_zone text = 'UTC',
+    OUT at timestamptz, OUT admitted bigint, OUT denied bigint, OUT units bigint, OUT errors bigint, OUT credits bigint
+) RETURNS SETOF record
+LANGUAGE plpgsql STABLE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    accounts bigint[] := CASE WHEN NOT apikeys_internal.reaches_all(false) THEN apikeys_internal.reached_accounts(false) END;
+BEGIN
+    PERFORM apikeys_internal.require_reach();
+    RETURN QUERY SELECT u.* FROM apikeys_internal.usage_by_step('a', accounts, since, until, step, time_zone) AS u;
+END
+$$;
+COMMENT ON FUNCTION apikeys.total_usage_series(timestamptz, timestamptz, interval, text) IS
+'Usage over time of all accounts within reach together; arguments and columns as in usage_series. Errors: 22023, 54000 as usage_series.';
 
 CREATE FUNCTION apikeys_internal.check_meters(
     OUT subject "char", OUT subject_id bigint, OUT what text, OUT expected bigint, OUT found bigint

@@ -103,7 +103,7 @@ my @calls = (
         q{SELECT apikeys.explain_key(2002)}, q{SELECT * FROM apikeys.key_limits(2002)}, q{SELECT * FROM apikeys.account_limits('account 3')},
         q{SELECT * FROM apikeys.account_keys('account 3')}, q{SELECT apikeys.find_keys('{"account": "account 3"}')}, q{SELECT apikeys.find_keys('{"id": 2002}')},
         q{SELECT apikeys.find_keys('{"alias": "alias 2002"}', rows => 10)}, q{SELECT apikeys.deactivate_key(2002); SELECT apikeys.archive_key(2002); SELECT apikeys.unarchive_key(2002)}, q{SELECT apikeys.assign_product(2002, 'routes'); SELECT apikeys.assign_product(2002, 'tiles'); SELECT apikeys.unassign_product(2002, 'tiles')},
-        qq{SELECT * FROM apikeys.usage_series(2002, $since, '1 hour')}, qq{SELECT * FROM apikeys.usage_report($since, only_key => 2002)},
+        qq{SELECT * FROM apikeys.usage_series(2002, $since, '1 hour')}, qq{SELECT * FROM apikeys.account_usage_series('account 3', $since, '1 hour')}, qq{SELECT * FROM apikeys.usage_report($since, only_key => 2002)},
         qq{SELECT * FROM apikeys.usage_report($since, '{key,product}', '1 day', only_account => 'account 3')},
         qq{SELECT * FROM apikeys.log_report($since, '{endpoint}', only_key => 2002)}, qq{SELECT * FROM apikeys.log_report($since, '{code}', only_account => 'account 3')},
         q{SELECT apikeys.log_page('{"key_id": 2002}')}, q{SELECT apikeys.log_page('{"account": "account 3", "status": "2xx"}', (SELECT id FROM request))},
