@@ -111,7 +111,7 @@ SELECT f.* FROM (VALUES
     (1, '$${"account": "nobody"}$$'), (2, '$${"key_id": 4}$$'), (3, '$${"alias": "web"}$$'), (4, '$${"code": 5}$$'), (5, '$${"ip": "here"}$$'),
     (6, '$${"since": "soon"}$$'), (7, '$${"status": "6xx"}$$'), (8, '$${"status": 600}$$'), (9, '$$[]$$'), (10, 'NULL'),
     (11, '$${}$$, NULL, 0'), (12, '$${}$$, NULL, 1001'), (13, '$${}$$, NULL, NULL'), (14, '$${}$$, $$00000000-0000-0000-0000-000000000000$$'),
-    (15, '$${"min_duration_ms": -1}$$'), (16, '$${"previous": 1}$$'), (17, '$${"until": "2026-13-01"}$$')
+    (15, '$${"min_duration_ms": -1}$$'), (16, '$${"previous": 1}$$'), (17, '$${"until": "2026-13-01"}$$'), (18, $$jsonb_build_object('endpoint', repeat('x', 65536))$$), (19, $$jsonb_build_object('code', array_fill('valid'::text, ARRAY[1001]))$$)
 ) AS t (n, arguments), pg_temp.failure(format('SELECT apikeys.log_page(%s)', t.arguments)) AS f ORDER BY t.n;
 
 --

@@ -46,6 +46,8 @@ DECLARE
 BEGIN
     IF coalesce(jsonb_typeof(filter), '') <> 'object' THEN
         PERFORM apikeys_internal.refuse('22023', 'filter', 'a filter must be a JSON object');
+    ELSIF octet_length(filter::text) > 65536 THEN
+        PERFORM apikeys_internal.refuse('22023', 'filter', 'a filter must not have more than 64 kB');
     END IF;
     filter := jsonb_strip_nulls(filter);
     FOR member IN
@@ -60,6 +62,9 @@ BEGIN
             filter := jsonb_set(filter, ARRAY[member.name], member.value);
         END IF;
         PERFORM apikeys_internal.check_member(member.place, member.value, member.type_name, false);
+        IF member.type_name = 'text[]' AND jsonb_array_length(member.value) > 1000 THEN
+            PERFORM apikeys_internal.refuse('22023', member.place, format('%s must not have more than 1000 elements', member.name));
+        END IF;
         BEGIN
             PERFORM CASE member.type_name
                         WHEN 'inet' THEN (member.value #>> '{}')::inet IS NULL
