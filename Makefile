@@ -144,6 +144,7 @@ REGRESS = \
 	upgrade_request \
 	notice \
 	outbox \
+	owner_limits \
 	erasure \
 	analytics \
 	logpage \
@@ -159,7 +160,7 @@ REGRESS = \
 	import
 REGRESS_OPTS = --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED = verify block usage adjustment import
+REGRESS_PRELOADED = verify block usage adjustment import owner_limits
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.

@@ -130,7 +130,7 @@ SELECT n, f.* FROM (VALUES
 -- Managers change what they may change by UPDATE, and products and lifetimes; admins everything.
 SELECT array_agg(m ORDER BY m COLLATE "C") = (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE "C") FROM pg_attribute AS a
        WHERE a.attrelid = 'apikeys.key'::regclass AND has_column_privilege('apikeys_admin', a.attrelid, a.attnum, 'UPDATE')) AS as_granted
-FROM unnest('{alias,category,active,expires_at,tier,limits,allowed_domains,allowed_ips,scopes,billing_type,metadata}'::text[]) AS t (m);
+FROM unnest('{alias,category,active,expires_at,tier,limits,owner_limits,allowed_domains,allowed_ips,scopes,billing_type,metadata}'::text[]) AS t (m);
 CREATE ROLE regress_clerk IN ROLE apikeys_manager;
 SELECT role FROM apikeys.add_member('regress_clerk', 'acme');
 SELECT pg_temp.id('web') AS web \gset

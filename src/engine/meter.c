@@ -113,13 +113,13 @@ usedOf(MeterShared *meter, const UsageLimit *limit, int64 now)
 }
 
 /*
- * Returns a cap with what is granted on top, as far as the type limits reaches:
- * a ring can count no more.
+ * Returns the cap that decides: with what is granted on top, as far as the
+ * owner's cap allows and the type limits reaches (a ring can count no more).
  */
 int64
 MeterCap(const UsageLimit *limit, int64 granted)
 {
-	return Min(limit->cap + granted,
+	return Min(Min(limit->cap + granted, limit->ceiling),
 			   limit->window == LIMIT_WINDOW_TOTAL ? LIMIT_CAP_TOTAL_MAX : LIMIT_CAP_MAX);
 }
 
@@ -135,7 +135,7 @@ grantedOf(const MeterShared *meter, const UsageLimit *limit)
 	return 0;
 }
 
-/* Returns the limit with what is granted on top; the mutex is held. */
+/* Returns the limit with the cap that decides; the mutex is held. */
 static inline UsageLimit
 grantedLimit(const MeterShared *meter, const UsageLimit *limit)
 {
@@ -143,6 +143,8 @@ grantedLimit(const MeterShared *meter, const UsageLimit *limit)
 
 	if (unlikely(meter->adjusted_until != METER_FOR_EVER))
 		granted.cap = MeterCap(limit, grantedOf(meter, limit));
+	else
+		granted.cap = Min(limit->cap, limit->ceiling);
 	return granted;
 }
 
@@ -325,8 +327,13 @@ retryUngranted(MeterShared *meter, const LimitSet *limits, uint32 units, MeterDe
 		decision->at + decision->retry_after < meter->adjusted_until)
 		return;
 	for (int i = 0; i < limits->count; i++)
+	{
+		UsageLimit limit = limits->limits[i];
+
+		limit.cap = MeterCap(&limit, 0);
 		decision->retry_after =
-			later(decision->retry_after, roomAfter(meter, &limits->limits[i], units, decision->at));
+			later(decision->retry_after, roomAfter(meter, &limit, units, decision->at));
+	}
 }
 
 static void

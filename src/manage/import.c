@@ -72,6 +72,7 @@ static const Member members[] = {
 	{"category", MEMBER_STRING, "key.category"},
 	{"tier", MEMBER_STRING, "key.tier"},
 	{"limits", MEMBER_STRING, NULL},
+	{"owner_limits", MEMBER_STRING, NULL},
 	{"lifetime", MEMBER_STRING, NULL},
 	{"expires_at", MEMBER_STRING, NULL},
 	{"products", MEMBER_LIST, "key.products"},

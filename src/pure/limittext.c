@@ -237,8 +237,46 @@ LimitSetAdd(LimitSet *set, int64 cap, uint32 window, char *error)
 	memmove(&set->limits[place + 1], &set->limits[place],
 			(set->count - place) * sizeof(UsageLimit));
 	set->limits[place].cap = cap;
+	set->limits[place].ceiling = LIMIT_NO_CEILING;
 	set->limits[place].window = window;
 	set->count++;
+	return true;
+}
+
+/* Returns the limit of a set on a window; NULL: none. */
+static UsageLimit *
+findLimit(LimitSet *set, uint32 window)
+{
+	for (int i = 0; i < set->count; i++)
+		if (set->limits[i].window == window)
+			return &set->limits[i];
+	return NULL;
+}
+
+/*
+ * Lowers the limits of a set by those of its owner: of each window the smaller
+ * cap decides, and a window that the owner alone has is added.  False: these
+ * are more windows than a set can have; then the set allows nothing.
+ */
+bool
+LimitSetLower(LimitSet *set, const LimitSet *owner)
+{
+	char error[LIMITTEXT_ERROR_MAX];
+
+	for (int i = 0; i < owner->count; i++)
+	{
+		const UsageLimit *lower = &owner->limits[i];
+		UsageLimit *limit = findLimit(set, lower->window);
+
+		if (limit == NULL && LimitSetAdd(set, lower->cap, lower->window, error))
+			limit = findLimit(set, lower->window);
+		if (limit == NULL)
+		{
+			*set = (LimitSet){.count = 1, .limits = {{.window = LIMIT_WINDOW_TOTAL}}};
+			return false;
+		}
+		limit->ceiling = lower->cap;
+	}
 	return true;
 }
 

@@ -13,9 +13,12 @@
 #define LIMIT_CAP_MAX ((int64) PG_UINT32_MAX)
 #define LIMIT_CAP_TOTAL_MAX ((INT64CONST(1) << 53) - 1)
 
+#define LIMIT_NO_CEILING PG_INT64_MAX
+
 typedef struct UsageLimit
 {
 	int64 cap;	   /* units */
+	int64 ceiling; /* which holds whatever is granted: the owner's cap */
 	uint32 window; /* seconds, or LIMIT_WINDOW_TOTAL */
 } UsageLimit;
 
@@ -33,6 +36,7 @@ typedef struct LimitSet
 extern bool LimitTextParse(const char *text, size_t len, LimitSet *set, char *error);
 extern size_t LimitTextFormat(const LimitSet *set, char *out);
 extern bool LimitSetAdd(LimitSet *set, int64 cap, uint32 window, char *error);
+extern bool LimitSetLower(LimitSet *set, const LimitSet *owner);
 extern bool LimitCapParse(const char *text, size_t len, int64 *cap, char *error);
 extern bool LimitWindowParse(const char *text, size_t len, uint32 *window, char *error);
 extern size_t LimitWindowFormat(uint32 window, char *out);

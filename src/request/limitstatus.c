@@ -68,8 +68,10 @@ statusOf(const UsageLimit *limit, Ring *ring, int64 total, const MeterAdjustment
 		 int64 now)
 {
 	int64 since = MeterUnitsSince(total, adjustment->counts_from);
-	LimitStatus status = {
-		.cap = MeterCap(limit, adjustment->granted), .used = since, .free_at = RING_NEVER};
+	LimitStatus status = {.cap = MeterCap(limit, adjustment->granted),
+						  .granted = adjustment->granted,
+						  .used = since,
+						  .free_at = RING_NEVER};
 
 	if (limit->window != LIMIT_WINDOW_TOTAL)
 	{
@@ -135,10 +137,13 @@ apikeys_usage_limits(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	LimitSet limits;
+	LimitSet owner;
 	LimitStatus statuses[LIMITS_MAX];
 
 	InitMaterializedSRF(fcinfo, 0);
 	LimitsUnpack(PG_GETARG_DATUM(2), &limits);
+	LimitsUnpack(PG_GETARG_DATUM(3), &owner);
+	(void) LimitSetLower(&limits, &owner);
 	LimitStatusRead(CatalogOid(&CatalogKey), (MeterKind) PG_GETARG_CHAR(0), PG_GETARG_INT64(1),
 					&limits, statuses);
 	for (int i = 0; i < limits.count; i++)

@@ -13,7 +13,8 @@
 
 typedef struct LimitStatus
 {
-	int64 cap;	   /* units, with what is granted on top */
+	int64 cap;	   /* units: the cap that decides */
+	int64 granted; /* units on top of the provider's cap */
 	int64 used;	   /* units */
 	int64 free_at; /* engine time when some of them come back, RING_NEVER */
 } LimitStatus;

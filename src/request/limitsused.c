@@ -48,13 +48,19 @@ putName(JsonbParseState **state, JsonbIteratorToken token, const char *name)
 }
 
 static void
-putNumber(JsonbParseState **state, const char *name, int64 number)
+pushNumber(JsonbParseState **state, int64 number)
 {
 	JsonbValue json = {.type = jbvNumeric};
 
 	json.val.numeric = int64_to_numeric(number);
-	putName(state, WJB_KEY, name);
 	pushJsonbValue(state, WJB_VALUE, &json);
+}
+
+static void
+putNumber(JsonbParseState **state, const char *name, int64 number)
+{
+	putName(state, WJB_KEY, name);
+	pushNumber(state, number);
 }
 
 /* Puts an object for each limit.  Texts live as long as the state. */
@@ -74,7 +80,12 @@ putLimits(JsonbParseState **state, const char *subject, const LimitSet *limits,
 		putName(state, WJB_KEY, "window");
 		putName(state, WJB_VALUE, window);
 		putNumber(state, "cap", status->cap);
-		putNumber(state, "granted", status->cap - limits->limits[i].cap);
+		putNumber(state, "granted", status->granted);
+		putName(state, WJB_KEY, "owner_cap");
+		if (limits->limits[i].ceiling == LIMIT_NO_CEILING)
+			pushJsonbValue(state, WJB_VALUE, &(JsonbValue){.type = jbvNull});
+		else
+			pushNumber(state, limits->limits[i].ceiling);
 		putNumber(state, "used", status->used);
 		putNumber(state, "remaining", Max(status->cap - status->used, 0));
 		putName(state, WJB_KEY, "free_at");

@@ -214,6 +214,33 @@ fetchAccount(Lookup *lookup, int64 account_id)
 }
 
 /*
+ * Reads the limits of the key in the slot: its own or its tier's, lowered by
+ * those of its owner.
+ */
+static void
+readLimits(Lookup *lookup, KeyRow *row)
+{
+	LimitSet owner;
+	bool isnull;
+	Datum value = keyColumn(lookup, KEY_LIMITS, &isnull);
+
+	row->limits.count = 0;
+	if (!isnull)
+		LimitsUnpack(value, &row->limits);
+	else
+	{
+		value = keyColumn(lookup, KEY_TIER, &isnull);
+		if (!isnull)
+			lookup->late |= !RuleCacheTierLimits(DatumGetTextPP(value), &row->limits);
+	}
+	value = keyColumn(lookup, KEY_OWNER_LIMITS, &isnull);
+	if (likely(isnull))
+		return;
+	LimitsUnpack(value, &owner);
+	(void) LimitSetLower(&row->limits, &owner);
+}
+
+/*
  * Fills the KeyRow from the row in the key's slot, which has this hint, and its
  * account.  If the look-up gets late, the row is not complete.
  */
@@ -240,16 +267,7 @@ readRow(Lookup *lookup, Hint *hint, KeyRow *row)
 	row->allowed_ips = keyList(lookup, KEY_ALLOWED_IPS);
 	row->scopes = keyList(lookup, KEY_SCOPES);
 
-	row->limits.count = 0;
-	value = keyColumn(lookup, KEY_LIMITS, &isnull);
-	if (!isnull)
-		LimitsUnpack(value, &row->limits);
-	else
-	{
-		value = keyColumn(lookup, KEY_TIER, &isnull);
-		if (!isnull)
-			lookup->late |= !RuleCacheTierLimits(DatumGetTextPP(value), &row->limits);
-	}
+	readLimits(lookup, row);
 
 	/* A foreign key makes sure that it exists; the snapshot is the same. */
 	account_hint = fetchAccount(lookup, row->account_id);

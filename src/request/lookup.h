@@ -39,7 +39,7 @@ typedef struct KeyRow
 	/* where verify notes their meters: METER_NONE, or perhaps out of date */
 	MeterIndex *meter;
 	MeterIndex *account_meter;
-	LimitSet limits;		 /* effective: its own, or its tier's */
+	LimitSet limits;		 /* its own or its tier's, and those of its owner */
 	LimitSet account_limits; /* effective: its own, or its plan's */
 } KeyRow;
 

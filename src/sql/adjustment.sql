@@ -66,7 +66,7 @@ BEGIN
     PERFORM apikeys_internal.try_flush();
     counts_from := apikeys_internal.units_used(subject, subject_id);
     RETURN QUERY
-        SELECT a.* FROM apikeys_internal.limit_status(subject, subject_id, limits) AS l,
+        SELECT a.* FROM apikeys_internal.limit_status(subject, subject_id, limits, '') AS l,
              apikeys_internal.add_adjustment(subject, subject_id, account_id, object_id, l.limit_window, l.used, NULL, counts_from, reason) AS a
         WHERE chosen IS NULL OR l.limit_window = chosen;
 END

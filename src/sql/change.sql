@@ -192,7 +192,7 @@ DECLARE
 BEGIN
     UPDATE apikeys.key AS k
     SET alias = wanted.alias, category = wanted.category, active = wanted.active, expires_at = wanted.expires_at, tier = wanted.tier,
-        limits = wanted.limits, allowed_domains = wanted.allowed_domains, allowed_ips = wanted.allowed_ips, scopes = wanted.scopes,
+        limits = wanted.limits, owner_limits = wanted.owner_limits, allowed_domains = wanted.allowed_domains, allowed_ips = wanted.allowed_ips, scopes = wanted.scopes,
         billing_type = wanted.billing_type, metadata = wanted.metadata
     WHERE k.key_id = wanted.key_id
     RETURNING k.limits INTO stored;
@@ -215,7 +215,7 @@ DECLARE
 BEGIN
     PERFORM apikeys_internal.key_to_change(key_id);
     PERFORM apikeys_internal.check_changes('key', changes, '{
-        alias,category,active,expires_at,lifetime,tier,limits,products,allowed_domains,allowed_ips,scopes,billing_type,metadata}');
+        alias,category,active,expires_at,lifetime,tier,limits,owner_limits,products,allowed_domains,allowed_ips,scopes,billing_type,metadata}');
     IF changes ?| '{tier,limits}' AND NOT apikeys_internal.acts_as_admin() THEN
         PERFORM apikeys_internal.refuse('42501', CASE WHEN changes ? 'tier' THEN 'key.tier' ELSE 'key.limits' END,
                                         'only members of apikeys_admin may change the tier or the limits of a key');
@@ -247,7 +247,7 @@ COMMENT ON FUNCTION apikeys.update_key(bigint, jsonb) IS
 'Change settings of a key, all or none. changes is an object: what is absent stays as it is, what is null is cleared, lists '
 'are replaced as a whole. Members: alias; category (null: production); active; expires_at (null or "infinity": never); lifetime '
 'instead, from now ("30 days"), where the plan offers lifetimes; products, allowed_domains, allowed_ips (null or []: all); '
-'scopes; billing_type; metadata. Members of apikeys_admin also: limits (null: the tier''s; a text or an object) and tier, which '
+'scopes; billing_type; metadata; owner_limits (what the owner sets below the limits of the provider; a text or an object; null: nothing). Members of apikeys_admin also: limits (null: the tier''s; a text or an object) and tier, which '
 'clears limits of the key''s own unless limits are given.
 Errors: P0002 unknown key, tier or product; 22023 an unknown member, a bad value, or what the plan does not allow; 23505 the '
 'alias is taken, or another key has the product; 53400 the plan allows no more keys; 42501 tier or limits changed by a role that '

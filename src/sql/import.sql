@@ -13,7 +13,7 @@
 
 CREATE TYPE apikeys_internal.import_row AS (
     n int, account text, digest apikeys.digest, hash_rule text, prefix text, hint text, alias text, category text, tier text,
-    limits apikeys.limits, lifetime interval, expires_at timestamptz, products text[], allowed_domains text[], allowed_ips cidr[],
+    limits apikeys.limits, owner_limits apikeys.limits, lifetime interval, expires_at timestamptz, products text[], allowed_domains text[], allowed_ips cidr[],
     scopes text[], billing_type text, metadata jsonb, active boolean, created_at timestamptz, used_total bigint,
     sqlstate text, field text, message text, detail text, advice text, broken text);
 COMMENT ON TYPE apikeys_internal.import_row IS
@@ -102,6 +102,14 @@ BEGIN
           WHERE b.sqlstate IS NULL AND apikeys_internal.plan_has_rules(p) AND isfinite(l.lifetime) IS NOT FALSE
           GROUP BY p.name) AS g,
          LATERAL apikeys_internal.plan_breaches(g.candidates, g.rules, '{allow_unexpiring,max_lifetime,custom_limits_allowed,billing_types}') AS r;
+
+    RETURN QUERY
+    SELECT b.n, '22023', 'owner_limits', 'the limits of provider and owner have more than 8 windows together', NULL, NULL, NULL
+    FROM unnest(batch) AS b JOIN apikeys.account AS a ON a.name = b.account JOIN apikeys.plan AS p ON p.name = a.plan
+    LEFT JOIN apikeys.tier AS t ON t.name = apikeys_internal.tier_of_new_key(b.tier, b.limits, p)
+    WHERE b.sqlstate IS NULL AND b.owner_limits IS NOT NULL
+      AND (SELECT count(DISTINCT w.limit_window) FROM (SELECT i.limit_window FROM apikeys.limits_items(coalesce(b.limits, t.limits, '')) AS i
+                                                       UNION ALL SELECT i.limit_window FROM apikeys.limits_items(b.owner_limits) AS i) AS w) > 8;
 
     -- What who acts may not give.
     RETURN QUERY
@@ -325,7 +333,7 @@ BEGIN
             apikeys_internal.expiry_of(apikeys_internal.import_lifetime(b, p), b.expires_at, present),
             b.active, b.digest, b.hash_rule, coalesce(b.prefix, ''), b.hint, l.alias, b.category,
             apikeys_internal.tier_of_new_key(b.tier, b.limits, p), b.limits, b.products, b.allowed_domains, b.allowed_ips, b.scopes,
-            b.billing_type, b.metadata)::apikeys_internal.new_key
+            b.billing_type, b.metadata, b.owner_limits)::apikeys_internal.new_key
         FROM unnest(batch) AS b JOIN unnest(owners) AS o ON o.name = b.account JOIN apikeys.plan AS p ON p.name = o.plan
         JOIN unnest(aliases) WITH ORDINALITY AS l (alias, n) ON l.n = b.n
         WHERE fine[b.n]);
@@ -367,7 +375,7 @@ COMMENT ON FUNCTION apikeys.import_keys(jsonb) IS
 '(n counts from 1): the id of the key; or the SQLSTATE, the member and the message of what is wrong with it, and then the key is not '
 'stored, but the others are. A key that its account has already is not changed: its id is returned. So a call can be repeated.
 Members: account; text, or digest (SHA-256) and its encoding: hex (default), base64 or base64url; hash_rule, prefix and hint as in '
-'import_key; alias, category, tier, limits, lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type and '
+'import_key; alias, category, tier, limits, owner_limits, lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type and '
 'metadata as in create_key, limits and times as text, lists as arrays; active (default true); created_at (default now); used_total: '
 'the units that it used before. They count for its limit per total, but in no other window and not for its account, and a key with '
 'them counts as used and cannot be deleted. What is null counts as not given. The rules of the plan hold, row by row in their order.

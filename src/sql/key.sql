@@ -80,6 +80,9 @@ BEGIN
        AND (OLD.tier IS NULL OR EXISTS (SELECT FROM apikeys.tier AS t WHERE t.name = OLD.tier)) THEN
         NEW.limits := NULL;
     END IF;
+    IF NEW.owner_limits IS NOT NULL AND (NEW.owner_limits::text, NEW.limits::text, NEW.tier) IS DISTINCT FROM (OLD.owner_limits::text, OLD.limits::text, OLD.tier) THEN
+        PERFORM apikeys_internal.check_owner_limits(NEW.limits, NEW.tier, NEW.owner_limits);
+    END IF;
     PERFORM apikeys_internal.check_key(NEW, OLD);
     RETURN NEW;
 END
@@ -151,7 +154,7 @@ COMMENT ON FUNCTION apikeys_internal.require_names(text, text[]) IS
 CREATE TYPE apikeys_internal.new_key AS (
     key_id bigint, account_id bigint, created_at timestamptz, expiry_set_at timestamptz, expires_at timestamptz, active boolean,
     digest apikeys.digest, hash_rule text, prefix text, hint text, alias text, category text, tier text, limits apikeys.limits,
-    products text[], allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb);
+    products text[], allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb, owner_limits apikeys.limits);
 COMMENT ON TYPE apikeys_internal.new_key IS
 'A key that is to be stored: columns of table key, and its products.';
 
@@ -178,9 +181,10 @@ BEGIN
     WITH stored AS (
         INSERT INTO apikeys.key (
             key_id, account_id, created_at, expiry_set_at, expires_at, active, digest, hash_rule, prefix, hint, alias, category, tier, limits,
-            allowed_domains, allowed_ips, scopes, billing_type, metadata)
+            owner_limits, allowed_domains, allowed_ips, scopes, billing_type, metadata)
         SELECT n.key_id, n.account_id, n.created_at, nullif(n.expiry_set_at, n.created_at), n.expires_at, coalesce(n.active, true), n.digest,
-               n.hash_rule, n.prefix, n.hint, n.alias, coalesce(n.category, 'production'), n.tier, n.limits, coalesce(n.allowed_domains, '{}'), coalesce(n.allowed_ips, '{}'),
+               n.hash_rule, n.prefix, n.hint, n.alias, coalesce(n.category, 'production'), n.tier, n.limits,
+               n.owner_limits, coalesce(n.allowed_domains, '{}'), coalesce(n.allowed_ips, '{}'),
                coalesce(n.scopes, '{}'), n.billing_type, coalesce(n.metadata, '{}')
         FROM unnest(new) AS n
         ON CONFLICT DO NOTHING
@@ -225,7 +229,7 @@ COMMENT ON FUNCTION apikeys_internal.record_keys(apikeys.key[]) IS
 CREATE FUNCTION apikeys_internal.add_key(
     owner apikeys.account, rules apikeys.plan, digest apikeys.digest, hash_rule text, prefix text, hint text,
     alias text, category text, tier text, limits apikeys.limits, lifetime interval, expires_at timestamptz,
-    products text[], allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb)
+    products text[], allowed_domains text[], allowed_ips cidr[], scopes text[], billing_type text, metadata jsonb, owner_limits apikeys.limits)
 RETURNS apikeys.key
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -256,7 +260,7 @@ BEGIN
     SELECT n.* INTO made FROM apikeys_internal.store_keys(ARRAY[ROW(
         new_id, owner.account_id, present, NULL, expires_at, true, digest, hash_rule, prefix, hint, new_alias, category,
         apikeys_internal.tier_of_new_key(tier, limits, rules), limits, products, allowed_domains, allowed_ips, scopes, billing_type,
-        metadata)::apikeys_internal.new_key]) AS n;
+        metadata, owner_limits)::apikeys_internal.new_key]) AS n;
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM apikeys.key AS k WHERE k.digest OPERATOR(apikeys.=) add_key.digest) THEN
             PERFORM apikeys_internal.refuse('23505', 'key.digest', 'this key exists already', NULL, NULL, 'key_digest_key');
@@ -275,20 +279,23 @@ BEGIN
     IF apikeys_internal.plan_has_rules(rules) THEN
         PERFORM apikeys_internal.require_plan(made, rules, NULL);
     END IF;
+    IF owner_limits IS NOT NULL THEN
+        PERFORM apikeys_internal.check_owner_limits(made.limits, made.tier, owner_limits);
+    END IF;
     PERFORM apikeys_internal.check_giver(made, NULL);
     PERFORM apikeys_internal.record_keys(ARRAY[made]);
     RETURN made;
 END
 $$;
 COMMENT ON FUNCTION apikeys_internal.add_key(apikeys.account, apikeys.plan, apikeys.digest, text, text, text, text, text, text,
-    apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb) IS
+    apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, apikeys.limits) IS
 'Check and store a new key of a locked account. Errors: as create_key.';
 
 CREATE FUNCTION apikeys.create_key(
     account text, alias text DEFAULT NULL, category text DEFAULT NULL, tier text DEFAULT NULL, limits apikeys.limits DEFAULT NULL,
     lifetime interval DEFAULT NULL, expires_at timestamptz DEFAULT NULL, products text[] DEFAULT NULL,
     allowed_domains text[] DEFAULT NULL, allowed_ips cidr[] DEFAULT NULL, scopes text[] DEFAULT NULL,
-    billing_type text DEFAULT NULL, metadata jsonb DEFAULT NULL, prefix text DEFAULT NULL)
+    billing_type text DEFAULT NULL, metadata jsonb DEFAULT NULL, prefix text DEFAULT NULL, owner_limits apikeys.limits DEFAULT NULL)
 RETURNS apikeys.issued_key
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -313,17 +320,17 @@ BEGIN
     SELECT d.* INTO drawn FROM apikeys_internal.draw_key(coalesce(apikeys_internal.checked('key.prefix', prefix), rules.key_prefix), owner.name) AS d;
     made := apikeys_internal.add_key(
         owner, rules, drawn.digest, 'sha256', coalesce(prefix, rules.key_prefix), drawn.hint, alias, category, tier, limits,
-        lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata);
+        lifetime, expires_at, products, allowed_domains, allowed_ips, scopes, billing_type, metadata, owner_limits);
     RETURN ROW(made.key_id, drawn.key, owner.name, made.alias, made.expires_at)::apikeys.issued_key;
 END
 $$;
 COMMENT ON FUNCTION apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[],
-    text[], text, jsonb, text) IS
+    text[], text, jsonb, text, apikeys.limits) IS
 'Make a key and return its text, which is shown at no other time. Write SELECT * FROM apikeys.create_key(...): '
 '(create_key(...)).* would make one key for each column.
 An unknown account is made on plan default, unless apikeys.create_accounts is off. Defaults: alias key-<n>, '
 'category production; prefix, lifetime and tier are the plan''s. Only members of apikeys_admin may give tier or '
-'limits (the key''s own, in place of a tier''s). expires_at => ''infinity'': the key never expires. products, '
+'limits (the key''s own, in place of a tier''s). owner_limits: what its owner sets below these. expires_at => ''infinity'': the key never expires. products, '
 'allowed_domains (example.com, *.example.com) and allowed_ips: what the key is good for; empty: all. scopes: what '
 'it may do. Texts and lists have bounds, see apikeys_internal.text_rules(); none may have a key text in it.
 Errors: P0002 unknown account, tier or product; 22023 bad argument, not allowed by the plan, or no product though '

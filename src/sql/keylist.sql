@@ -20,7 +20,7 @@ SELECT k.key_id, a.name AS account, k.alias, k.category, k.hint,
                                   coalesce(k.expiry_set_at, k.created_at), k.expires_at) AS state,
        k.tier, coalesce(k.limits, t.limits, '') AS limits, k.limits IS NOT NULL AS limits_are_own,
        ARRAY(SELECT kp.product FROM apikeys.key_product AS kp WHERE kp.key_id = k.key_id ORDER BY kp.product) AS products,
-       k.allowed_domains, k.allowed_ips, k.scopes, k.billing_type, k.metadata,
+       k.allowed_domains, k.allowed_ips, k.scopes, k.billing_type, k.metadata, k.owner_limits,
        k.created_at, k.created_by, k.rotated_at, k.rotations, k.previous_valid_until, k.expires_at, u.last_used_at,
        k.suspended_reason, a.active AS account_active, k.archived_at, apikeys_internal.limits_used(k.key_id) AS limits_used
 FROM apikeys.key AS k
@@ -32,14 +32,17 @@ COMMENT ON VIEW apikeys.key_list IS 'All keys that the session may read, archive
 COMMENT ON COLUMN apikeys.key_list.state IS
 'The first of these that holds: archived; suspended (by the provider); inactive (the key); account_inactive; expired; expiring (within '
 'apikeys.expiry_notice, and in the last quarter of its lifetime); active.';
-COMMENT ON COLUMN apikeys.key_list.limits IS 'The limits in effect: the key''s own, or else its tier''s; empty: none.';
+COMMENT ON COLUMN apikeys.key_list.limits IS 'The provider''s limits: the key''s own, or else its tier''s; empty: none.';
 COMMENT ON COLUMN apikeys.key_list.limits_are_own IS 'Whether the key has limits of its own, in the place of its tier''s.';
+COMMENT ON COLUMN apikeys.key_list.owner_limits IS
+'What the owner sets below them: of each window the smaller cap decides; NULL: nothing.';
 COMMENT ON COLUMN apikeys.key_list.products IS 'The products that the key is assigned to; empty: it is good for all.';
 COMMENT ON COLUMN apikeys.key_list.last_used_at IS 'Time of the last request, admitted or denied; NULL: never used.';
 COMMENT ON COLUMN apikeys.key_list.account_active IS 'Whether the account is active: otherwise its keys are refused.';
 COMMENT ON COLUMN apikeys.key_list.limits_used IS
 'How the limits stand now: an array of objects, those of the account before those of the key. Members: subject (key or account: whose '
-'limit it is), window, cap (with the granted units), granted (units of the cap), used (units), remaining (units), free_at (when some '
+'limit it is), window, cap (which decides: with the granted units, and no more than owner_cap), granted (units on top of the '
+'provider''s cap), owner_cap (the owner''s; null: none), used (units), remaining (units), free_at (when some '
 'come back; null: none are used, or never). []: no limits; NULL: not computed. It is slow: leave it out if you do not need it. NULL in '
 'the row of a key that a function returns; the lists account_keys and find_keys have it.';
 
@@ -48,7 +51,7 @@ CREATE FUNCTION apikeys_internal.listed_keys(key_ids bigint[]) RETURNS SETOF api
 LANGUAGE sql STABLE PARALLEL RESTRICTED
 BEGIN ATOMIC
     SELECT l.key_id, l.account, l.alias, l.category, l.hint, l.state, l.tier, l.limits, l.limits_are_own, l.products, l.allowed_domains,
-           l.allowed_ips, l.scopes, l.billing_type, l.metadata, l.created_at, l.created_by, l.rotated_at, l.rotations, l.previous_valid_until,
+           l.allowed_ips, l.scopes, l.billing_type, l.metadata, l.owner_limits, l.created_at, l.created_by, l.rotated_at, l.rotations, l.previous_valid_until,
            l.expires_at, l.last_used_at, l.suspended_reason, l.account_active, l.archived_at, NULL::jsonb
     FROM unnest(key_ids) WITH ORDINALITY AS i (key_id, place) JOIN apikeys.key_list AS l ON l.key_id = i.key_id
     WHERE l.key_id = ANY (key_ids)      -- a condition that passes the security barrier: the join does not

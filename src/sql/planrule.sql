@@ -13,6 +13,38 @@ RETURN active AND (expires_at IS NULL OR expires_at > present);
 COMMENT ON FUNCTION apikeys_internal.key_counts(boolean, timestamptz, timestamptz) IS
 'Whether a key counts for its plan at a time: it is neither inactive nor expired then.';
 
+-- Limits of provider and owner are decided on together, so they must fit into one set.
+CREATE FUNCTION apikeys_internal.check_owner_limits(limits apikeys.limits, tier text, owner_limits apikeys.limits) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    provided apikeys.limits := coalesce(limits, (SELECT t.limits FROM apikeys.tier AS t WHERE t.name = check_owner_limits.tier), '');
+BEGIN
+    IF (SELECT count(*) FROM (SELECT p.limit_window FROM apikeys.limits_items(provided) AS p
+                              UNION SELECT o.limit_window FROM apikeys.limits_items(owner_limits) AS o) AS w) > 8 THEN
+        PERFORM apikeys_internal.refuse('22023', 'key.owner_limits', 'the limits of provider and owner have more than 8 windows together',
+                                        format('The provider''s are %s, the owner''s %s.', provided, owner_limits), 'Use windows that the provider has.');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.check_owner_limits(apikeys.limits, text, apikeys.limits) IS
+'Raise if limits that an owner sets have more than 8 windows together with those of the key, or of its tier. Errors: 22023.';
+
+CREATE FUNCTION apikeys_internal.check_tier_limits() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM apikeys_internal.check_owner_limits(k.limits, NULL, k.owner_limits)
+    FROM (SELECT DISTINCT NEW.limits, k.owner_limits FROM apikeys.key AS k WHERE k.tier = NEW.name AND k.owner_limits IS NOT NULL AND k.limits IS NULL) AS k (limits, owner_limits);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION apikeys_internal.check_tier_limits() IS
+'AFTER UPDATE of the limits of a tier: raises if owners of its keys have set limits that do not fit. Errors: 22023.';
+CREATE TRIGGER tier_check_limits AFTER UPDATE OF limits ON apikeys.tier
+FOR EACH ROW EXECUTE FUNCTION apikeys_internal.check_tier_limits();
+COMMENT ON TRIGGER tier_check_limits ON apikeys.tier IS 'Refuses limits that do not fit together with those that owners of its keys have set.';
+
 CREATE FUNCTION apikeys_internal.plan_has_rules(rules apikeys.plan) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$

@@ -113,7 +113,7 @@ GRANT EXECUTE ON FUNCTION apikeys_internal.prefix_is_valid(text), apikeys_intern
     apikeys_internal.longest_lifetime(interval[]), apikeys_internal.lifetime_is_offered(interval, interval[]) TO apikeys_admin;
 
 GRANT EXECUTE ON FUNCTION
-    apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text),
+    apikeys.create_key(text, text, text, text, apikeys.limits, interval, timestamptz, text[], text[], cidr[], text[], text, jsonb, text, apikeys.limits),
     apikeys.rotate_key(bigint, interval, interval, timestamptz),
     apikeys.end_grace(bigint),
     apikeys.copy_key(bigint, text, interval),
@@ -187,11 +187,11 @@ GRANT SELECT ON apikeys.plan, apikeys.tier, apikeys.product, apikeys.account, ap
 TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 GRANT SELECT (
     key_id, account_id, created_at, expires_at, expiry_set_at, previous_valid_until, rotated_at, suspended_at, archived_at, rotations,
-    active, prefix, hint, alias, category, suspended_reason, tier, limits, allowed_domains, allowed_ips, scopes, billing_type, metadata,
+    active, prefix, hint, alias, category, suspended_reason, tier, limits, owner_limits, allowed_domains, allowed_ips, scopes, billing_type, metadata,
     hash_rule, previous_hash_rule, created_by, leaked_at)
 ON apikeys.key TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin, apikeys_auditor;
 
-GRANT UPDATE (alias, category, active, expires_at, allowed_domains, allowed_ips, scopes, billing_type, metadata)
+GRANT UPDATE (alias, category, active, expires_at, owner_limits, allowed_domains, allowed_ips, scopes, billing_type, metadata)
 ON apikeys.key TO apikeys_manager, apikeys_portal, apikeys_staff, apikeys_admin;
 GRANT UPDATE (tier, limits) ON apikeys.key TO apikeys_admin;
 GRANT UPDATE (display_name, contact, plan, limits, active, metadata) ON apikeys.account TO apikeys_admin;

@@ -122,7 +122,7 @@ BEGIN
     made := apikeys_internal.add_key(
         owner, rules, drawn.digest, 'sha256', stem, drawn.hint, alias, source.category, source.tier, source.limits, lifetime,
         CASE WHEN lifetime IS NULL THEN coalesce(source.expires_at, 'infinity') END, apikeys_internal.products_of(source.key_id),
-        source.allowed_domains, source.allowed_ips, source.scopes, source.billing_type, source.metadata);
+        source.allowed_domains, source.allowed_ips, source.scopes, source.billing_type, source.metadata, source.owner_limits);
     IF made.tier IS DISTINCT FROM source.tier THEN    -- a key without tier and limits, under a plan with a default tier
         UPDATE apikeys.key AS k SET tier = source.tier WHERE k.key_id = made.key_id;
     END IF;
@@ -131,7 +131,7 @@ END
 $$;
 COMMENT ON FUNCTION apikeys.copy_key(bigint, text, interval) IS
 'Make another key like one of the account''s, and return its text, which is shown at no other time: in the place of a rotation, if '
-'both shall be good until the old one is deactivated. It has the category, tier, limits, products, domains, addresses, scopes, '
+'both shall be good until the old one is deactivated. It has the category, tier, limits (the owner''s too), products, domains, addresses, scopes, '
 'billing type, metadata and prefix of the other, and unused limits. The alias is key-<n> if none is given. With a lifetime, it '
 'expires that long from now, otherwise when the other does. It is active, whether the other is or not. Only members of '
 'apikeys_admin may copy a suspended key.

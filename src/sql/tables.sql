@@ -196,6 +196,7 @@ CREATE TABLE apikeys.key (
     suspended_reason     text CHECK (suspended_reason IS NULL OR apikeys_internal.has_text(suspended_reason)),
     tier                 text REFERENCES apikeys.tier ON UPDATE CASCADE,
     limits               apikeys.limits,
+    owner_limits         apikeys.limits,
     allowed_domains      text[] NOT NULL DEFAULT '{}' CHECK (apikeys_internal.domains_are_valid(allowed_domains)),
     allowed_ips          cidr[] NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(allowed_ips, NULL) IS NULL),
     scopes               text[] NOT NULL DEFAULT '{}' CHECK (pg_catalog.array_position(scopes, NULL) IS NULL),
@@ -220,6 +221,7 @@ CREATE INDEX key_created_at_idx ON apikeys.key (created_at, key_id);
 CREATE INDEX key_alias_idx ON apikeys.key ((pg_catalog.lower(alias) COLLATE "C"), key_id);
 CREATE INDEX key_hint_idx ON apikeys.key ((pg_catalog.reverse(hint) COLLATE "C"));
 CREATE INDEX key_suspended_at_idx ON apikeys.key (created_at, key_id) WHERE suspended_at IS NOT NULL;
+CREATE INDEX key_owner_limits_idx ON apikeys.key (tier) WHERE owner_limits IS NOT NULL;
 COMMENT ON TABLE apikeys.key IS
 'One row for each key: identity, settings, state. Only create_key and import_key make rows; a rotation keeps the '
 'row.';
@@ -252,6 +254,8 @@ COMMENT ON COLUMN apikeys.key.expires_at IS
 COMMENT ON COLUMN apikeys.key.expiry_set_at IS 'When expires_at was set last; NULL: when the key was made. Its lifetime began then.';
 COMMENT ON COLUMN apikeys.key.tier IS 'Its quota level; limits, if set, take its place.';
 COMMENT ON COLUMN apikeys.key.limits IS 'Limits of its own; NULL: its tier''s.';
+COMMENT ON COLUMN apikeys.key.owner_limits IS
+'Limits that the owner sets below those of the provider: of each window the smaller cap decides, whatever is granted. NULL or empty: none.';
 COMMENT ON COLUMN apikeys.key.allowed_domains IS 'Domains it may be used from, exact or *.example.com; empty: any.';
 COMMENT ON COLUMN apikeys.key.allowed_ips IS 'Addresses it may be used from; empty: any.';
 COMMENT ON COLUMN apikeys.key.scopes IS 'The scopes it has; a request that asks for any other is refused.';

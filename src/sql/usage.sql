@@ -1,12 +1,12 @@
 -- Usage as it is metered and stored: the status of limits, usage over time, and whether meters and tables agree.
 
 CREATE FUNCTION apikeys_internal.limit_status(
-    subject "char", subject_id bigint, limits apikeys.limits,
+    subject "char", subject_id bigint, limits apikeys.limits, owner_limits apikeys.limits,
     OUT limit_window text, OUT cap bigint, OUT used bigint, OUT remaining bigint, OUT next_free_at timestamptz
 ) RETURNS SETOF record
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3 AS 'MODULE_PATHNAME', 'apikeys_usage_limits';
-COMMENT ON FUNCTION apikeys_internal.limit_status("char", bigint, apikeys.limits) IS
-'The status of the limits given, for a key (k) or an account (a). Part of key_limits and account_limits.';
+COMMENT ON FUNCTION apikeys_internal.limit_status("char", bigint, apikeys.limits, apikeys.limits) IS
+'The status of the limits given, of provider and owner (empty: none), for a key (k) or an account (a). Part of key_limits and account_limits.';
 
 CREATE FUNCTION apikeys.account_limits(
     account text,
@@ -18,7 +18,7 @@ DECLARE
     owner apikeys.account := apikeys_internal.get_account(account, false);
 BEGIN
     RETURN QUERY
-        SELECT 'account', l.* FROM apikeys.plan AS p, apikeys_internal.limit_status('a', owner.account_id, coalesce(owner.limits, p.limits)) AS l
+        SELECT 'account', l.* FROM apikeys.plan AS p, apikeys_internal.limit_status('a', owner.account_id, coalesce(owner.limits, p.limits), '') AS l
         WHERE p.name = owner.plan;
 END
 $$;
@@ -39,12 +39,12 @@ DECLARE
     listed apikeys.key_list := apikeys.get_key(key_id);
 BEGIN
     RETURN QUERY SELECT l.* FROM apikeys.account_limits(listed.account) AS l;
-    RETURN QUERY SELECT 'key', l.* FROM apikeys_internal.limit_status('k', listed.key_id, listed.limits) AS l;
+    RETURN QUERY SELECT 'key', l.* FROM apikeys_internal.limit_status('k', listed.key_id, listed.limits, coalesce(listed.owner_limits, '')) AS l;
 END
 $$;
 COMMENT ON FUNCTION apikeys.key_limits(bigint) IS
 'The status of the limits of a key''s account (subject account) and of its own limits (subject key) now; columns as '
-'in account_limits. A request is admitted if each of them has room for its cost. Errors: P0002 unknown key.';
+'in account_limits. The cap is that which decides: no more than the owner has set. A request is admitted if each of them has room for its cost. Errors: P0002 unknown key.';
 
 -- The instants at which clocks of a time zone show a local time: two where they are set back over it, none where they skip it.
 -- AT TIME ZONE knows one; clocks of a day before and of a day after it tell whether there is another.

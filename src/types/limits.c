@@ -78,6 +78,7 @@ LimitsUnpack(Datum value, LimitSet *set)
 	{
 		UsageLimit *limit = &set->limits[set->count++];
 
+		limit->ceiling = LIMIT_NO_CEILING;
 		memcpy(&limit->window, at, sizeof(uint32));
 		at += sizeof(uint32);
 		if (limit->window == LIMIT_WINDOW_TOTAL)

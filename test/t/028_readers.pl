@@ -24,7 +24,7 @@ sub asked
 {
     my ($alias, $limits, $ahead) = (@_, 0);
     return value("SELECT clock_set(ahead + $ahead) FROM clock; SELECT string_agg(concat(s.used, '/', s.cap, ' ', s.limit_window), ', ' ORDER BY s.ordinality)
-        FROM apikeys.key AS k, apikeys_internal.limit_status('k', k.key_id, '$limits') WITH ORDINALITY AS s WHERE k.alias = '$alias'");
+        FROM apikeys.key AS k, apikeys_internal.limit_status('k', k.key_id, '$limits', '') WITH ORDINALITY AS s WHERE k.alias = '$alias'");
 }
 my $others = '1/7 seconds, 1/11 seconds, 1/13 seconds, 1/17 seconds, 1/19 seconds, 1/23 seconds, 1/29 seconds, 1/31 seconds';
 

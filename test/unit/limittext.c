@@ -149,9 +149,52 @@ testSets(void)
 	CHECK(LimitTextFormat(&set, out) < LIMITTEXT_MAX);
 }
 
+/* What a set allows after it was lowered: the text of the caps that decide. */
+static const char *
+lowered(const char *provider, const char *owner, bool *fits)
+{
+	static char out[LIMITTEXT_MAX];
+	char error[LIMITTEXT_ERROR_MAX];
+	LimitSet set;
+	LimitSet lower;
+
+	CHECK(LimitTextParse(provider, strlen(provider), &set, error));
+	CHECK(LimitTextParse(owner, strlen(owner), &lower, error));
+	*fits = LimitSetLower(&set, &lower);
+	for (int i = 0; i < set.count; i++)
+		set.limits[i].cap = Min(set.limits[i].cap, set.limits[i].ceiling);
+	(void) LimitTextFormat(&set, out);
+	return out;
+}
+
+static void
+testLower(void)
+{
+	static const char *const cases[][3] = {
+		{"10/day", "", "10/day"},
+		{"", "10/day", "10/day"},
+		{"10/day", "5/day", "5/day"},
+		{"10/day", "50/day", "10/day"},
+		{"10/day, 7/total", "5/hour, 9/total", "5/hour, 10/day, 7/total"},
+		{"10/day", "0/day", "0/day"}};
+	bool fits;
+
+	for (int i = 0; i < lengthof(cases); i++)
+	{
+		CHECK(strcmp(lowered(cases[i][0], cases[i][1], &fits), cases[i][2]) == 0);
+		CHECK(fits);
+	}
+	/* What does not fit allows nothing. */
+	CHECK(strcmp(lowered("1/1 seconds, 1/2 seconds, 1/3 seconds, 1/4 seconds, 1/5 seconds",
+						 "1/6 seconds, 1/7 seconds, 1/8 seconds, 1/9 seconds", &fits),
+				 "0/total") == 0);
+	CHECK(!fits);
+}
+
 int
 main(void)
 {
+	RUN(testLower);
 	RUN(testTexts);
 	RUN(testLengths);
 	RUN(testWindows);
