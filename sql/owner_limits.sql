@@ -53,6 +53,10 @@ SELECT owner_limits FROM apikeys.update_key(pg_temp.id('web'), '{"owner_limits":
 SELECT * FROM pg_temp.ask('the text of web', 5);
 SELECT owner_limits FROM apikeys.update_key(pg_temp.id('web'), '{"owner_limits": {"total": 0}}');
 SELECT code, limit_window, limit_cap, retry_after_s FROM apikeys.verify('the text of web');
+-- The provider resets what counts for them, too, and grants nothing above them.
+SELECT limit_window FROM apikeys.reset_usage(pg_temp.id('web')) ORDER BY 1;
+SELECT f.* FROM pg_temp.failure($$SELECT apikeys.grant_units(pg_temp.id('web'), 'total', 5, '2999-01-01')$$) AS f;
+SELECT code, limit_window, limit_cap, retry_after_s FROM apikeys.verify('the text of web');
 RESET apikeys.debug_clock_offset;
 
 --

@@ -101,13 +101,14 @@ DECLARE
 BEGIN
     RETURN QUERY
         SELECT r.* FROM apikeys.account AS a,
-             apikeys_internal.reset_limits('k', listed.key_id, a.account_id, listed.key_id::text, listed.limits, limit_window, reason) AS r
+             apikeys_internal.reset_limits('k', listed.key_id, a.account_id, listed.key_id::text,
+                                           apikeys_internal.lower_limits(listed.limits, coalesce(listed.owner_limits, '')), limit_window, reason) AS r
         WHERE a.name = listed.account;
 END
 $$;
 COMMENT ON FUNCTION apikeys.reset_usage(bigint, text, text) IS
 'From now on, the units that a key has used so far do not count for its limit on a window, e.g. ''day'' or '
-'''total''; NULL: for each of its limits. Other windows, the limits of its account, the log and the usage stay as '
+'''total''; NULL: for each of its limits, those that its owner has set as well. Other windows, the limits of its account, the log and the usage stay as '
 'they are. It takes effect when the transaction commits, in all sessions. It flushes first; units that cannot be '
 'written within apikeys.queue_timeout, or are admitted after that, still count. A restart or merging of buckets '
 'does not change what counts. Returns a row of adjustment for each window; its units are those that counted.

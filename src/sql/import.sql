@@ -107,9 +107,7 @@ BEGIN
     SELECT b.n, '22023', 'owner_limits', 'the limits of provider and owner have more than 8 windows together', NULL, NULL, NULL
     FROM unnest(batch) AS b JOIN apikeys.account AS a ON a.name = b.account JOIN apikeys.plan AS p ON p.name = a.plan
     LEFT JOIN apikeys.tier AS t ON t.name = apikeys_internal.tier_of_new_key(b.tier, b.limits, p)
-    WHERE b.sqlstate IS NULL AND b.owner_limits IS NOT NULL
-      AND (SELECT count(DISTINCT w.limit_window) FROM (SELECT i.limit_window FROM apikeys.limits_items(coalesce(b.limits, t.limits, '')) AS i
-                                                       UNION ALL SELECT i.limit_window FROM apikeys.limits_items(b.owner_limits) AS i) AS w) > 8;
+    WHERE b.sqlstate IS NULL AND b.owner_limits IS NOT NULL AND apikeys_internal.lower_limits(coalesce(b.limits, t.limits, ''), b.owner_limits) IS NULL;
 
     -- What who acts may not give.
     RETURN QUERY

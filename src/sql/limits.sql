@@ -88,6 +88,12 @@ COMMENT ON FUNCTION apikeys.limits_items(apikeys.limits) IS
 'One row for each limit, sorted by window; total comes last, with a window_length of NULL. Caps are in units; a day '
 'is 24 hours.';
 
+CREATE FUNCTION apikeys_internal.lower_limits(limits apikeys.limits, owner_limits apikeys.limits) RETURNS apikeys.limits
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_limits_lower';
+COMMENT ON FUNCTION apikeys_internal.lower_limits(apikeys.limits, apikeys.limits) IS
+'The limits that decide where an owner has set some below those of the provider: of each window the smaller cap, without grants. NULL: '
+'they have more than 8 windows together.';
+
 -- Casts.
 
 CREATE FUNCTION apikeys_internal.limits_from_jsonb(jsonb) RETURNS apikeys.limits

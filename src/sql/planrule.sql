@@ -20,8 +20,7 @@ AS $$
 DECLARE
     provided apikeys.limits := coalesce(limits, (SELECT t.limits FROM apikeys.tier AS t WHERE t.name = check_owner_limits.tier), '');
 BEGIN
-    IF (SELECT count(*) FROM (SELECT p.limit_window FROM apikeys.limits_items(provided) AS p
-                              UNION SELECT o.limit_window FROM apikeys.limits_items(owner_limits) AS o) AS w) > 8 THEN
+    IF apikeys_internal.lower_limits(provided, owner_limits) IS NULL THEN
         PERFORM apikeys_internal.refuse('22023', 'key.owner_limits', 'the limits of provider and owner have more than 8 windows together',
                                         format('The provider''s are %s, the owner''s %s.', provided, owner_limits), 'Use windows that the provider has.');
     END IF;

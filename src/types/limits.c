@@ -227,6 +227,7 @@ apikeys_limits_hash_extended(PG_FUNCTION_ARGS)
 
 PG_FUNCTION_INFO_V1(apikeys_limits_cap);
 PG_FUNCTION_INFO_V1(apikeys_limits_items);
+PG_FUNCTION_INFO_V1(apikeys_limits_lower);
 
 /* Returns the cap of a window; NULL if there is no limit on it. */
 Datum
@@ -276,6 +277,25 @@ apikeys_limits_items(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	PG_RETURN_NULL();
+}
+
+/*
+ * Returns limits lowered by those of the owner: the caps that decide; NULL:
+ * they have too many windows together.  SQL: lower_limits.
+ */
+Datum
+apikeys_limits_lower(PG_FUNCTION_ARGS)
+{
+	LimitSet set;
+	LimitSet owner;
+
+	LimitsUnpack(PG_GETARG_DATUM(0), &set);
+	LimitsUnpack(PG_GETARG_DATUM(1), &owner);
+	if (!LimitSetLower(&set, &owner))
+		PG_RETURN_NULL();
+	for (int i = 0; i < set.count; i++)
+		set.limits[i].cap = Min(set.limits[i].cap, set.limits[i].ceiling);
+	PG_RETURN_DATUM(packLimits(&set));
 }
 
 PG_FUNCTION_INFO_V1(apikeys_limits_from_jsonb);
