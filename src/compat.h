@@ -42,6 +42,10 @@ typedef bool TU_UpdateIndexes;
 
 #endif
 
+#if PG_VERSION_NUM >= 180000
+#define ConditionalXactLockTableWait(xid) ConditionalXactLockTableWait(xid, false)
+#endif
+
 #if PG_VERSION_NUM >= 170000
 #define LockHeldByMe(tag, mode) LockHeldByMe(tag, mode, false)
 #endif
