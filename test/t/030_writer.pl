@@ -77,7 +77,7 @@ ledger_ok($node, 'writer killed');
 # A writer that makes the server crash whenever it starts: with the switch off the server stays up, and requests go on.
 my $crashes = 0;
 ok(wait_until(sub {
-    my (undef, $out) = $node->psql('postgres', q{SELECT apikeys.verify('key-1') IS NULL; SELECT writer_pid FROM apikeys.stats()});
+    my $out = answer($node, q{SELECT apikeys.verify('key-1') IS NULL; SELECT writer_pid FROM apikeys.stats()});
     $crashes += kill 'KILL', $1 if ($out // '') =~ /^(\d+)$/m;
     return $crashes == 3;
 }), 'the writer crashes again and again');

@@ -14,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(server ask value patience wait_until until_true until_logged times_logged set_conf noon today begin end result hold let_go arrived);
+our @EXPORT = qw(server ask value patience wait_until answer until_true until_logged times_logged set_conf noon today begin end result hold let_go arrived);
 
 $ENV{PGCTLTIMEOUT} //= $PostgreSQL::Test::Utils::timeout_default;
 
@@ -64,11 +64,19 @@ sub wait_until
     return $held;
 }
 
+# What a query says; undef: there is no server to ask. (psql may end before it has read the query, which is an exception then.)
+sub answer
+{
+    my ($node, $query, $database) = @_;
+    my (undef, $out) = eval { $node->psql($database // 'postgres', $query) };
+    return $out;
+}
+
 # Waits until a query says true.
 sub until_true
 {
     my ($node, $query, $what, $database) = @_;
-    ok($node->poll_query_until($database // 'postgres', $query), $what) or BAIL_OUT("$what: never");
+    ok(wait_until(sub { (answer($node, $query, $database) // '') eq 't' }), $what) or BAIL_OUT("$what: never");
     return;
 }
 
