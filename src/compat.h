@@ -12,6 +12,7 @@
 #include "access/genam.h"
 #include "access/tableam.h"
 #include "executor/executor.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "utils/wait_event.h"
 
@@ -42,10 +43,6 @@ typedef bool TU_UpdateIndexes;
 
 #endif
 
-#if PG_VERSION_NUM >= 180000
-#define ConditionalXactLockTableWait(xid) ConditionalXactLockTableWait(xid, false)
-#endif
-
 #if PG_VERSION_NUM >= 170000
 #define LockHeldByMe(tag, mode) LockHeldByMe(tag, mode, false)
 #endif
@@ -55,6 +52,7 @@ typedef bool TU_UpdateIndexes;
 #endif
 
 #if PG_VERSION_NUM < 180000
+#define ConditionalXactLockTableWait(xid, log_failure) ConditionalXactLockTableWait(xid)
 #define index_beginscan(heap, index, snapshot, instrument, key_count, order_count) \
 	index_beginscan(heap, index, snapshot, key_count, order_count)
 #endif

@@ -47,6 +47,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "pure/clock.h"
 #include "tables/catalog.h"
 #include "tables/rulecache.h"
@@ -361,7 +362,7 @@ isKnownToAll(TupleTableSlot *slot)
 		DatumGetTransactionId(slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
 
 	return !TransactionIdIsNormal(inserter) || (!TransactionIdIsCurrentTransactionId(inserter) &&
-												ConditionalXactLockTableWait(inserter));
+												ConditionalXactLockTableWait(inserter, false));
 }
 
 /*
