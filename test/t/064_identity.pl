@@ -232,7 +232,7 @@ subtest 'parallel plans' => sub {
 
 # Functions of the portal know that they need an identity: each of them, whatever its arguments.
 subtest 'without an identity' => sub {
-    my $needless = join ',', map { "'$_'" } qw(begin_as begin_for current_account current_account_id current_key_id has_scope http_response shard_hash shard_hash_of_account limits_items limits_cap);
+    my $needless = join ',', map { "'$_'" } qw(begin_as begin_for current_account current_account_id current_key_id has_scope http_response client_address shard_hash shard_hash_of_account limits_items limits_cap);
     my @function = split /\n/, value(qq{SELECT format('SELECT apikeys.%I(%s)', p.proname, (SELECT string_agg(format('NULL::%s', format_type(t.type, NULL)), ', ' ORDER BY t.n)
             FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY AS t (type, n)))
         FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace AND has_function_privilege('portal', p.oid, 'EXECUTE') AND p.proname NOT IN ($needless) AND p.prokind = 'f'
