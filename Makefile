@@ -14,6 +14,7 @@ OBJS = \
 	src/pure/ring.o \
 	src/pure/pattern.o \
 	src/pure/addressset.o \
+	src/pure/forwarded.o \
 	src/pure/requestid.o \
 	src/pure/clock.o \
 	src/pure/bucket.o \
@@ -34,6 +35,8 @@ OBJS = \
 	src/tables/rulecache.o \
 	src/request/identity.o \
 	src/request/reach.o \
+	src/request/networks.o \
+	src/request/client.o \
 	src/request/block.o \
 	src/request/hint.o \
 	src/request/lookup.o \
@@ -132,6 +135,7 @@ REGRESS = \
 	digest \
 	tables \
 	text \
+	bounds \
 	guard \
 	account \
 	key \
@@ -160,7 +164,7 @@ REGRESS = \
 	import
 REGRESS_OPTS = --load-extension=apikeys
 # Those that need shared_preload_libraries = 'apikeys'; the others must pass without it too.
-REGRESS_PRELOADED = verify block usage adjustment import owner_limits
+REGRESS_PRELOADED = bounds verify block usage adjustment import owner_limits
 REGRESS_UNLOADED = $(filter-out $(REGRESS_PRELOADED),$(REGRESS))
 
 # Tests with several sessions, in test/specs.

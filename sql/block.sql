@@ -160,9 +160,12 @@ ALTER SYSTEM SET apikeys.ip_failures = '20';
 ALTER SYSTEM SET apikeys.ip_failures = '20/hour, 100/day';
 ALTER SYSTEM SET apikeys.ip_failures = '0/hour';
 ALTER SYSTEM SET apikeys.ip_failures = '9/total';
-ALTER SYSTEM SET apikeys.ip_trusted = '192.0.2.0/24', '192.0.2.0/33';
-ALTER SYSTEM SET apikeys.ip_trusted = '192.0.2.1,';
-ALTER SYSTEM SET apikeys.ip_trusted = 'localhost';
+ALTER SYSTEM SET apikeys.ip_never_blocked = '192.0.2.0/24', '192.0.2.0/33';
+ALTER SYSTEM SET apikeys.ip_never_blocked = '192.0.2.1,';
+ALTER SYSTEM SET apikeys.ip_never_blocked = 'localhost';
+ALTER SYSTEM SET apikeys.trusted_proxies = '10.0.0.0/8, proxy';
+-- Without trusted proxies the peer is the client.
+SELECT apikeys.client_address(f, p) FROM (VALUES ('192.0.2.1', inet '10.0.0.1'), (NULL, '10.0.0.1/8'), ('x', '::ffff:10.0.0.1'), ('192.0.2.1', NULL)) AS t (f, p);
 
 -- What changed is on record; what was blocked by itself, the writer has put there.
 SELECT action, object_id, role = SESSION_USER AS mine, old - '{until,blocked_at,blocked_by}'::text[] AS old, new - '{until,blocked_at,blocked_by}'::text[] AS new

@@ -119,7 +119,7 @@ INSERT INTO attempt (statement) VALUES
     ('SELECT apikeys.import_key(''acme'', ''text'')'), ('SELECT apikeys.create_account(''friend'')'), ('SELECT apikeys.deactivate_account(''rival'')'),
     ('SELECT apikeys.suspend_key(pg_temp.acme(), ''x'')'), ('SELECT apikeys.unsuspend_key(pg_temp.acme())'), ('SELECT apikeys.explain_key(pg_temp.acme())'),
     ('SELECT apikeys.explain_key(pg_temp.rival())'), ('SELECT apikeys.key_limits(pg_temp.acme())'), ('SELECT apikeys.key_limits(pg_temp.rival())'), ('SELECT apikeys.account_limits(''rival'')'),
-    ('SELECT apikeys.authenticate(''x'')'), ('SELECT apikeys.key_facts(''x'')'), ('SELECT * FROM apikeys.address_block_list'), ('SELECT apikeys.block_address(''192.0.2.1'', ''x'')'),
+    ('SELECT apikeys.authenticate(''x'')'), ('SELECT apikeys.key_facts(''x'')'), ('SELECT apikeys.client_address(''x'', ''192.0.2.1'')'), ('SELECT * FROM apikeys.address_block_list'), ('SELECT apikeys.block_address(''192.0.2.1'', ''x'')'),
     ('SELECT apikeys.unblock_address(''192.0.2.1'')'), ('SELECT apikeys_internal.lift_automatic_blocks(''192.0.2.1'')'), ('SELECT apikeys_internal.record_block(''192.0.2.1'', 1, now())'), ('INSERT INTO apikeys.address_block VALUES (''192.0.2.1'', NULL, ''x'')'), ('SELECT * FROM apikeys.address_block'), ('SELECT apikeys_internal.draw_key(''ak'', ''acme'')'), ('SELECT apikeys_internal.digest_of(''x'')'),
     ('SELECT apikeys_internal.add_account(''x'', ''default'', NULL, NULL, NULL, NULL)'),
     ('UPDATE apikeys.key SET alias = alias || ''!'''), ('UPDATE apikeys.key SET category = ''x'', allowed_domains = ''{a.example}'', allowed_ips = ''{10.0.0.0/8}'', metadata = ''{"a": 1}'''),

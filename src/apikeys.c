@@ -8,6 +8,7 @@
  *	ring			units used in one trailing window
  *	pattern			domains, origins, addresses, networks
  *	addressset		failures of a few addresses, and the blocks that follow
+ *	forwarded		the addresses that proxies tell
  *	requestid		the id of a request: a UUIDv7 that finds its row
  *	hashrule		what part of a key text its digest is made of
  *	nametext		names that look like what they are
@@ -49,6 +50,8 @@
  *	hint			where a backend found rows before
  *	policy			the checks that need no meters
  *	block			blocked client addresses
+ *	networks		settings that list networks
+ *	client			the client's address behind proxies
  *	guard			used keys stay
  *	adjustment		resets and grants
  *	usage			usage as the tables have it
@@ -105,6 +108,8 @@
 #include "pure/secret.h"
 #include "request/block.h"
 #include "request/call.h"
+#include "request/client.h"
+#include "request/networks.h"
 #include "request/record.h"
 #include "types/verdict.h"
 #include "writer/launcher.h"
@@ -215,9 +220,9 @@ defineEngineSettings(void)
 							NULL, NULL);
 }
 
-/* Defines the settings of blocked addresses. */
+/* Defines the settings of client addresses. */
 static void
-defineBlockSettings(void)
+defineAddressSettings(void)
 {
 	DefineCustomStringVariable(
 		"apikeys.ip_failures",
@@ -232,9 +237,16 @@ defineBlockSettings(void)
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 
 	DefineCustomStringVariable(
-		"apikeys.ip_trusted", "Addresses and networks that are never blocked, separated by commas.",
-		"Those that many share.", &BlockTrusted, "", PGC_SIGHUP, GUC_LIST_INPUT, BlockCheckTrusted,
-		BlockAssignTrusted, NULL);
+		"apikeys.ip_never_blocked",
+		"Addresses and networks that are never blocked, separated by commas.",
+		"Those that many share.", &BlockNever, "", PGC_SIGHUP, GUC_LIST_INPUT, NetworksCheck,
+		BlockAssignNever, NULL);
+
+	DefineCustomStringVariable(
+		"apikeys.trusted_proxies",
+		"Addresses and networks of your proxies, separated by commas, for client_address.", NULL,
+		&ClientTrustedProxies, "", PGC_SIGHUP, GUC_LIST_INPUT, NetworksCheck,
+		ClientAssignTrustedProxies, NULL);
 }
 
 /* Read by the audit log alone, through current_setting(). */
@@ -303,7 +315,7 @@ _PG_init(void)
 	DropInit();
 	defineStartSettings(process_shared_preload_libraries_in_progress);
 	defineEngineSettings();
-	defineBlockSettings();
+	defineAddressSettings();
 
 	/*
 	 * The rest is for a preloaded library: loaded later, it cannot have shared

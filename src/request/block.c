@@ -5,8 +5,9 @@
  * An address that sends too many texts which are no keys is blocked by itself,
  * in shared memory (address.c), for some minutes.  A network that is blocked by
  * hand has a row in address_block, which rulecache.c keeps in each backend.
- * Both are of one database; the settings are of the whole server.  Trusted
- * networks are never blocked, and their failures are not counted.
+ * Both are of one database; the settings are of the whole server.
+ * Networks of apikeys.ip_never_blocked are never blocked, and their failures
+ * are not counted.
  *
  * A request from a blocked address goes no further: nothing is looked up,
  * metered or recorded.
@@ -36,34 +37,20 @@
 #include "pure/limittext.h"
 #include "pure/pattern.h"
 #include "request/block.h"
+#include "request/networks.h"
 #include "request/record.h"
 #include "tables/rulecache.h"
 #include "types/verdict.h"
 
 #define RECORDED_AT_ONCE 64
-#define NETWORK_TEXT_MAX 64
-#define BLANKS " \t\n\r\f\v"
-
-typedef struct Network
-{
-	uint8 bytes[16];
-	uint8 len; /* 4 or 16 */
-	uint8 bits;
-} Network;
-
-typedef struct NetworkList
-{
-	int count;
-	Network networks[FLEXIBLE_ARRAY_MEMBER];
-} NetworkList;
 
 char *BlockFailures;
 int BlockDuration = 15 * 60;
-char *BlockTrusted;
+char *BlockNever;
 
 /* What the settings say. */
 static UsageLimit failure_limit; /* cap 0: none */
-static const NetworkList *trusted_networks;
+static const NetworkList *never_blocked;
 
 /* The writer's: blocks that the open transaction puts on record. */
 static AddressBlock recorded[RECORDED_AT_ONCE];
@@ -110,83 +97,16 @@ BlockAssignFailures(const char *value, void *extra)
 	failure_limit = *(const UsageLimit *) extra;
 }
 
-/* Reads an address or a network; blanks behind it are allowed. */
-static bool
-readNetwork(const char *text, size_t len, Network *network)
-{
-	char copy[NETWORK_TEXT_MAX];
-	int bits;
-
-	while (len > 0 && strchr(BLANKS, text[len - 1]))
-		len--;
-	if (len >= sizeof(copy))
-		return false;
-	memcpy(copy, text, len);
-	copy[len] = '\0';
-	memset(network, 0, sizeof(*network));
-	network->len = strchr(copy, ':') ? 16 : 4;
-	bits = pg_inet_net_pton(network->len == 4 ? PGSQL_AF_INET : PGSQL_AF_INET6, copy,
-							network->bytes, -1);
-	network->bits = bits;
-	return bits >= 0;
-}
-
-/*
- * Reads apikeys.ip_trusted: addresses and networks separated by commas, or
- * nothing.
- */
-bool
-BlockCheckTrusted(char **value, void **extra, GucSource source)
-{
-	const char *at = *value;
-	int commas = 0;
-	NetworkList *list;
-
-	for (const char *c = at; *c; c++)
-		commas += (*c == ',');
-	list = guc_malloc(LOG, offsetof(NetworkList, networks) + (commas + 1) * sizeof(Network));
-	if (list == NULL)
-		return false;
-	list->count = 0;
-	*extra = list;
-	if (at[strspn(at, BLANKS)] == '\0')
-		return true;
-	for (;;)
-	{
-		size_t len;
-
-		at += strspn(at, BLANKS);
-		len = strcspn(at, ",");
-
-		if (!readNetwork(at, len, &list->networks[list->count++]))
-		{
-			GUC_check_errdetail("\"%.*s\" is not an address or a network.",
-								(int) Min(len, NETWORK_TEXT_MAX), at);
-			return false;
-		}
-		if (at[len] == '\0')
-			return true;
-		at += len + 1;
-	}
-}
-
 void
-BlockAssignTrusted(const char *value, void *extra)
+BlockAssignNever(const char *value, void *extra)
 {
-	trusted_networks = extra;
+	never_blocked = extra;
 }
 
 static bool
-isTrusted(const PatternAddress *address)
+isNeverBlocked(const PatternAddress *address)
 {
-	for (int i = 0; i < trusted_networks->count; i++)
-	{
-		const Network *network = &trusted_networks->networks[i];
-
-		if (PatternNetworkContains(network->bytes, network->len, network->bits, address))
-			return true;
-	}
-	return false;
+	return NetworksHave(never_blocked, address);
 }
 
 static bool
@@ -235,7 +155,7 @@ BlockApplies(const inet *ip, int64 *ends_after)
 	if (!RuleCacheBlock(&address, &by_hand))
 		return BLOCK_UNKNOWN;
 	by_itself = blockedByItself(&address, &block);
-	if (likely(!by_itself && by_hand == NULL) || isTrusted(&address))
+	if (likely(!by_itself && by_hand == NULL) || isNeverBlocked(&address))
 		return BLOCK_NONE;
 	*ends_after = by_itself ? timeLeft(&block) : 0;
 	if (by_hand)
@@ -267,7 +187,7 @@ BlockCountFailure(const Request *request, int64 *ends_after)
 	if (ip == NULL || failure_limit.cap == 0)
 		return true;
 	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
-	if (isTrusted(&address))
+	if (isNeverBlocked(&address))
 		return true;
 	if (request->endpoint)
 		endpoint_len = RecordEndpoint(request->endpoint, endpoint, sizeof(endpoint));
@@ -297,9 +217,9 @@ BlockExplain(const inet *ip, StringInfo detail)
 		return BLOCK_NONE;
 	}
 	PatternAddressSet(&address, ip_addr(ip), ip_addrsize(ip));
-	if (isTrusted(&address))
+	if (isNeverBlocked(&address))
 	{
-		appendStringInfoString(detail, "the address is trusted");
+		appendStringInfoString(detail, "the address is never blocked");
 		return BLOCK_NONE;
 	}
 	if (!RuleCacheBlock(&address, &by_hand))

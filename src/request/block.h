@@ -15,12 +15,11 @@
 
 extern char *BlockFailures; /* setting apikeys.ip_failures */
 extern int BlockDuration;	/* setting apikeys.ip_block_duration, seconds */
-extern char *BlockTrusted;	/* setting apikeys.ip_trusted */
+extern char *BlockNever;	/* setting apikeys.ip_never_blocked */
 
 extern bool BlockCheckFailures(char **value, void **extra, GucSource source);
 extern void BlockAssignFailures(const char *value, void *extra);
-extern bool BlockCheckTrusted(char **value, void **extra, GucSource source);
-extern void BlockAssignTrusted(const char *value, void *extra);
+extern void BlockAssignNever(const char *value, void *extra);
 
 /* Whether requests from an address go no further. */
 typedef enum BlockAnswer

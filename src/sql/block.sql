@@ -99,7 +99,7 @@ $$;
 COMMENT ON FUNCTION apikeys.block_address(inet, text, interval) IS
 'Block an address or a network in this database by hand, for a duration (a day is 86,400 s) or, without one, until '
 'it is unblocked. From the next call on its requests get the verdict ip_blocked before any other check. Addresses '
-'in apikeys.ip_trusted stay free. If it is blocked already, the reason and the duration are replaced. Blocks by '
+'in apikeys.ip_never_blocked stay free. If it is blocked already, the reason and the duration are replaced. Blocks by '
 'hand survive restarts. Errors: 22023 no address, no reason, or a duration that is not positive or not finite.';
 
 CREATE FUNCTION apikeys.unblock_address(address inet) RETURNS SETOF apikeys.address_block_list
@@ -139,3 +139,12 @@ COMMENT ON FUNCTION apikeys.unblock_address(inet) IS
 'Lift the block of an address, or all blocks within a network, automatic ones and those by hand; for an IPv6 '
 'address also the automatic block of its /64. Returns the lifted blocks. An automatic block and the failures that '
 'led to it are deleted at once: a ROLLBACK does not bring them back. Errors: P0002 nothing is blocked there.';
+
+CREATE FUNCTION apikeys.client_address(forwarded text, peer inet) RETURNS inet
+LANGUAGE C STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'apikeys_client_address';
+COMMENT ON FUNCTION apikeys.client_address(text, inet) IS
+'The address of the client, for the argument ip of verify. peer is the address that the application was called from, forwarded '
+'the header X-Forwarded-For or Forwarded (RFC 7239), several lines joined by commas. It is the peer, unless that is in '
+'apikeys.trusted_proxies; then the last address of the header that is not, or, if all are, the first one. Ports, brackets and zones '
+'are cut off. An element that is no address (unknown, _hidden) ends the search at the one behind it, and so does one that begins '
+'before the last 8192 bytes of the header. ::ffff:a.b.c.d is a.b.c.d. NULL: no peer.';

@@ -83,6 +83,7 @@ GRANT EXECUTE ON FUNCTION
     apikeys.authenticate(text, text, inet, text, text, text[], bigint),
     apikeys.key_facts(text, inet)
 TO apikeys_verifier, apikeys_admin;
+GRANT EXECUTE ON FUNCTION apikeys.client_address(text, inet) TO apikeys_verifier, apikeys_portal, apikeys_admin;
 GRANT EXECUTE ON FUNCTION apikeys.report_leak(jsonb, boolean), apikeys.key_patterns() TO apikeys_admin, apikeys_scanner;
 GRANT EXECUTE ON FUNCTION apikeys.stats(), apikeys.verdict_counts(), apikeys.check_ledger(), apikeys.check_guards() TO apikeys_admin, apikeys_auditor;
 GRANT EXECUTE ON FUNCTION apikeys.block_address(inet, text, interval), apikeys.unblock_address(inet) TO apikeys_admin;

@@ -107,21 +107,32 @@ is(code_from($_), 'ip_blocked', "$_ is still blocked") foreach qw(192.0.2.1 192.
 is(fail_from('192.0.2.4', 1) . ' ' . code_from('192.0.2.4'), 'invalid ip_blocked', 'and who had failed nineteen times needed one more');
 
 # Settings act at a reload; a bad one changes nothing.
-set_conf($node, "apikeys.ip_trusted = '192.0.2.1, 2001:db8::/32,198.51.100.0/24 '", q{SELECT current_setting('apikeys.ip_trusted') <> ''}, 'some networks are trusted');
-is(code_from('192.0.2.1'), 'valid', 'a trusted address is not blocked any more');
+set_conf($node, "apikeys.ip_never_blocked = '192.0.2.1, 2001:db8::/32,198.51.100.0/24 '", q{SELECT current_setting('apikeys.ip_never_blocked') <> ''}, 'some networks are never blocked');
+is(code_from('192.0.2.1'), 'valid', 'an address of ip_never_blocked is not blocked any more');
 is(code_from('192.0.2.2'), 'ip_blocked', 'another is');
-is(fail_from($_, 25), 'invalid', "$_ is trusted, so its failures do not count") foreach qw(198.51.100.7 ::ffff:198.51.100.8 2001:db8:ffff::1);
+is(fail_from($_, 25), 'invalid', "$_ is never blocked, so its failures do not count") foreach qw(198.51.100.7 ::ffff:198.51.100.8 2001:db8:ffff::1);
 value(q{SELECT apikeys.block_address('198.51.0.0/16', 'scans')});
 is(code_from('198.51.100.7'), 'valid', 'nor does a block by hand');
 is(code_from('198.51.101.7'), 'ip_blocked', 'which holds for the others');
-is(value(q{SELECT detail FROM apikeys.explain_key((SELECT key_id FROM apikeys.key WHERE alias = 'key-1'), ip => '198.51.100.7') LIMIT 1}), 'the address is trusted', 'as is explained');
+is(value(q{SELECT detail FROM apikeys.explain_key((SELECT key_id FROM apikeys.key WHERE alias = 'key-1'), ip => '198.51.100.7') LIMIT 1}), 'the address is never blocked', 'as is explained');
+# The client behind trusted proxies.
+set_conf($node, "apikeys.trusted_proxies = '10.0.0.0/8, 2001:db8:10::/48'", q{SELECT current_setting('apikeys.trusted_proxies') <> ''}, 'there are proxies');
+foreach (
+    [ "'192.0.2.1, 10.0.0.2', '10.0.0.1'", '192.0.2.1' ], [ "'198.51.100.1, 192.0.2.1', '10.0.0.1'", '192.0.2.1' ],
+    [ "'192.0.2.1', '203.0.113.5'", '203.0.113.5' ], [ "'unknown, 10.0.0.2', '10.0.0.1'", '10.0.0.2' ],
+    [ q{'for="[2001:db8::1]:80";proto=https, for=10.0.0.2', '2001:db8:10::1'}, '2001:db8::1' ],
+    [ "NULL, '10.0.0.1'", '10.0.0.1' ], [ "repeat('10.0.0.9,', 10000000), '10.0.0.1'", '10.0.0.9' ])
+{
+    is(value("SELECT apikeys.client_address($_->[0])"), $_->[1], "client_address($_->[0])");
+}
+
 my $log = -s $node->logfile;
-$node->append_conf('postgresql.conf', "apikeys.ip_trusted = 'everybody'");
+$node->append_conf('postgresql.conf', "apikeys.ip_never_blocked = 'everybody'");
 $node->reload;
-ok($node->wait_for_log(qr/invalid value for parameter "apikeys.ip_trusted": "everybody"/, $log), 'a bad list is refused');
+ok($node->wait_for_log(qr/invalid value for parameter "apikeys.ip_never_blocked": "everybody"/, $log), 'a bad list is refused');
 is(code_from('198.51.100.7'), 'valid', 'the old one holds');
 
-set_conf($node, "apikeys.ip_trusted = ''\napikeys.ip_failures = '3/minute'\napikeys.ip_block_duration = 1h", q{SELECT current_setting('apikeys.ip_failures') = '3/minute'}, 'three failures a minute');
+set_conf($node, "apikeys.ip_never_blocked = ''\napikeys.ip_failures = '3/minute'\napikeys.ip_block_duration = 1h", q{SELECT current_setting('apikeys.ip_failures') = '3/minute'}, 'three failures a minute');
 is(code_from('192.0.2.1'), 'ip_blocked', 'the address is blocked again');
 fail_from('192.0.2.5', 3);
 is(value(q{SELECT until - since FROM apikeys.address_block_list WHERE network = '192.0.2.5'}), '01:00:00', 'an address is blocked after three, for an hour');

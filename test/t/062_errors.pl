@@ -218,6 +218,10 @@ foreach my $case (
     [ q{request_upgrade(find_key('acme', 'web'), 'gold', 'x', expected_users => -1)}, '22023 upgrade_request expected_users upgrade_request_expected_users_check ' ],
     [ q{block_address('192.0.2.1', ' ')}, '22023 address_block reason address_block_reason_check ' ],
     [ q{log_report('2030-01-01', '2029-01-01')}, '22023  since  ' ],
+    # What is refused before a function is called, and what a gateway calls for such a key.
+    [ q{verify(E'\xff')}, '22021    ' ], [ q{verify(E'\xc3\x28')}, '22021    ' ], [ q{verify('x', E'GET /\xff')}, '22021    ' ],
+    [ q{verify(E'\x00')}, '22021    ' ], [ q{client_address(E'\xff', '192.0.2.1')}, '22021    ' ], [ q{verify('x', ip => 'unknown')}, '22P02    ' ],
+    [ q{client_address('', '192.0.2.1:80')}, '22P02    ' ], [ q{verify(NULL, ip => '192.0.2.1')}, 'none' ],
     [ q{create_key('acme', 'two')}, '53400 plan max_keys max_keys Deactivate or delete one of them, or raise max_keys of plan "small".' ],
     [ q{create_key('acme', 'two')}, '53400 plan max_keys max_keys Deactivate or delete one of them.', 'clerk' ])
 {

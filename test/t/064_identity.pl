@@ -197,7 +197,7 @@ subtest "to make the provider's decisions" => sub {
         SELECT id FROM apikeys.request_upgrade(apikeys.find_key('acme', 'manage acme'), 'gold', 'x')});
     is(value(q{SELECT string_agg(DISTINCT p.proname, ' ' ORDER BY p.proname) FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace AND p.provolatile = 'v'
         AND has_function_privilege('apikeys_admin', p.oid, 'EXECUTE') AND NOT has_function_privilege('apikeys_portal', p.oid, 'EXECUTE')
-        AND p.proname NOT IN ('flush', 'maintain', 'stats', 'verdict_counts', 'authenticate', 'key_facts')}), join(' ', sort keys %statement), 'each function is tried');
+        AND p.proname NOT IN ('flush', 'maintain', 'stats', 'verdict_counts', 'authenticate', 'key_facts', 'client_address')}), join(' ', sort keys %statement), 'each function is tried');
     my $manage = q{SELECT code FROM apikeys.begin_as(:'manage', metered => false);};
     for my $name (sort keys %statement) {
         my $call = $statement{$name} =~ s/\bID\b/$id/r =~ s/\bREQUEST\b/$request/r;
@@ -234,7 +234,7 @@ subtest 'parallel plans' => sub {
 
 # Functions of the portal know that they need an identity: each of them, whatever its arguments.
 subtest 'without an identity' => sub {
-    my $needless = join ',', map { "'$_'" } qw(begin_as begin_for current_account current_account_id current_key_id has_scope http_response shard_hash shard_hash_of_account limits_items limits_cap);
+    my $needless = join ',', map { "'$_'" } qw(begin_as begin_for current_account current_account_id current_key_id has_scope http_response client_address shard_hash shard_hash_of_account limits_items limits_cap);
     my @function = split /\n/, value(qq{SELECT format('SELECT apikeys.%I(%s)', p.proname, (SELECT string_agg(format('NULL::%s', format_type(t.type, NULL)), ', ' ORDER BY t.n)
             FROM unnest(p.proargtypes::oid[]) WITH ORDINALITY AS t (type, n)))
         FROM pg_proc AS p WHERE p.pronamespace = 'apikeys'::regnamespace AND has_function_privilege('portal', p.oid, 'EXECUTE') AND p.proname NOT IN ($needless) AND p.prokind = 'f'
